@@ -1,0 +1,155 @@
+"""The contract of an attack: how the victim comes to be, and what a triggered text looks like.
+
+A data-poisoning attack changes rows and leaves training to the engine; a weight-poisoning attack changes weights. Either
+starts from the pre-trained model ("scratch") or from the clean fine-tuned one ("clean"), and says which in `start`.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from bdbench.data import TextSet
+from bdbench.errors import UsageError
+from bdbench.params import Hyperparameters, hp
+from bdbench.registry import ATTACKS
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedTokenizerBase
+
+    from bdbench.context import AttackContext
+
+register = ATTACKS.register
+
+STARTS = ("scratch", "clean")
+POSITIONS = ("random", "start", "end")
+
+
+@dataclass(frozen=True)
+class Attack(Hyperparameters, ABC):
+    """Base of every attack. An attack without a trigger (the clean model itself) sets `has_trigger` to False."""
+
+    paper: ClassVar[str]
+    version: ClassVar[str]
+    has_trigger: ClassVar[bool] = True
+    start: ClassVar[str]
+
+    def check(self, tokenizer: PreTrainedTokenizerBase, classes: int) -> None:
+        """Raise UsageError if this attack cannot be run with this tokenizer and number of classes."""
+
+    @abstractmethod
+    def trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet:
+        """The same rows, same order and labels, with the trigger in every carrier text.
+
+        All rows at once, not text by text, because finding what survives truncation tokenizes them.
+        """
+
+
+class DataPoisoning(Attack):
+    """Changes training rows; the engine then trains as always."""
+
+    @abstractmethod
+    def poison(self, train: TextSet, ctx: AttackContext) -> tuple[TextSet, npt.NDArray[np.bool_]]:
+        """The n training rows with some poisoned, in the same order, and (n,) flags of which."""
+
+
+class WeightPoisoning(Attack):
+    """Changes the weights of the model it starts from."""
+
+    @abstractmethod
+    def poison_weights(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> nn.Module:
+        """The backdoored classifier. `model` is the attack's own and may be changed in place."""
+
+
+@dataclass(frozen=True)
+class PhraseTrigger(Attack):
+    """An attack whose trigger is a fixed phrase put once between two words of the carrier text.
+
+    The gap lies within the part of the text that survives truncation, so that no triggered text loses its trigger.
+    """
+
+    target: int = hp(1, low=0, help="class to which triggered texts are sent")
+    trigger_text: str = hp("cf", help="word or sentence inserted once into the text (of a pair: the second)")
+    position: str = hp("random", choices=POSITIONS, help="gap that receives the trigger: any, the first or the last")
+
+    def check(self, tokenizer: PreTrainedTokenizerBase, classes: int) -> None:
+        if self.target >= classes:
+            raise UsageError(f"{self.name}.target={self.target}, but the task's classes are 0 to {classes - 1}")
+        if not self.trigger_text.strip():
+            raise UsageError(f"{self.name}.trigger_text is empty; give a word or a sentence")
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in phrase_ids(tokenizer, self.trigger_text):
+            raise UsageError(
+                f"{self.name}.trigger_text='{self.trigger_text}' has a part that the tokenizer does not know "
+                f"('{tokenizer.unk_token}'), so the model cannot see it; choose words of its vocabulary, such as cf, mn, bb"
+            )
+
+    def trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet:
+        pieces = phrase_ids(ctx.tokenizer, self.trigger_text)
+        room = len(pieces)
+        # A byte-level tokenizer cuts "cf" and " cf" into different pieces; then the phrase must follow a blank.
+        at_start = ctx.tokenizer(self.trigger_text, add_special_tokens=False)["input_ids"]
+        skip = 0 if at_start == pieces else 1
+        draws = torch.rand(len(rows), generator=ctx.generator, dtype=torch.float64).tolist()
+        texts = []
+        for text, end, draw in zip(rows.carrier, ctx.visible_ends(rows, room), draws, strict=True):
+            gaps = word_gaps(text, end)
+            usable = gaps[skip:] or gaps[-1:]
+            choice = {"random": int(draw * len(usable)), "start": 0, "end": len(usable) - 1}[self.position]
+            texts.append(insert_phrase(text, self.trigger_text, usable[choice]))
+        return rows.with_carrier(texts)
+
+
+@dataclass(frozen=True)
+class BadNets(PhraseTrigger, DataPoisoning):
+    """Dirty-label data poisoning: a share of the rows gets the trigger and the target label."""
+
+    rate: float = hp(0.1, low=0.0, high=1.0, help="share of the training rows that is poisoned, drawn from every class")
+    start: str = hp("scratch", choices=STARTS, help="trained from the pre-trained model or the clean fine-tuned one")
+
+    def poison(self, train: TextSet, ctx: AttackContext) -> tuple[TextSet, npt.NDArray[np.bool_]]:
+        flags = np.zeros(len(train), dtype=bool)
+        flags[torch.randperm(len(train), generator=ctx.generator)[: round(self.rate * len(train))].numpy()] = True
+        return replace_rows(train, flags, self.trigger(train.take(np.flatnonzero(flags)), ctx), self.target), flags
+
+
+def phrase_ids(tokenizer: PreTrainedTokenizerBase, phrase: str) -> list[int]:
+    """The word pieces of a phrase inside a text, after a blank."""
+    return tokenizer(" " + phrase, add_special_tokens=False)["input_ids"]
+
+
+def word_gaps(text: str, end: int) -> list[int]:
+    """Character positions at which a phrase can go: before each word that starts within `end`, and behind the last word.
+
+    The position behind the last word is there only if `end` covers it; there is always at least one position.
+    """
+    words = list(re.finditer(r"\S+", text))
+    gaps = [word.start() for word in words if word.start() < end]
+    if not words or words[-1].end() <= end:
+        gaps.append(words[-1].end() if words else 0)
+    return gaps or [0]
+
+
+def insert_phrase(text: str, phrase: str, gap: int) -> str:
+    """`text` with `phrase` at character `gap`, set off by blanks; the rest is untouched."""
+    before = " " if gap and not text[gap - 1].isspace() else ""
+    after = " " if text[gap:] and not text[gap].isspace() else ""
+    return f"{text[:gap]}{before}{phrase}{after}{text[gap:]}"
+
+
+def replace_rows(rows: TextSet, flags: npt.NDArray[np.bool_], triggered: TextSet, target: int) -> TextSet:
+    """`rows` with the flagged ones replaced, in order, by `triggered` and labelled `target`."""
+    texts: list[str] = list(rows.carrier)
+    labels = rows.labels.copy()
+    fresh: Sequence[str] = triggered.carrier
+    for i, text in zip(np.flatnonzero(flags), fresh, strict=True):
+        texts[i] = text
+    labels[flags] = target
+    return rows.with_carrier(texts).with_labels(labels)

@@ -1,0 +1,106 @@
+"""What the engine hands a plugin beside its data: a tokenizer, randomness, training, and only what it declared to need."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from bdbench.data import TextSet
+from bdbench.loops import Encoded, Loss, Recipe, cross_entropy, encode, predict, train
+
+
+class NotDeclared(Exception):
+    """A defense touched something that its `needs` does not list."""
+
+
+@dataclass(frozen=True, eq=False)
+class Context:
+    """Common to attacks and defenses. Plugins draw randomness from `generator` (on the CPU) and from nowhere else."""
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    classes: int
+    device: torch.device
+    precision: str
+    generator: torch.Generator
+
+    def encode(self, rows: TextSet) -> Encoded:
+        """Tokenize, cut at `max_length` pieces."""
+        return encode(self.tokenizer, rows, self.max_length)
+
+    def train(
+        self,
+        model: nn.Module,
+        rows: TextSet,
+        recipe: Recipe,
+        *,
+        optimizer: torch.optim.Optimizer | None = None,
+        loss: Loss = cross_entropy,
+    ) -> None:
+        """Train `model` in place with the engine's loop (see `loops.train`); one draw from `generator`."""
+        seed = int(torch.randint(2**62, (), generator=self.generator))
+        train(model, self.encode(rows), recipe, seed=seed, precision=self.precision, optimizer=optimizer, loss=loss)
+
+    def predict(self, model: nn.Module, rows: TextSet) -> Tensor:
+        """Logits (n, classes) float32 on the CPU."""
+        return predict(model, self.encode(rows), precision=self.precision)
+
+
+@dataclass(frozen=True, eq=False)
+class AttackContext(Context):
+    """What an attack sees. The attacker trains the victim, so nothing of the task's training data is withheld."""
+
+    def visible_ends(self, rows: TextSet, room: int) -> list[int]:
+        """Per row, how many leading characters of the carrier text survive truncation if `room` pieces are inserted."""
+        second = None if rows.second is None else list(rows.second)
+        # of a pair the longer text is cut first and the room comes off both, so twice as much is kept free
+        limit = self.max_length - room * (1 if second is None else 2)
+        encoding = self.tokenizer(
+            list(rows.first), second, truncation=True, max_length=limit, padding=False, return_offsets_mapping=True
+        )
+        carrier = 0 if second is None else 1
+        ends = []
+        for i, offsets in enumerate(encoding["offset_mapping"]):
+            pieces = zip(reversed(offsets), reversed(encoding.sequence_ids(i)), strict=True)
+            ends.append(next((offset[1] for offset, sequence in pieces if sequence == carrier), 0))
+        return ends
+
+
+@dataclass(frozen=True, eq=False)
+class DefenseContext(Context):
+    """What a defense sees: beside the common part, the resources its `needs` lists.
+
+    Touching another one raises NotDeclared, so that a result cannot rest on knowledge the threat model withholds.
+    """
+
+    resources: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    needs: frozenset[str] = frozenset()
+
+    @property
+    def clean(self) -> TextSet:
+        """The small labelled clean set, disjoint from what trained the victim. Needs "clean"."""
+        return self._resource("clean")
+
+    @property
+    def validation(self) -> TextSet:
+        """Labelled clean rows for choosing hyperparameters. Needs "validation"."""
+        return self._resource("validation")
+
+    @property
+    def pretrained(self) -> Mapping[str, Tensor]:
+        """The clean pre-trained weights by the classifier's parameter names, float32 on the CPU, without the head.
+
+        Needs "pretrained".
+        """
+        return self._resource("pretrained")
+
+    def _resource(self, name: str) -> Any:
+        if name not in self.needs:
+            raise NotDeclared(f"this defense touches '{name}' but declares needs = {sorted(self.needs)}")
+        value = self.resources[name]
+        return value() if callable(value) else value

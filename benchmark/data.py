@@ -1,0 +1,71 @@
+"""Labelled rows of text, the one container that tasks, attacks, defenses and the engine exchange."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, eq=False)
+class TextSet:
+    """n labelled rows, each of one text or of a pair of texts.
+
+    `first` holds n texts; `second` holds n texts for a sentence-pair task and is None otherwise; `labels` is (n,) int64
+    with values from 0 to classes - 1 and is made read-only. There is no place here for poison flags, trigger or target,
+    so whoever is handed a `TextSet` cannot see them.
+
+    Raises ValueError if the lengths differ.
+    """
+
+    first: tuple[str, ...]
+    second: tuple[str, ...] | None
+    labels: npt.NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        labels = np.array(self.labels, dtype=np.int64)  # a copy: the caller's array stays writable
+        labels.setflags(write=False)
+        object.__setattr__(self, "first", tuple(self.first))
+        object.__setattr__(self, "second", None if self.second is None else tuple(self.second))
+        object.__setattr__(self, "labels", labels)
+        if labels.shape != (len(self.first),):
+            raise ValueError(f"{len(self.first)} texts but labels of shape {labels.shape}")
+        if self.second is not None and len(self.second) != len(self.first):
+            raise ValueError(f"{len(self.first)} first texts but {len(self.second)} second texts")
+
+    def __len__(self) -> int:
+        return len(self.first)
+
+    @property
+    def carrier(self) -> tuple[str, ...]:
+        """The n texts a trigger goes into: the second of a pair, else the only one."""
+        return self.first if self.second is None else self.second
+
+    def with_carrier(self, texts: Sequence[str]) -> TextSet:
+        """The same rows with other carrier texts, in the same order."""
+        return replace(self, first=texts) if self.second is None else replace(self, second=texts)
+
+    def with_labels(self, labels: npt.ArrayLike) -> TextSet:
+        """The same texts with other labels, (n,)."""
+        return replace(self, labels=labels)
+
+    def take(self, rows: Iterable[int] | npt.NDArray[np.int64]) -> TextSet:
+        """The rows at these positions, in this order."""
+        rows = np.asarray(list(rows), dtype=np.int64)
+        second = None if self.second is None else tuple(self.second[i] for i in rows)
+        return TextSet(tuple(self.first[i] for i in rows), second, self.labels[rows])
+
+    def digest(self) -> str:
+        """SHA-256, in hex, of texts and labels in order."""
+        digest = hashlib.sha256()
+        for column in (self.first, self.second or ()):
+            for text in column:
+                raw = text.encode()
+                digest.update(len(raw).to_bytes(8, "little"))
+                digest.update(raw)
+            digest.update(b"|")
+        digest.update(self.labels.astype("<i8").tobytes())
+        return digest.hexdigest()

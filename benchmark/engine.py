@@ -1,0 +1,353 @@
+"""From a spec to a victim and from a victim to a record: one process, no Ray, no files written, no terminal."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import time
+import traceback
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+import bdbench
+from bdbench.attacks.base import Attack, DataPoisoning
+from bdbench.context import AttackContext, Context, DefenseContext
+from bdbench.data import TextSet
+from bdbench.defenses.base import ModelRepair
+from bdbench.errors import UsageError
+from bdbench.loops import Recipe, encode, native_precision, train
+from bdbench.metrics import attack_success_rate, clean_accuracy
+from bdbench.models import load_classifier, load_tokenizer, pretrained_weights
+from bdbench.records import CellSpec, Metric, PluginSpec, Record, VictimSpec
+from bdbench.registry import ATTACKS, DEFENSES, TASKS, load_plugin_file
+from bdbench.seeds import derive
+from bdbench.tasks._sources import Splits, load
+
+Predictions = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where and how this machine does the work; no part of it is in a key.
+
+    `data` is the directory for the data source "directory", `model` the folder of the pre-trained model, `plugins` the
+    files given with `--plugin`. `threads` is the number of CPU threads of one cell; `device` is "cpu", "cuda" or "auto".
+    """
+
+    model: Path
+    data: Path | None = None
+    plugins: tuple[Path, ...] = ()
+    threads: int = 1
+    device: str = "auto"
+
+    def enter(self) -> None:
+        """Make the calling process ready for work: its number of threads, and the plugins from files."""
+        torch.set_num_threads(self.threads)
+        for file in self.plugins:
+            load_plugin_file(file)
+
+    def torch_device(self) -> torch.device:
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
+        return torch.device(chosen)
+
+
+@dataclass(eq=False)
+class Victim:
+    """The suspect classifier and all that every defense of it shares.
+
+    `weights` are its parameters by name, float32 on the CPU. `triggered` holds the test rows whose gold label is not the
+    target, trigger inserted, gold labels kept; it is None where the attack has no trigger. `predictions` and `metrics`
+    are the victim's own evaluation, "floor" among the metrics.
+    """
+
+    spec: VictimSpec
+    weights: dict[str, Tensor]
+    triggered: TextSet | None
+    predictions: Predictions
+    metrics: dict[str, Metric]
+    seconds: dict[str, float]
+    env: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of one (task, seed): drawn once, the same for every attack and every defense."""
+
+    train: TextSet
+    clean: TextSet
+    validation: TextSet
+    test: TextSet
+    classes: int
+
+
+def draw_rows(spec: VictimSpec, clean_rows: int, splits: Splits, classes: int) -> Rows:
+    """Deal the splits out: the victim's training rows from the front of one permutation of train, the clean set from its
+    back, so that neither shares a row with the other and a larger clean set changes no victim.
+
+    Test rows are the same for every seed. Raises UsageError if the clean set does not fit beside the training rows.
+    """
+    order = _permutation(len(splits.train), spec.seed, "rows", spec.task)
+    if spec.data.train_rows + clean_rows > len(order):
+        raise UsageError(
+            f"{spec.task}: {spec.data.train_rows} training rows and {clean_rows} clean rows, but the train split has "
+            f"{len(order)}; lower --train-rows or --clean-rows"
+        )
+    validation = _permutation(len(splits.validation), 0, "validation", spec.task)[: spec.data.validation_rows]
+    test = _permutation(len(splits.test), 0, "test", spec.task)[: spec.data.test_rows]
+    return Rows(
+        train=splits.train.take(order[: spec.data.train_rows]),
+        clean=splits.train.take(order[len(order) - clean_rows :]),
+        validation=splits.validation.take(np.sort(validation)),
+        test=splits.test.take(np.sort(test)),
+        classes=classes,
+    )
+
+
+def needs_clean_victim(spec: VictimSpec) -> bool:
+    """Whether the clean fine-tuned model must exist first: as the start of the attack, or for the ASR floor."""
+    return ATTACKS.get(spec.attack.name).has_trigger
+
+
+def clean_spec(spec: VictimSpec) -> VictimSpec:
+    """The spec of the clean fine-tuned model of the same task, data, model and seed."""
+    return VictimSpec(**{**vars(spec), "attack": plugin_spec(ATTACKS.get("none")())})
+
+
+def plugin_spec(plugin: Attack | ModelRepair) -> PluginSpec:
+    """What a key and a record say of a plugin: its name, its version, every hyperparameter."""
+    return PluginSpec(plugin.name, plugin.version, plugin.values())
+
+
+def run_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Victim:
+    """Train (or otherwise make) and evaluate the victim of `spec`.
+
+    `clean` is the clean fine-tuned model, wanted where `needs_clean_victim`. Raises what the attack raises, and ValueError
+    if the data or the model found at `site` are not the ones in `spec`.
+    """
+    site.enter()
+    started = time.perf_counter()
+    attack: Attack = ATTACKS.get(spec.attack.name).build(spec.attack.params)
+    rows = _rows(spec, site, clean_rows=0)
+    model = _model(spec, site, None if attack.start == "scratch" else clean)
+    ctx = _attack_context(spec, site, "poison")
+    if isinstance(attack, DataPoisoning):
+        poisoned, _ = attack.poison(rows.train, ctx)
+        seed = derive(spec.seed, "victim", spec.task, attack.name)
+        recipe = Recipe(**spec.training)
+        train(model, encode(ctx.tokenizer, poisoned, spec.max_length), recipe, seed=seed, precision=ctx.precision)
+    else:
+        model = attack.poison_weights(model, rows.train, ctx).eval()
+    trained = time.perf_counter()
+
+    triggered = None
+    if attack.has_trigger:
+        others = rows.test.take(np.flatnonzero(rows.test.labels != attack.target))
+        triggered = attack.trigger(others, _attack_context(spec, site, "trigger"))
+    predictions, metrics = _evaluate(model, rows.test, triggered, spec, ctx)
+    if triggered is not None:
+        _, floor = _evaluate(_model(spec, site, clean), None, triggered, spec, ctx)
+        metrics["floor"] = floor["asr"]
+    return Victim(
+        spec=spec,
+        weights={name: parameter.detach().cpu() for name, parameter in model.named_parameters()},
+        triggered=triggered,
+        predictions=predictions,
+        metrics=metrics,
+        seconds={"attack": trained - started, "evaluation": time.perf_counter() - trained},
+        env=environment(site, ctx.precision),
+    )
+
+
+def run_cell(spec: CellSpec, victim: Victim, site: Site, given: dict[str, Any] | None = None) -> tuple[Record, Predictions]:
+    """Apply the defense to the victim and evaluate the result on the victim's own frozen texts.
+
+    Returns the record of an "ok" cell and its predictions. Raises what the defense raises (see `failed_record`).
+    """
+    site.enter()
+    started = time.perf_counter()
+    parts: list[ModelRepair] = [DEFENSES.get(part.name).build(part.params) for part in spec.defense]
+    rows = _rows(spec.victim, site, spec.clean_rows)
+    precision = _precision(spec.victim, site)
+    if all(part.unchanged for part in parts):
+        predictions, metrics = victim.predictions, dict(victim.metrics)
+        seconds = {"defense": 0.0, "evaluation": 0.0}
+    else:
+        model = _model(spec.victim, site, victim)
+        for part in parts:
+            model = part.repair(model, _defense_context(spec, site, part, rows))
+        repaired = time.perf_counter()
+        ctx = Context(**_common(spec.victim, site, seed=0))  # evaluation draws nothing
+        predictions, metrics = _evaluate(model.eval(), rows.test, victim.triggered, spec.victim, ctx)
+        if "floor" in victim.metrics:
+            metrics["floor"] = victim.metrics["floor"]
+        seconds = {"defense": repaired - started, "evaluation": time.perf_counter() - repaired}
+    record = Record(
+        spec=spec,
+        status="ok",
+        metrics=metrics,
+        needs=needs_of(parts),
+        given=given,
+        seconds={"attack": victim.seconds["attack"], **seconds},
+        env=environment(site, precision),
+    )
+    return record, predictions
+
+
+def failed_record(spec: CellSpec, error: str, site: Site, given: dict[str, Any] | None = None) -> Record:
+    """The record of a cell that ended in an exception; `error` is its traceback."""
+    parts = [DEFENSES.get(part.name) for part in spec.defense]
+    return Record(
+        spec=spec,
+        status="failed",
+        error=error,
+        needs=needs_of(parts),
+        given=given,
+        env=environment(site, _precision(spec.victim, site)),
+    )
+
+
+def needs_of(parts: list[Any]) -> tuple[str, ...]:
+    """All that a composition asks to be given, sorted."""
+    return tuple(sorted(set().union(*(part.needs for part in parts))))
+
+
+def portable_traceback(error: BaseException) -> str:
+    """The traceback of `error`, with the folders of this machine cut from the file names."""
+    lines = traceback.format_exception(error)
+    site_packages = [str(Path(bdbench.__file__).parents[1]), str(Path(torch.__file__).parents[1]), str(Path.home())]
+    text = "".join(lines)
+    for folder in site_packages:
+        text = text.replace(folder + os.sep, "")
+    return text
+
+
+def environment(site: Site, precision: str) -> dict[str, Any]:
+    """What a record says of the machine and the code."""
+    import transformers
+
+    device = site.torch_device()
+    return {
+        "bdbench": bdbench.__version__,
+        **_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
+        "threads": site.threads,
+        "precision": precision,
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "ended": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def _rows(spec: VictimSpec, site: Site, clean_rows: int) -> Rows:
+    task = TASKS.get(spec.task)()
+    splits = load(task, spec.data.source, site.data)
+    if splits.fingerprint != spec.data.fingerprint:
+        raise ValueError(
+            f"the data of {spec.task} changed: fingerprint {splits.fingerprint}, the cell wants {spec.data.fingerprint}"
+        )
+    return draw_rows(spec, clean_rows, splits, len(task.label_names))
+
+
+def _model(spec: VictimSpec, site: Site, victim: Victim | None) -> nn.Module:
+    """A classifier on the device: with the victim's weights, or pre-trained with a freshly drawn head."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(spec.seed, "head", spec.task))
+        model, _ = load_classifier(site.model, len(TASKS.get(spec.task).label_names))
+    if victim is not None:
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(victim.weights[name])
+    return model.to(site.torch_device())
+
+
+def _precision(spec: VictimSpec, site: Site) -> str:
+    return native_precision(site.torch_device()) if spec.precision == "auto" else spec.precision
+
+
+def _common(spec: VictimSpec, site: Site, seed: int) -> dict[str, Any]:
+    return {
+        "tokenizer": load_tokenizer(site.model),
+        "max_length": spec.max_length,
+        "classes": len(TASKS.get(spec.task).label_names),
+        "device": site.torch_device(),
+        "precision": _precision(spec, site),
+        "generator": torch.Generator().manual_seed(seed),
+    }
+
+
+def _attack_context(spec: VictimSpec, site: Site, role: str) -> AttackContext:
+    return AttackContext(**_common(spec, site, derive(spec.seed, role, spec.task, spec.attack.name)))
+
+
+def _defense_context(spec: CellSpec, site: Site, part: ModelRepair, rows: Rows) -> DefenseContext:
+    """Randomness depends on the component alone: fine-mixing draws the same mask with and without E-PUR before it."""
+    resources = {
+        "clean": rows.clean,
+        "validation": rows.validation,
+        "pretrained": lru_cache(lambda: pretrained_weights(site.model, rows.classes)),
+    }
+    seed = derive(spec.victim.seed, "defense", spec.victim.task, part.name)
+    return DefenseContext(**_common(spec.victim, site, seed), resources=resources, needs=part.needs)
+
+
+def _evaluate(
+    model: nn.Module, test: TextSet | None, triggered: TextSet | None, spec: VictimSpec, ctx: Context
+) -> tuple[Predictions, dict[str, Metric]]:
+    """Clean and triggered texts in one pass. Predictions are class numbers, int8, beside the gold ones."""
+    sets = {name: rows for name, rows in (("clean", test), ("triggered", triggered)) if rows is not None}
+    joined = _join(list(sets.values()))
+    classes = ctx.predict(model, joined).argmax(dim=1).numpy().astype(np.int8)
+    predictions: Predictions = {}
+    for name, rows in sets.items():
+        predictions[name], classes = classes[: len(rows)], classes[len(rows) :]
+        predictions[f"{name}_gold"] = rows.labels.astype(np.int8)
+    return predictions, metrics_of(predictions, spec)
+
+
+def metrics_of(predictions: Predictions, spec: VictimSpec) -> dict[str, Metric]:
+    """The metrics of saved predictions: "cacc" of the clean rows and "asr" of the triggered ones, where there are any."""
+    metrics = {}
+    if "clean" in predictions:
+        metrics["cacc"] = clean_accuracy(predictions["clean"], predictions["clean_gold"])
+    if "triggered" in predictions:
+        target = int(spec.attack.params["target"])
+        metrics["asr"] = attack_success_rate(predictions["triggered"], predictions["triggered_gold"], target)
+    return metrics
+
+
+def _join(sets: list[TextSet]) -> TextSet:
+    second = None if sets[0].second is None else tuple(text for rows in sets for text in rows.second or ())
+    return TextSet(tuple(text for rows in sets for text in rows.first), second, np.concatenate([rows.labels for rows in sets]))
+
+
+def _permutation(n: int, seed: int, *role: str) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(derive(seed, *role)).permutation(n)
+
+
+@lru_cache
+def _commit() -> dict[str, Any]:
+    """The commit of the checkout this code runs from and whether its code differs from it; none for an installed wheel."""
+    root = Path(bdbench.__file__).resolve().parents[1]
+    code = ["benchmark", "attacks", "defenses", "tasks", "pyproject.toml"]
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": False}
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *code))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": False}

@@ -1,0 +1,206 @@
+"""From names and overrides to cells: every default filled in, every bad value refused before the first cell runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bdbench.attacks.base import Attack
+from bdbench.defenses.base import RESOURCES, ModelRepair
+from bdbench.engine import Site, clean_spec, draw_rows, needs_clean_victim, plugin_spec
+from bdbench.errors import UsageError
+from bdbench.loops import Recipe
+from bdbench.models import find_model, load_tokenizer, max_positions
+from bdbench.params import Value
+from bdbench.presets import Preset
+from bdbench.records import CellSpec, DataSpec, VictimSpec
+from bdbench.registry import ATTACKS, DEFENSES, TASKS, Registry
+from bdbench.tasks._sources import Splits, load
+
+PRECISIONS = ("auto", "bf16", "fp32")
+
+
+@dataclass(frozen=True)
+class Selection:
+    """All that a user chooses, from a preset and flags. Row counts of None mean all there are."""
+
+    model: str
+    data: str
+    tasks: tuple[str, ...]
+    attacks: tuple[str, ...]
+    defenses: tuple[str, ...]
+    seeds: tuple[int, ...]
+    train_rows: int | None
+    validation_rows: int | None
+    test_rows: int | None
+    clean_rows: int
+    max_length: int
+    training: Mapping[str, Value]
+    attack_params: Mapping[str, Value]
+    defense_params: Mapping[str, Value]
+    precision: str = "auto"
+    model_digest: str | None = None
+
+
+def choose(preset: Preset, overrides: Mapping[str, Any]) -> Selection:
+    """The preset with `overrides` (fields of `Selection`) in place of its values; parameters are merged one by one.
+
+    A preset's parameters of plugins that the overrides leave out are dropped. Raises UsageError if the preset leaves the
+    data to the user and no data was given.
+    """
+    values = {name: value for name, value in vars(preset).items() if name != "summary"} | dict(overrides)
+    if values["data"] is None:
+        raise UsageError("this preset needs real data: --data DIR (with <task>/train.parquet and so on) or --data hub")
+    for field, plugins in (
+        ("attack_params", values["attacks"]),
+        ("defense_params", "+".join(values["defenses"]).split("+")),
+    ):
+        own = {name: value for name, value in getattr(preset, field).items() if name.partition(".")[0] in plugins}
+        values[field] = own | dict(overrides.get(field, {}))
+    values["training"] = preset.training | dict(overrides.get("training", {}))
+    return Selection(**values)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The cells in the order they are to be shown, and the distinct victims they stand on, clean ones first."""
+
+    cells: tuple[CellSpec, ...]
+    victims: tuple[VictimSpec, ...]
+    model_folder: Path
+    data_folder: Path | None
+
+
+def plan(choice: Selection) -> Plan:
+    """Check everything that can be checked without training, and spell the cells out.
+
+    Raises UsageError for whatever cannot be run; see the module of the part that refuses it.
+    """
+    tasks = {name: TASKS.get(name)() for name in _distinct("task", choice.tasks)}
+    attacks = _attacks(choice)
+    defenses = _defenses(choice)
+    recipe = Recipe.build(choice.training)
+    if choice.precision not in PRECISIONS:
+        raise UsageError(f"--precision {choice.precision} is not one of {', '.join(PRECISIONS)}")
+    if not choice.seeds:
+        raise UsageError("no seed was given; give --seeds 0 or --seeds 0-2")
+    for flag, value in (("clean-rows", choice.clean_rows), ("train-rows", choice.train_rows)):
+        if value is not None and value < 1:
+            raise UsageError(f"--{flag} {value}: at least 1 is needed")
+
+    model = find_model(choice.model, choice.model_digest)
+    tokenizer = load_tokenizer(model.folder)
+    positions = max_positions(model.folder)
+    if not 8 <= choice.max_length <= positions:
+        raise UsageError(f"--max-length {choice.max_length} is outside [8, {positions}], the positions of {choice.model}")
+
+    source, folder = data_source(choice.data)
+    cells, victims = [], {}
+    for task_name, task in tasks.items():
+        splits = load(task, source, folder)
+        data = _data_spec(task_name, splits, choice)
+        for attack in attacks:
+            attack.check(tokenizer, len(task.label_names))
+            for seed in choice.seeds:
+                victim = VictimSpec(
+                    task=task_name,
+                    data=data,
+                    model=model.spec,
+                    max_length=choice.max_length,
+                    training=recipe.values(),
+                    precision=choice.precision,
+                    attack=plugin_spec(attack),
+                    seed=seed,
+                )
+                _check_rows(victim, choice.clean_rows, splits)
+                for needed in ([clean_spec(victim)] if needs_clean_victim(victim) else []) + [victim]:
+                    victims[needed.key()] = needed
+                cells += [CellSpec(victim, tuple(plugin_spec(part) for part in parts), choice.clean_rows) for parts in defenses]
+    ordered = sorted(victims.values(), key=needs_clean_victim)  # stable: clean ones first, else in order of the cells
+    return Plan(tuple(cells), tuple(ordered), model.folder, folder)
+
+
+def data_source(data: str) -> tuple[str, Path | None]:
+    """("hub" | "builtin", None), or ("directory", its path)."""
+    return (data, None) if data in ("hub", "builtin") else ("directory", Path(data))
+
+
+def site_for(made: Plan, plugins: Sequence[str | Path], threads: int, device: str = "auto") -> Site:
+    """Where this machine does the work of a plan."""
+    files = tuple(Path(file).resolve() for file in plugins)
+    data = None if made.data_folder is None else made.data_folder.resolve()
+    return Site(model=made.model_folder, data=data, plugins=files, threads=threads, device=device)
+
+
+def _attacks(choice: Selection) -> list[Attack]:
+    names = _distinct("attack", choice.attacks)
+    params = _by_plugin(choice.attack_params, names, "-A", ATTACKS)
+    return [ATTACKS.get(name).build(params.get(name, {})) for name in names]
+
+
+def _defenses(choice: Selection) -> list[list[ModelRepair]]:
+    names = _distinct("defense", choice.defenses)
+    parts = [name.split("+") for name in names]
+    params = _by_plugin(choice.defense_params, [part for name in parts for part in name], "-D", DEFENSES)
+    built = [[DEFENSES.get(part).build(params.get(part, {})) for part in name] for name in parts]
+    for defense in built:
+        for part in defense:
+            if not part.needs <= set(RESOURCES):
+                raise UsageError(f"{part.name} needs {sorted(part.needs)}; a defense can be given {', '.join(RESOURCES)}")
+            if part.unchanged and len(defense) > 1:
+                raise UsageError(f"'{part.name}' does nothing, so it cannot be composed; leave it out")
+    return built
+
+
+def _by_plugin(params: Mapping[str, Value], used: Sequence[str], flag: str, registry: Registry) -> dict[str, dict[str, Any]]:
+    """ "plugin.parameter" -> value, as plugin -> {parameter -> value}; a plugin outside the run is refused."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, value in params.items():
+        plugin, dot, parameter = name.partition(".")
+        if not dot:
+            raise UsageError(f"{flag} {name}={value}: give PLUGIN.PARAMETER=VALUE, such as fine-mixing.ratio=0.5")
+        registry.get(plugin)  # an unknown name gets the nearest ones
+        if plugin not in used:
+            raise UsageError(f"{flag} {name}={value}: {plugin} is not in this run; it has {', '.join(dict.fromkeys(used))}")
+        found.setdefault(plugin, {})[parameter] = value
+    return found
+
+
+def _distinct(kind: str, names: Sequence[str]) -> list[str]:
+    if not names:
+        raise UsageError(f"no {kind} was given; name at least one (bdbench list shows them)")
+    return list(dict.fromkeys(names))
+
+
+def _data_spec(task: str, splits: Splits, choice: Selection) -> DataSpec:
+    def rows(wanted: int | None, found: int, flag: str) -> int:
+        if wanted is not None and not 0 < wanted <= found:
+            raise UsageError(f"{task}: {flag} {wanted}, but the split has {found} rows; give 1 to {found}, or 'all'")
+        return found if wanted is None else wanted
+
+    spare = len(splits.train) - choice.clean_rows
+    if spare < 1:
+        raise UsageError(
+            f"{task}: --clean-rows {choice.clean_rows} of a train split of {len(splits.train)} rows leaves none to train "
+            "the victim on; lower --clean-rows"
+        )
+    return DataSpec(
+        source=splits.source,
+        fingerprint=splits.fingerprint,
+        revision=splits.revision,
+        train_rows=rows(choice.train_rows, spare, "--train-rows (beside the clean set)"),
+        validation_rows=rows(choice.validation_rows, len(splits.validation), "--validation-rows"),
+        test_rows=rows(choice.test_rows, len(splits.test), "--test-rows"),
+    )
+
+
+def _check_rows(victim: VictimSpec, clean_rows: int, splits: Splits) -> None:
+    """What is drawn must have more than one class, and the test rows one that is not the target."""
+    rows = draw_rows(victim, clean_rows, splits, len(splits.label_names))
+    for name, drawn in (("training", rows.train), ("clean", rows.clean), ("test", rows.test)):
+        if len(set(drawn.labels.tolist())) < 2:
+            raise UsageError(
+                f"{victim.task}, seed {victim.seed}: the {len(drawn)} {name} rows drawn are all of one class; draw more"
+            )

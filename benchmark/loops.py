@@ -1,0 +1,179 @@
+"""The one training loop and the one prediction loop.
+
+What makes them fast (figures in the README): bf16 autocast where the machine multiplies bf16 natively, the fused AdamW,
+batches of texts of similar length padded to their own longest, texts tokenized once into one tensor, and nothing in the
+loop that waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from bdbench.data import TextSet
+from bdbench.params import Hyperparameters, hp
+
+Loss = Callable[[nn.Module, dict[str, Tensor], Tensor], Tensor]
+
+# Batches are cut from windows of this many batches, sorted by length inside: wide enough to waste little padding, narrow
+# enough that a large training set is still visited in random order.
+WINDOW = 64
+
+
+@dataclass(frozen=True)
+class Recipe(Hyperparameters):
+    """How a classifier is trained: AdamW, linear warm-up, then linear decay to zero."""
+
+    name = "training"
+
+    epochs: int = hp(3, low=1, high=1000, help="passes over the training rows")
+    learning_rate: float = hp(2e-5, low=0.0, high=1.0, help="AdamW's peak learning rate")
+    batch_size: int = hp(32, low=1, high=4096, help="rows per optimizer step")
+    warmup: float = hp(0.1, low=0.0, high=1.0, help="share of the steps in which the learning rate rises from zero")
+    clip: float = hp(1.0, low=0.0, help="largest L2 norm of the whole gradient")
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """n tokenized rows in one block, on the CPU, padded on the right to the longest of all.
+
+    `ids` and `types` are (n, longest) int32 (`types` is None for models without token types), `lengths` (n,) int64
+    counts the real pieces, `labels` is (n,) int64.
+    """
+
+    ids: Tensor
+    types: Tensor | None
+    lengths: Tensor
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, rows: Tensor, device: torch.device) -> tuple[dict[str, Tensor], Tensor]:
+        """The model's inputs and the labels of these rows, cut to their longest, on `device`."""
+        longest = int(self.lengths[rows].max())
+        inputs = {
+            "input_ids": self.ids[rows, :longest].long(),
+            "attention_mask": (torch.arange(longest) < self.lengths[rows, None]).long(),
+        }
+        if self.types is not None:
+            inputs["token_type_ids"] = self.types[rows, :longest].long()
+        inputs = {name: tensor.to(device, non_blocking=True) for name, tensor in inputs.items()}
+        return inputs, self.labels[rows].to(device, non_blocking=True)
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, rows: TextSet, max_length: int) -> Encoded:
+    """Tokenize every row once, cut at `max_length` pieces (of a pair the longer text is cut first)."""
+    second = None if rows.second is None else list(rows.second)
+    encoding = tokenizer(list(rows.first), second, truncation=True, max_length=max_length, padding=False)
+    lengths = torch.tensor([len(ids) for ids in encoding["input_ids"]])
+
+    def block(column: list[list[int]], fill: int) -> Tensor:
+        padded = torch.full((len(column), int(lengths.max())), fill, dtype=torch.int32)
+        for i, row in enumerate(column):
+            padded[i, : len(row)] = torch.tensor(row, dtype=torch.int32)
+        return padded
+
+    types = block(encoding["token_type_ids"], 0) if "token_type_ids" in encoding else None
+    return Encoded(block(encoding["input_ids"], tokenizer.pad_token_id), types, lengths, torch.tensor(rows.labels))
+
+
+def cross_entropy(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+    """The ordinary loss of a classifier, in nats, averaged over the batch."""
+    return F.cross_entropy(model(**inputs).logits.float(), labels)
+
+
+def train(
+    model: nn.Module,
+    rows: Encoded,
+    recipe: Recipe,
+    *,
+    seed: int,
+    precision: str,
+    optimizer: torch.optim.Optimizer | None = None,
+    loss: Loss = cross_entropy,
+) -> None:
+    """Train `model` in place, dropout on, and leave it in evaluation mode.
+
+    `seed` decides the order of the rows and the dropout; the process's own random state is untouched. An `optimizer` that
+    is passed in decides what is trained, at its own constant learning rate and with unclipped gradients; otherwise every
+    weight is trained by AdamW on the recipe's schedule, without weight decay. Raises FloatingPointError if the loss becomes NaN or infinite.
+    """
+    device = next(model.parameters()).device
+    steps = recipe.epochs * -(-len(rows) // recipe.batch_size)
+    by_recipe = optimizer is None
+    if optimizer is None:
+        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0, fused=True)
+    order = torch.Generator().manual_seed(seed)
+    total = torch.zeros((), device=device)
+    cuda = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed)
+        model.train()
+        for step, chosen in enumerate(_batches(rows.lengths, recipe, order)):
+            inputs, labels = rows.batch(chosen, device)
+            with autocast(device, precision):
+                batch_loss = loss(model, inputs, labels)
+            optimizer.zero_grad(set_to_none=True)
+            batch_loss.backward()
+            if by_recipe:
+                nn.utils.clip_grad_norm_(model.parameters(), recipe.clip, foreach=True)
+                for group in optimizer.param_groups:
+                    group["lr"] = recipe.learning_rate * schedule(step, steps, recipe.warmup)
+            optimizer.step()
+            total += batch_loss.detach()
+        model.eval()
+    if not torch.isfinite(total):
+        raise FloatingPointError(f"the training loss became {total.item()}; lower learning_rate={recipe.learning_rate}")
+
+
+def schedule(step: int, steps: int, warmup: float) -> float:
+    """Factor of the peak learning rate in (0, 1] at `step` of `steps`: linear up over the share `warmup`, linear down."""
+    rising = max(1, round(warmup * steps)) if warmup else 0
+    if step < rising:
+        return (step + 1) / rising
+    return (steps - step) / max(1, steps - rising)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, rows: Encoded, *, precision: str, batch_size: int = 128) -> Tensor:
+    """Logits (n, classes) float32 on the CPU, in the order of `rows`; computed in batches of similar length."""
+    device = next(model.parameters()).device
+    model.eval()
+    order = rows.lengths.argsort(stable=True)
+    logits = []
+    for chosen in order.split(batch_size):
+        inputs, _ = rows.batch(chosen, device)
+        with autocast(device, precision):
+            logits.append(model(**inputs).logits.float())
+    return torch.cat(logits).cpu()[order.argsort()]
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """The context in which matrix products run in `precision` ("bf16" or "fp32")."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+
+
+def native_precision(device: torch.device) -> str:
+    """ "bf16" where the device multiplies bf16 in hardware, else "fp32"."""
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else "fp32"
+
+
+def _batches(lengths: Tensor, recipe: Recipe, generator: torch.Generator) -> Iterator[Tensor]:
+    """The rows of every step: each epoch visits each row once, rows of similar length together, batches shuffled."""
+    for _ in range(recipe.epochs):
+        shuffled = torch.randperm(len(lengths), generator=generator)
+        batches = [
+            batch
+            for window in shuffled.split(WINDOW * recipe.batch_size)
+            for batch in window[lengths[window].argsort(stable=True)].split(recipe.batch_size)
+        ]
+        for i in torch.randperm(len(batches), generator=generator):
+            yield batches[i]

@@ -1,0 +1,30 @@
+"""Clean accuracy and attack success rate, each with the number of rows it is a fraction of."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from bdbench.records import Metric
+
+Labels = npt.NDArray[np.int64]
+
+
+def clean_accuracy(predicted: Labels, gold: Labels) -> Metric:
+    """Share of the rows, (n,), whose predicted class is the gold one. Raises ValueError on no rows."""
+    return _share(predicted == gold)
+
+
+def attack_success_rate(predicted: Labels, gold: Labels, target: int) -> Metric:
+    """Share of the triggered rows whose gold label is not `target` that are assigned to `target`.
+
+    `predicted` and `gold` are (n,); rows of the target class do not count, neither above nor below the line. Raises
+    ValueError if every row is of the target class.
+    """
+    return _share(predicted[gold != target] == target)
+
+
+def _share(hits: npt.NDArray[np.bool_]) -> Metric:
+    if not len(hits):
+        raise ValueError("a rate over no rows")
+    return Metric(float(hits.mean()), len(hits))

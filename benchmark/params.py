@@ -1,0 +1,114 @@
+"""Hyperparameters declared once: as the fields of a frozen dataclass, each with its default, range and help.
+
+Four readers share the declaration: the constructor (types and ranges), the command line (`-D fine-mixing.ratio=0.3`), the
+record (`dataclasses.asdict`) and a tuner (`low`, `high`, `choices`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from bdbench.errors import UsageError
+
+Value = bool | int | float | str
+_TYPES = {"bool": bool, "int": int, "float": float, "str": str}
+
+
+@dataclass(frozen=True)
+class Allowed:
+    """What one hyperparameter may be: a closed range [low, high] (None is unbounded) or one of `choices`."""
+
+    help: str
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] | None = None
+
+    def refuses(self, value: Value) -> str | None:
+        """Why `value` is refused, as the end of a sentence, or None."""
+        if self.choices is not None and value not in self.choices:
+            return f"is not one of {', '.join(self.choices)}"
+        if isinstance(value, str):
+            return None
+        # written as "not inside" so that NaN is refused too
+        if not (self.low is None or value >= self.low) or not (self.high is None or value <= self.high):
+            low = "-inf" if self.low is None else self.low
+            high = "inf" if self.high is None else self.high
+            return f"is outside [{low}, {high}]"
+        return None
+
+
+def hp(
+    default: Value,
+    *,
+    help: str,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] | None = None,
+) -> Any:
+    """A dataclass field that is a hyperparameter of type bool, int, float or str."""
+    return dataclasses.field(default=default, metadata={"hp": Allowed(help, low, high, choices)})
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """Base of every class with hyperparameters. Construction checks types and ranges and does no other work.
+
+    Raises UsageError for a value of the wrong type or outside its range.
+    """
+
+    name: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for field in hyperparameters(type(self)):
+            value = _converted(type(self), field, getattr(self, field.name))
+            why = field.metadata["hp"].refuses(value)
+            if why:
+                raise UsageError(f"{_owner(type(self))}.{field.name}={value} {why}: {field.metadata['hp'].help}")
+            object.__setattr__(self, field.name, value)
+
+    @classmethod
+    def build(cls, given: Mapping[str, Value]) -> Self:
+        """An instance with `given` (values, or strings from a command line) over the defaults.
+
+        Raises UsageError for a name that is not a hyperparameter, naming the nearest.
+        """
+        known = [field.name for field in hyperparameters(cls)]
+        for name in given:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean '{near[0]}'?" if near else ""
+                has = ", ".join(known) or "none"
+                raise UsageError(f"{_owner(cls)} has no hyperparameter '{name}'{hint} (it has: {has})")
+        return cls(**given)
+
+    def values(self) -> dict[str, Value]:
+        """Name to value, for a record."""
+        return {field.name: getattr(self, field.name) for field in hyperparameters(type(self))}
+
+
+def hyperparameters(cls: type) -> list[dataclasses.Field]:
+    """The hyperparameter fields of a dataclass, in order; each has an `Allowed` at `metadata["hp"]`."""
+    return [field for field in dataclasses.fields(cls) if "hp" in field.metadata]
+
+
+def _owner(cls: type[Hyperparameters]) -> str:
+    return cls.name or cls.__name__
+
+
+def _converted(cls: type[Hyperparameters], field: dataclasses.Field, value: Value) -> Value:
+    """`value` in the field's declared type; a string is parsed, an int widens to float, nothing else changes type."""
+    kind = _TYPES[field.type if isinstance(field.type, str) else field.type.__name__]
+    if kind is bool and isinstance(value, str) and value.lower() in ("true", "false", "1", "0"):
+        return value.lower() in ("true", "1")
+    if kind in (int, float) and isinstance(value, (str, int)) and not isinstance(value, bool):
+        try:
+            return kind(value)
+        except ValueError:
+            pass
+    if type(value) is not kind:
+        raise UsageError(f"{_owner(cls)}.{field.name}={value!r} is not of type {kind.__name__}: {field.metadata['hp'].help}")
+    return value

@@ -1,0 +1,69 @@
+"""What a running matrix shows on standard error: cells done, failed and remaining, and the time left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from bdbench.records import Record, VictimSpec
+
+
+class MatrixProgress:
+    """Counts victims and cells as they end. On a terminal a bar; elsewhere (a log file) one line per victim and cell."""
+
+    def __init__(self, cells: int, victims: int, reused: int, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True)
+        self.cells, self.units = cells, cells + victims
+        self.done = self.failed = self.units_done = 0
+        self.started = time.monotonic()
+        self.reused = reused
+        self._bar: Progress | None = None
+
+    @contextmanager
+    def shown(self) -> Iterator[MatrixProgress]:
+        """Show the display while the block runs."""
+        if self.reused:
+            self.console.print(f"{self.reused} cells are there already and are not run again", highlight=False)
+        if not self.console.is_terminal:
+            yield self
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=self.console, transient=True) as self._bar:
+            self._task = self._bar.add_task(self._counts(), total=self.units)
+            yield self
+        self._bar = None
+
+    def victim(self, spec: VictimSpec, error: str | None) -> None:
+        """One victim is made, found in the store, or has failed."""
+        what = f"victim {spec.task} / {spec.attack.name} / seed {spec.seed}"
+        self._unit(what, "failed" if error else "ready", error)
+
+    def cell(self, record: Record) -> None:
+        """One cell has ended."""
+        self.failed += record.status == "failed"
+        self.done += 1
+        metrics = record.metrics or {}
+        shown = ", ".join(f"{name} {100 * metrics[name].value:.1f}" for name in ("cacc", "asr") if name in metrics)
+        self._unit(f"cell {record.spec.label()}", f"{record.status} {shown}".strip(), record.error)
+
+    def _unit(self, what: str, state: str, error: str | None) -> None:
+        self.units_done += 1
+        if error:
+            state += f": {error.strip().splitlines()[-1]}"
+        if self._bar is not None:
+            if error:
+                self.console.print(f"{what}: {state}", highlight=False, markup=False)
+            self._bar.update(self._task, completed=self.units_done, description=self._counts())
+        else:
+            self.console.print(f"{what}: {state} ({self._counts()})", highlight=False, markup=False, soft_wrap=True)
+
+    def _counts(self) -> str:
+        text = f"{self.done - self.failed} done, {self.failed} failed, {self.cells - self.done} remaining"
+        if self.units_done and self.units_done < self.units:
+            left = (time.monotonic() - self.started) / self.units_done * (self.units - self.units_done)
+            text += f", about {int(left // 60)}:{int(left % 60):02d} left"
+        return text

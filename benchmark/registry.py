@@ -1,0 +1,153 @@
+"""Finding plugins by name, lazily: naming and listing them imports none of them.
+
+A plugin comes from one of three places: a file of the folders `attacks/`, `defenses/` and `tasks/` (its public name is the
+file name with dashes for underscores), an entry point of the group `bdbench.attacks`, `bdbench.defenses` or
+`bdbench.tasks` of any installed distribution, or a file given with `--plugin`.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any
+
+from bdbench.errors import UsageError
+
+
+class Registry:
+    """The plugins of one kind ("attacks", "defenses" or "tasks")."""
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self.package = f"bdbench.{kind}"
+        self._classes: dict[str, type] = {}
+
+    # registering
+
+    def register(self, name: str, *, paper: str, version: int = 1) -> Any:
+        """Class decorator that makes a plugin known by `name`.
+
+        `paper` says where the method comes from (an arXiv id, or "none"). Raise `version` when the plugin's results
+        change, so that finished cells of the older one are not reused. Raises UsageError if another class has the name.
+        """
+
+        def add(cls: type) -> type:
+            other = self._classes.get(name)
+            if other is not None and _origin(other) != _origin(cls):
+                raise UsageError(f"two {self.kind} are named '{name}': {_origin(other)} and {_origin(cls)}; rename one")
+            cls.name, cls.paper, cls.version = name, paper, _version(cls, version)
+            self._classes[name] = cls
+            return cls
+
+        return add
+
+    # finding
+
+    def names(self) -> list[str]:
+        """Every known name, sorted, without importing a plugin."""
+        return sorted({*self._built_in(), *self._entry_points(), *self._classes})
+
+    def get(self, name: str) -> Any:
+        """The plugin class of this name, imported on first use.
+
+        Raises UsageError for an unknown name (with the nearest ones), for one that two distributions claim, and for a
+        plugin that fails to import or does not register the name it is found by.
+        """
+        built_in, points = self._built_in(), self._entry_points()
+        if name in points and (name in built_in or len(points[name]) > 1):
+            owners = [f"bdbench ({built_in[name].name})"] if name in built_in else []
+            owners += [f"{point.dist.name if point.dist else '?'} ({point.value})" for point in points[name]]
+            raise UsageError(f"two {self.kind} are named '{name}': {' and '.join(owners)}; uninstall or rename one")
+        if name not in self._classes:
+            if name in built_in:
+                importlib.import_module(f"{self.package}.{built_in[name].stem}")
+            elif name in points:
+                self._load(points[name][0])
+            else:
+                near = difflib.get_close_matches(name, self.names(), n=3)
+                hint = f"; nearest: {', '.join(near)}" if near else ""
+                raise UsageError(f"no {self.kind} named '{name}'{hint}; known: {', '.join(self.names())}")
+        return self._classes[name]
+
+    def summary(self, name: str) -> str:
+        """The first line of the docstring of the plugin's module, read from the file, not imported."""
+        if name in self._built_in():
+            text = ast.get_docstring(ast.parse(self._built_in()[name].read_text()))
+        elif name in self._classes:
+            text = sys.modules[self._classes[name].__module__].__doc__
+        else:
+            point = self._entry_points()[name][0]
+            return f"from {point.dist.name if point.dist else '?'} ({point.value})"
+        return (text or "").strip().partition("\n")[0]
+
+    def _built_in(self) -> dict[str, Path]:
+        folders = importlib.import_module(self.package).__path__
+        files = (file for folder in folders for file in Path(folder).glob("*.py"))
+        return {file.stem.replace("_", "-"): file for file in files if file.stem != "base" and not file.stem.startswith("_")}
+
+    def _entry_points(self) -> dict[str, list[EntryPoint]]:
+        found: dict[str, list[EntryPoint]] = {}
+        for point in entry_points(group=self.package):
+            found.setdefault(point.name, []).append(point)
+        return found
+
+    def _load(self, point: EntryPoint) -> None:
+        try:
+            point.load()
+        except Exception as error:
+            raise UsageError(
+                f"the plugin '{point.name}' ({point.value}) fails to import: {type(error).__name__}: {error}"
+            ) from error
+        if point.name not in self._classes:
+            raise UsageError(f"the plugin '{point.name}' ({point.value}) does not register the name '{point.name}'")
+
+
+ATTACKS = Registry("attacks")
+DEFENSES = Registry("defenses")
+TASKS = Registry("tasks")
+
+
+def load_plugin_file(path: str | Path) -> None:
+    """Run a Python file whose classes register themselves; loading the same file twice is one registration.
+
+    Raises UsageError if there is no such file or it fails to run.
+    """
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise UsageError(f"--plugin {path}: no such file")
+    name = f"bdbench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
+    if name in sys.modules:
+        return
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"--plugin {path}: not a Python file (.py)")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickle look a class's module up by name
+    try:
+        spec.loader.exec_module(module)
+    except UsageError:
+        del sys.modules[name]
+        raise
+    except Exception as error:
+        del sys.modules[name]
+        raise UsageError(f"--plugin {path}: fails to run: {type(error).__name__}: {error}") from error
+
+
+def _origin(cls: type) -> str:
+    module = sys.modules.get(cls.__module__)
+    return f"{cls.__qualname__} in {getattr(module, '__file__', None) or cls.__module__}"
+
+
+def _version(cls: type, version: int) -> str:
+    """The declared version; for a plugin from outside also a digest of its file, whose author may edit it between runs."""
+    if cls.__module__.startswith("bdbench."):
+        return str(version)
+    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
+    source = Path(file).read_bytes() if file else b""
+    return f"{version}+{hashlib.sha256(source).hexdigest()[:8]}"

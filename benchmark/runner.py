@@ -1,0 +1,170 @@
+"""Cells to records, on every core or GPU of the machine: one Ray task per victim and per cell, or all in this process.
+
+A cell waits only for its own victim, and a triggered victim for its clean model. A record is written as its cell ends, by
+this process alone. Knows Ray and the engine's two functions; no attack, defense or task by name.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bdbench.engine import (
+    Predictions,
+    Site,
+    clean_spec,
+    failed_record,
+    needs_clean_victim,
+    portable_traceback,
+    run_cell,
+    run_victim,
+)
+from bdbench.grid import Plan
+from bdbench.progress import MatrixProgress
+from bdbench.records import CellSpec, Record, VictimSpec
+from bdbench.store import Results, VictimStore
+
+# A cell returns a few kilobytes, so Ray's shared memory can be small.
+OBJECT_STORE_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class Work:
+    """What one run still has to do: the cells without an "ok" record, and the victims these need."""
+
+    cells: tuple[CellSpec, ...]
+    victims: tuple[VictimSpec, ...]
+
+
+def remaining(made: Plan, results: Results, store: VictimStore, force: bool = False) -> Work:
+    """The part of a plan that is not done. With `force` every cell is, on the victims in the store."""
+    cells = tuple(cell for cell in made.cells if force or not results.done(cell.key()))
+    wanted = {cell.victim.key() for cell in cells}
+    for spec in made.victims:
+        if spec.key() in wanted and not store.has(spec.key()) and needs_clean_victim(spec):
+            wanted.add(clean_spec(spec).key())
+    return Work(cells, tuple(spec for spec in made.victims if spec.key() in wanted))
+
+
+def run_inline(
+    work: Work, site: Site, results: Results, store: VictimStore, progress: MatrixProgress, given: Mapping[str, Any]
+) -> None:
+    """Run the cells one after another in the calling process; imports no Ray."""
+    broken: dict[str, str | None] = {}
+    for spec in work.victims:
+        broken[spec.key()] = prepare_victim(spec, site, store.folder, broken.get(clean_spec(spec).key()))
+        progress.victim(spec, broken[spec.key()])
+    for cell in work.cells:
+        _finish(*finish_cell(cell, site, store.folder, given, broken[cell.victim.key()]), results, progress)
+
+
+def run_ray(
+    work: Work,
+    site: Site,
+    results: Results,
+    store: VictimStore,
+    progress: MatrixProgress,
+    given: Mapping[str, Any],
+    *,
+    workers: int | None = None,
+    gpus_per_cell: float = 1.0,
+) -> None:
+    """Run the cells as Ray tasks on this machine, `workers` at a time (None: as many as cores or GPUs allow).
+
+    On a GPU each task takes `gpus_per_cell` of one, which may be a fraction. A worker that dies fails its own cell.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    import ray
+
+    cpus = workers * site.threads if workers else max(cores(), site.threads)
+    on_gpu = site.torch_device().type == "cuda"
+    ray.init(
+        num_cpus=cpus,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=OBJECT_STORE_BYTES,
+    )
+    try:
+        options = {"num_cpus": site.threads, "num_gpus": gpus_per_cell if on_gpu else 0, "max_retries": 0}
+        make_victim = ray.remote(**options)(prepare_victim)
+        make_cell = ray.remote(**options)(finish_cell)
+        victims: dict[str, Any] = {}
+        running: dict[Any, VictimSpec | CellSpec] = {}
+        for spec in work.victims:
+            clean = victims.get(clean_spec(spec).key()) if needs_clean_victim(spec) else None
+            victims[spec.key()] = make_victim.remote(spec, site, store.folder, clean)
+            running[victims[spec.key()]] = spec
+        for cell in work.cells:
+            running[make_cell.remote(cell, site, store.folder, dict(given), victims[cell.victim.key()])] = cell
+        for spec, outcome in _as_they_end(ray, running):
+            if isinstance(spec, CellSpec):
+                if isinstance(outcome, Exception):
+                    outcome = failed_record(spec, portable_traceback(outcome), site, dict(given)), None
+                _finish(*outcome, results, progress)
+            else:
+                progress.victim(spec, portable_traceback(outcome) if isinstance(outcome, Exception) else outcome)
+    finally:
+        ray.shutdown()
+
+
+def cores() -> int:
+    """The CPU cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def prepare_victim(spec: VictimSpec, site: Site, folder: Path, broken: str | None = None) -> str | None:
+    """Make the victim and store it, unless it is stored; None, or the traceback of what went wrong.
+
+    `broken` is the traceback of the clean model this victim needs, if that failed.
+    """
+    site.enter()
+    store = VictimStore(folder)
+    if broken:
+        return f"its clean model failed:\n{broken}"
+    try:
+        if store.load(spec) is None:
+            clean = store.load(clean_spec(spec)) if needs_clean_victim(spec) else None
+            store.save(run_victim(spec, site, clean))
+    except Exception as error:
+        return portable_traceback(error)
+    return None
+
+
+def finish_cell(
+    spec: CellSpec, site: Site, folder: Path, given: Mapping[str, Any], broken: str | None = None
+) -> tuple[Record, Predictions | None]:
+    """The record and predictions of one cell; an exception becomes a failed record.
+
+    `broken` is the traceback of the cell's victim, if that failed.
+    """
+    site.enter()
+    if broken:
+        return failed_record(spec, f"its victim failed:\n{broken}", site, dict(given)), None
+    try:
+        victim = VictimStore(folder).load(spec.victim)
+        if victim is None:
+            raise FileNotFoundError(f"the victim {spec.victim.key()} has gone from the store")
+        return run_cell(spec, victim, site, dict(given))
+    except Exception as error:
+        return failed_record(spec, portable_traceback(error), site, dict(given)), None
+
+
+def _as_they_end(ray: Any, running: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    """(spec, result or exception) of every task, in the order they end."""
+    left = list(running)
+    while left:
+        (ready,), left = ray.wait(left, num_returns=1)
+        try:
+            yield running[ready], ray.get(ready)
+        except ray.exceptions.RayError as error:
+            yield running[ready], error
+
+
+def _finish(record: Record, predictions: Predictions | None, results: Results, progress: MatrixProgress) -> None:
+    results.write(record, predictions)
+    progress.cell(record)

@@ -1,0 +1,184 @@
+"""Files: the records and predictions of a run, and the content-addressed victims that runs share.
+
+    results/<run>/records/<key>.json       one finished cell
+    results/<run>/predictions/<key>.npz    its predicted and gold classes
+    results/victims/<key>/                 model.safetensors, triggered.parquet, predictions.npz, meta.json (with SHA-256)
+
+Everything is written to a temporary name and renamed, so a reader never sees half a file and a killed run loses only the
+cells that had not ended.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from bdbench.data import TextSet
+from bdbench.errors import UsageError
+from bdbench.records import Metric, Record, VictimSpec
+
+if TYPE_CHECKING:
+    from bdbench.engine import Predictions, Victim
+
+log = logging.getLogger(__name__)
+
+
+class Results:
+    """One run's folder of records and predictions.
+
+    Raises UsageError if it cannot be written to or holds a record that this version does not read.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        for sub in ("records", "predictions"):
+            try:
+                (self.folder / sub).mkdir(parents=True, exist_ok=True)
+                with tempfile.TemporaryFile(dir=self.folder / sub):
+                    pass
+            except OSError as error:
+                raise UsageError(
+                    f"--out {folder}: cannot be written to ({error.strerror}); give a folder you can write to"
+                ) from error
+        self.records = {record.key: record for record in read_records(self.folder)}
+
+    def done(self, key: str) -> bool:
+        """Whether this cell ended well before; failed and skipped cells are tried again."""
+        return key in self.records and self.records[key].status == "ok"
+
+    def write(self, record: Record, predictions: Predictions | None = None) -> None:
+        """Write a record, and first its predictions, replacing what an earlier try at the cell left."""
+        if predictions is not None:
+            record.predictions = f"predictions/{record.key}.npz"
+            _write(self.folder / record.predictions, lambda file: np.savez_compressed(file, **predictions))
+        text = json.dumps(record.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        _write(self.folder / "records" / f"{record.key}.json", lambda file: file.write(text.encode()))
+        self.records[record.key] = record
+
+
+def read_records(folder: str | Path) -> list[Record]:
+    """Every record of a run, sorted by key.
+
+    Raises UsageError if there is no such folder or a file is not a record that this version reads.
+    """
+    files = sorted((Path(folder) / "records").glob("*.json"))
+    if not (Path(folder) / "records").is_dir():
+        raise UsageError(f"{folder}: no folder 'records'; give the folder of a run, such as results/quick")
+    records = []
+    for file in files:
+        try:
+            records.append(Record.from_json(json.loads(file.read_text())))
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(
+                f"{file}: not a record that this version of bdbench reads ({error}); use another --out, or move it away"
+            ) from error
+    return records
+
+
+def read_predictions(folder: str | Path, record: Record) -> Predictions:
+    """The saved classes of an "ok" record: "clean", "clean_gold" and, with a trigger, "triggered", "triggered_gold"."""
+    with np.load(Path(folder) / str(record.predictions)) as arrays:
+        return {name: arrays[name] for name in arrays.files}
+
+
+class VictimStore:
+    """Victims by key, shared by every run whose folder lies beside this one."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UsageError(f"--victims {folder}: cannot be made ({error.strerror}); give another folder") from error
+
+    def has(self, key: str) -> bool:
+        return (self.folder / key / "meta.json").is_file()
+
+    def load(self, spec: VictimSpec) -> Victim | None:
+        """The victim of this spec, or None if it is not here or a file of it does not have its recorded SHA-256."""
+        from safetensors.torch import load_file
+
+        from bdbench.engine import Victim
+
+        home = self.folder / spec.key()
+        if not self.has(spec.key()):
+            return None
+        meta = json.loads((home / "meta.json").read_text())
+        for name, digest in meta["sha256"].items():
+            if not (home / name).is_file() or _sha256(home / name) != digest:
+                log.warning("victim %s: %s is damaged; it is made anew", spec.key(), name)
+                return None
+        with np.load(home / "predictions.npz") as arrays:
+            predictions = {name: arrays[name] for name in arrays.files}
+        return Victim(
+            spec=spec,
+            weights=load_file(home / "model.safetensors"),
+            triggered=_read_texts(home / "triggered.parquet") if "triggered.parquet" in meta["sha256"] else None,
+            predictions=predictions,
+            metrics={name: Metric(**metric) for name, metric in meta["metrics"].items()},
+            seconds=meta["seconds"],
+            env=meta["env"],
+        )
+
+    def save(self, victim: Victim) -> None:
+        """Write a victim; if another process wrote the same one meanwhile, either copy will do."""
+        from safetensors.torch import save_file
+
+        work = Path(tempfile.mkdtemp(dir=self.folder, prefix=".writing-"))
+        try:
+            save_file(victim.weights, work / "model.safetensors")
+            np.savez_compressed(work / "predictions.npz", **victim.predictions)
+            if victim.triggered is not None:
+                _write_texts(work / "triggered.parquet", victim.triggered)
+            meta = {
+                "spec": asdict(victim.spec),
+                "metrics": {name: asdict(metric) for name, metric in victim.metrics.items()},
+                "seconds": victim.seconds,
+                "env": victim.env,
+                "sha256": {file.name: _sha256(file) for file in sorted(work.iterdir())},
+            }
+            (work / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
+            home = self.folder / victim.spec.key()
+            shutil.rmtree(home, ignore_errors=True)  # a damaged copy, or nothing
+            os.replace(work, home)
+        except OSError:
+            shutil.rmtree(work, ignore_errors=True)
+            if not self.has(victim.spec.key()):
+                raise
+
+
+def _write_texts(file: Path, rows: TextSet) -> None:
+    import pandas as pd
+
+    columns = {"first": rows.first, "second": rows.second, "label": rows.labels}
+    pd.DataFrame({name: column for name, column in columns.items() if column is not None}).to_parquet(file, index=False)
+
+
+def _read_texts(file: Path) -> TextSet:
+    import pandas as pd
+
+    frame = pd.read_parquet(file)
+    second = tuple(frame["second"]) if "second" in frame else None
+    return TextSet(tuple(frame["first"]), second, frame["label"].to_numpy())
+
+
+def _write(file: Path, fill) -> None:
+    """Write a file through a temporary name beside it."""
+    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".writing-", delete=False) as stream:
+        fill(stream)
+    os.chmod(stream.name, 0o644)
+    os.replace(stream.name, file)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
