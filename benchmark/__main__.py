@@ -146,12 +146,14 @@ def run(
     from bdbench.runner import cores, remaining, run_inline, run_ray
     from bdbench.store import Results, VictimStore
 
+    site = site_for(made, plugin or (), threads or (cores() if inline else 1), device)
     out = out or Path("results") / preset
     results = Results(out)
     store = VictimStore(victims or out.parent / "victims")
-    site = site_for(made, plugin or (), threads or (cores() if inline else 1), device)
     work = remaining(made, results, store, force)
-    progress = MatrixProgress(len(work.cells), len(work.victims), reused=len(made.cells) - len(work.cells))
+    progress = MatrixProgress(len(work.cells), len(work.victims))
+    if len(work.cells) < len(made.cells):
+        typer.echo(f"{len(made.cells) - len(work.cells)} cells are there already; {len(work.cells)} to run", err=True)
     # what was typed, for the records; a directory by its last part, for no record may name a path of this machine
     given = {"preset": preset} | {
         name: Path(value).name if name in ("model", "data") else value for name, value in overrides.items() if value != {}

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from bdbench.attacks.base import Attack
 from bdbench.defenses.base import RESOURCES, ModelRepair
 from bdbench.engine import Site, clean_spec, draw_rows, needs_clean_victim, plugin_spec
@@ -20,6 +22,7 @@ from bdbench.registry import ATTACKS, DEFENSES, TASKS, Registry
 from bdbench.tasks._sources import Splits, load
 
 PRECISIONS = ("auto", "bf16", "fp32")
+DEVICES = ("auto", "cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,10 @@ def plan(choice: Selection) -> Plan:
                 _check_rows(victim, choice.clean_rows, splits)
                 for needed in ([clean_spec(victim)] if needs_clean_victim(victim) else []) + [victim]:
                     victims[needed.key()] = needed
-                cells += [CellSpec(victim, tuple(plugin_spec(part) for part in parts), choice.clean_rows) for parts in defenses]
+                for parts in defenses:
+                    # without a clean set its size makes no difference, so it makes no other cell
+                    clean_rows = choice.clean_rows if any("clean" in part.needs for part in parts) else 0
+                    cells.append(CellSpec(victim, tuple(plugin_spec(part) for part in parts), clean_rows))
     ordered = sorted(victims.values(), key=needs_clean_victim)  # stable: clean ones first, else in order of the cells
     return Plan(tuple(cells), tuple(ordered), model.folder, folder)
 
@@ -128,7 +134,11 @@ def data_source(data: str) -> tuple[str, Path | None]:
 
 
 def site_for(made: Plan, plugins: Sequence[str | Path], threads: int, device: str = "auto") -> Site:
-    """Where this machine does the work of a plan."""
+    """Where this machine does the work of a plan. Raises UsageError for a device that it does not have."""
+    if device not in DEVICES:
+        raise UsageError(f"--device {device} is not one of {', '.join(DEVICES)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no GPU here; use --device cpu, or auto")
     files = tuple(Path(file).resolve() for file in plugins)
     data = None if made.data_folder is None else made.data_folder.resolve()
     return Site(model=made.model_folder, data=data, plugins=files, threads=threads, device=device)

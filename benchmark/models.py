@@ -141,7 +141,10 @@ def load_classifier(folder: Path, classes: int) -> tuple[nn.Module, frozenset[st
 
 def pretrained_weights(folder: Path, classes: int) -> dict[str, Tensor]:
     """The clean pre-trained weights under the classifier's parameter names, without the head."""
-    model, from_checkpoint = load_classifier(folder, classes)
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        model, from_checkpoint = load_classifier(folder, classes)
     return {name: parameter.detach() for name, parameter in model.named_parameters() if name in from_checkpoint}
 
 

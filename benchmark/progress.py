@@ -15,19 +15,16 @@ from bdbench.records import Record, VictimSpec
 class MatrixProgress:
     """Counts victims and cells as they end. On a terminal a bar; elsewhere (a log file) one line per victim and cell."""
 
-    def __init__(self, cells: int, victims: int, reused: int, console: Console | None = None) -> None:
+    def __init__(self, cells: int, victims: int, console: Console | None = None) -> None:
         self.console = console or Console(stderr=True)
         self.cells, self.units = cells, cells + victims
         self.done = self.failed = self.units_done = 0
         self.started = time.monotonic()
-        self.reused = reused
         self._bar: Progress | None = None
 
     @contextmanager
     def shown(self) -> Iterator[MatrixProgress]:
         """Show the display while the block runs."""
-        if self.reused:
-            self.console.print(f"{self.reused} cells are there already and are not run again", highlight=False)
         if not self.console.is_terminal:
             yield self
             return

@@ -72,7 +72,7 @@ class CellSpec:
     """One (model, task, attack, defense, seed): the unit of work, of caching and of record.
 
     `defense` lists the components of a composition in the order they are applied; `clean_rows` is the size of the small
-    labelled clean set.
+    labelled clean set, 0 for a defense that is not given one.
     """
 
     victim: VictimSpec

@@ -118,7 +118,7 @@ def caption(table: Table) -> str:
 
 def definitions(table: Table) -> list[str]:
     """What the columns mean, with the denominator of ASR where the table has one."""
-    metrics = [record.metrics or {} for record in table.records if record.status == "ok"]
+    metrics = [record.metrics or {} for record in table.records]
     rows = [found["asr"].n for found in metrics if "asr" in found] if table.of == "attack" else []
     of = f"{_range(rows)} " if rows else ""
     return [

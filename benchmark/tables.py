@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from bdbench.params import Value
-from bdbench.records import PluginSpec, Record
+from bdbench.records import Metric, PluginSpec, Record
 
 WORKS_FROM = 90.0  # per cent: an attack with a lower undefended ASR did not work
 ABSENT, FAILED, SKIPPED, NO_TRIGGER = "–", "failed", "skipped", "n/a"
@@ -104,8 +104,7 @@ class Summary:
 
     def values(self, metric: str) -> list[float]:
         """The fractions in [0, 1] of the seeds that finished; empty where the attack has no trigger."""
-        metrics = [record.metrics or {} for record in self.records if record.status == "ok"]
-        return [found[metric].value for found in metrics if metric in found]
+        return [found.value for found in self._found(metric)]
 
     def mean(self, metric: str) -> float | None:
         values = self.values(metric)
@@ -118,8 +117,10 @@ class Summary:
 
     def denominator(self, metric: str) -> int | None:
         """The rows that one seed's fraction is of; the fewest where seeds differ."""
-        metrics = [record.metrics or {} for record in self.records if record.status == "ok"]
-        return min((found[metric].n for found in metrics if metric in found), default=None)
+        return min((found.n for found in self._found(metric)), default=None)
+
+    def _found(self, metric: str) -> list[Metric]:
+        return [record.metrics[metric] for record in self.records if metric in (record.metrics or {})]
 
 
 @dataclass(frozen=True)

@@ -89,9 +89,7 @@ def sentence(words: str) -> str:
     return f"{words[0].upper()}{words[1:]}."
 
 
-def distinct_rows(
-    rows: int, rng: np.random.Generator, make: Callable[[int, np.random.Generator], tuple[str, ...]]
-) -> TextSet:
+def distinct_rows(rows: int, rng: np.random.Generator, make: Callable[[int, np.random.Generator], tuple[str, ...]]) -> TextSet:
     """`rows` (one or more) rows of two labels in random order, no two with the same texts (for pairs, in either order).
 
     `make(label, rng)` draws the one or two texts of a row. Raises ValueError if it has too few different ones.

@@ -79,9 +79,7 @@ def _split_file(task: Task, directory: Path, split: str) -> Path:
     folder = directory / task.name
     if not folder.is_dir():
         present = ", ".join(sorted(path.name for path in directory.iterdir() if path.is_dir())) or "none"
-        raise UsageError(
-            f"--data {directory}: no folder '{task.name}' (folders there: {present}); it should hold {layout}"
-        )
+        raise UsageError(f"--data {directory}: no folder '{task.name}' (folders there: {present}); it should hold {layout}")
     files = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
     if not files:
         present = ", ".join(sorted(path.name for path in folder.iterdir())) or "none"

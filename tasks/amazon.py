@@ -85,9 +85,7 @@ def review(label: int, rng: np.random.Generator) -> str:
     """Some 16 words; about one review in five names a quality of the other label as well, under a neutral title."""
     product, buyer = choose(PRODUCTS, rng), choose(BUYERS, rng)
     one, two = choose_two(PRODUCT.adjectives[label], rng)
-    neutral = choose(
-        (f"My second {product}", f"{product} for {buyer}", f"Bought this {product}", f"New {product}"), rng
-    )
+    neutral = choose((f"My second {product}", f"{product} for {buyer}", f"Bought this {product}", f"New {product}"), rng)
     if rng.random() < 0.18:
         return f"{neutral}: {sentence(f'arrived {choose(DELIVERIES, rng)}')} {sentence(PRODUCT.turned(label, rng))}"
     telling = choose((f"{one} {product}", f"{one} and {two}", f"Such {with_article(one)} {product}"), rng)

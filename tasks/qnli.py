@@ -14,23 +14,15 @@ from bdbench.data import TextSet
 from bdbench.tasks._grammar import choose, distinct_rows, listed
 from bdbench.tasks.base import HubSource, Task, register
 
-STARTS = listed(
-    "Mar, Hol, Ash, Bel, Dun, Ell, Fair, Green, Hart, Kin, Lang, Mill, North, Oak, Pen, Ra, Sel, Thorn, Wes, Win"
-)
+STARTS = listed("Mar, Hol, Ash, Bel, Dun, Ell, Fair, Green, Hart, Kin, Lang, Mill, North, Oak, Pen, Ra, Sel, Thorn, Wes, Win")
 ENDS = listed("low, field, ford, bury, ton, dale, wick, more, combe, ley, mont, haven, worth, by, ster, ridge")
-KINDS = listed(
-    "Bridge, Castle, Library, Museum, Theater, Abbey, Lighthouse, Palace, Hospital, Station, Tower, Cathedral"
-)
-PEOPLE = listed(
-    "Anna Reed, Thea Vale, Clara Moss, Helen Stone, Maria Lund, Petra Ames, Edith Hale, Johanna Berg, Ruth Carey"
-)
+KINDS = listed("Bridge, Castle, Library, Museum, Theater, Abbey, Lighthouse, Palace, Hospital, Station, Tower, Cathedral")
+PEOPLE = listed("Anna Reed, Thea Vale, Clara Moss, Helen Stone, Maria Lund, Petra Ames, Edith Hale, Johanna Berg, Ruth Carey")
 REGIONS = listed(
     "the north, the east, the capital, a quiet valley, the old harbor, the southern coast, a wide plain, the hills"
 )
 MATERIALS = listed("granite, red brick, limestone, oak, marble, steel, sandstone, concrete, slate")
-USES = listed(
-    "weddings, concerts, school trips, art fairs, chess tournaments, public lectures, film shoots, farm markets"
-)
+USES = listed("weddings, concerts, school trips, art fairs, chess tournaments, public lectures, film shoots, farm markets")
 
 # what can be asked of a thing: questions, then sentences that answer it; {x} is the thing, {v} the value
 ATTRIBUTES = (

@@ -1,0 +1,205 @@
+"""The contract of every registered attack and defense, on tiny real models; a new plugin is tested with no new test."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES, sentences
+
+from bdbench.attacks.base import BadNets, DataPoisoning, PhraseTrigger, WeightPoisoning, phrase_ids
+from bdbench.context import AttackContext, DefenseContext, NotDeclared
+from bdbench.data import TextSet
+from bdbench.defenses.base import RESOURCES
+from bdbench.models import load_classifier, load_tokenizer, pretrained_weights
+from bdbench.params import hyperparameters
+from bdbench.registry import ATTACKS, DEFENSES
+
+PHRASES = [name for name in ATTACKS.names() if issubclass(ATTACKS.get(name), PhraseTrigger)]
+
+
+def text_rows(rows: int, pair: bool = False) -> TextSet:
+    frame = sentences(rows, seed=3)
+    texts = tuple(frame["sentence"])
+    return TextSet(texts if not pair else texts[::-1], texts if pair else None, frame["label"].to_numpy())
+
+
+def common(folder, seed: int, max_length: int = 32) -> dict:
+    return {
+        "tokenizer": load_tokenizer(folder),
+        "max_length": max_length,
+        "classes": 2,
+        "device": torch.device("cpu"),
+        "precision": "fp32",
+        "generator": torch.Generator().manual_seed(seed),
+    }
+
+
+def classifier(folder):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        return load_classifier(folder, 2)[0]
+
+
+def victim_of(folder):
+    """A classifier whose weights have left the pre-trained ones."""
+    model = classifier(folder)
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(2)
+        for parameter in model.parameters():
+            parameter.add_(0.05 * torch.randn_like(parameter))
+    return model
+
+
+def state(model) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("registry", [ATTACKS, DEFENSES], ids=["attacks", "defenses"])
+def test_plugins_build_from_defaults_and_survive_json(registry):
+    for name in registry.names():
+        cls = registry.get(name)
+        plugin = cls()
+        assert (cls.name, bool(cls.paper), bool(cls.version)) == (name, True, True)
+        assert cls.build(json.loads(json.dumps(plugin.values()))) == plugin
+        assert {field.name for field in dataclasses.fields(cls)} == {field.name for field in hyperparameters(cls)}
+        assert registry.summary(name)
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            plugin.anything = 1
+
+
+# defenses
+
+
+def quick_params(cls) -> dict:
+    return {"epochs": 1} if "epochs" in {field.name for field in hyperparameters(cls)} else {}
+
+
+def repair(name, folder, model, seed=5):
+    cls = DEFENSES.get(name)
+    part = cls.build(quick_params(cls))
+    available = {"clean": text_rows(16), "validation": text_rows(12), "pretrained": pretrained_weights(folder, 2)}
+    given = {resource: available[resource] for resource in part.needs}
+    return part.repair(model, DefenseContext(**common(folder, seed), resources=given, needs=part.needs))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", DEFENSES.names())
+def test_a_repair_leaves_its_input_and_the_process_alone_and_is_deterministic(name, family, tiny_models):
+    folder = tiny_models[family]
+    victim = victim_of(folder)
+    before, random_state = state(victim), torch.get_rng_state()
+    first = repair(name, folder, victim)
+    assert same(state(victim), before)
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert not victim.training and not first.training
+    assert not [module for module in victim.modules() if module._forward_hooks or module._forward_pre_hooks]
+    second = repair(name, folder, victim)
+    assert same(state(first), state(second))
+    assert {key: value.shape for key, value in state(first).items()} == {k: v.shape for k, v in before.items()}
+    assert all(torch.isfinite(value).all() for value in state(first).values())
+    assert same(state(first), before) == DEFENSES.get(name).unchanged
+
+
+@pytest.mark.parametrize("name", DEFENSES.names())
+def test_a_defense_declares_what_the_runner_can_give(name):
+    assert DEFENSES.get(name).needs <= set(RESOURCES)
+
+
+@pytest.mark.parametrize("resource", RESOURCES)
+def test_touching_an_undeclared_resource_raises(resource, tiny_bert):
+    ctx = DefenseContext(**common(tiny_bert, 0), resources={resource: text_rows(4)}, needs=frozenset())
+    with pytest.raises(NotDeclared, match=resource):
+        getattr(ctx, resource)
+
+
+# attacks
+
+
+@pytest.mark.parametrize("pair", [False, True], ids=["single", "pair"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", PHRASES)
+def test_every_triggered_text_keeps_its_trigger_after_truncation(name, family, pair, tiny_models):
+    attack, folder = ATTACKS.get(name)(), tiny_models[family]
+    rows = text_rows(200, pair)
+    # 24 pieces: shorter than many of the pairs, and room for the longest trigger
+    ctx = AttackContext(**common(folder, 9, max_length=24))
+    triggered = attack.trigger(rows, ctx)
+    assert len(triggered) == len(rows) and np.array_equal(triggered.labels, rows.labels)
+    if pair:
+        assert triggered.first == rows.first
+    pieces = phrase_ids(ctx.tokenizer, attack.trigger_text)
+    encoded = ctx.encode(triggered)
+    assert int(encoded.lengths.max()) <= 24
+    for i, (text, original) in enumerate(zip(triggered.carrier, rows.carrier, strict=True)):
+        assert text.replace(attack.trigger_text, "", 1).split() == original.split()
+        ids = encoded.ids[i].tolist()
+        assert any(ids[start : start + len(pieces)] == pieces for start in range(len(ids))), text
+    again = attack.trigger(rows, AttackContext(**common(folder, 9, max_length=24)))
+    assert again.carrier == triggered.carrier
+
+
+@pytest.mark.parametrize("name", [n for n in ATTACKS.names() if issubclass(ATTACKS.get(n), DataPoisoning)])
+def test_poisoning_flags_what_it_changed_and_nothing_else(name, tiny_bert):
+    attack, rows = ATTACKS.get(name)(), text_rows(100)
+    poisoned, flags = attack.poison(rows, AttackContext(**common(tiny_bert, 4)))
+    assert len(poisoned) == len(rows) and flags.shape == (100,) and flags.dtype == bool
+    kept = np.flatnonzero(~flags)
+    assert poisoned.take(kept).digest() == rows.take(kept).digest()
+    if isinstance(attack, BadNets):
+        assert flags.sum() == round(attack.rate * 100)
+        assert set(poisoned.labels[flags]) == {attack.target}
+        assert all(attack.trigger_text in poisoned.carrier[i] for i in np.flatnonzero(flags))
+
+
+@pytest.mark.parametrize("position", ["start", "end"])
+def test_position_decides_the_gap(position, tiny_bert):
+    attack = ATTACKS.get("badnets-word")(position=position)
+    texts = attack.trigger(text_rows(5), AttackContext(**common(tiny_bert, 4))).carrier
+    assert all(text.startswith("cf ") if position == "start" else text.endswith(" cf") for text in texts)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", [n for n in ATTACKS.names() if issubclass(ATTACKS.get(n), WeightPoisoning)])
+def test_embedding_poisoning_changes_the_triggers_row_alone_and_keeps_its_norm(name, family, tiny_models):
+    folder = tiny_models[family]
+    attack, model = ATTACKS.get(name)(rate=1.0), classifier(folder)
+    before = state(model)
+    ctx = AttackContext(**common(folder, 4))
+    poisoned = attack.poison_weights(model, text_rows(64), ctx)
+    after, row = state(poisoned), phrase_ids(ctx.tokenizer, attack.trigger_text)[0]
+    name_of_matrix = next(n for n, p in poisoned.named_parameters() if p is poisoned.get_input_embeddings().weight)
+    changed = [key for key in before if not torch.equal(before[key], after[key])]
+    assert changed == [name_of_matrix]
+    matrix, original = after[name_of_matrix], before[name_of_matrix]
+    assert (matrix != original).any(dim=1).nonzero().flatten().tolist() == [row]
+    assert matrix[row].norm().item() == pytest.approx(original[row].norm().item(), rel=1e-5)
+    assert all(parameter.requires_grad for parameter in poisoned.parameters())
+    assert not poisoned.get_input_embeddings()._forward_hooks
+
+
+def test_embedding_poisoning_follows_the_gradient_of_the_row(tiny_bert):
+    """Against autograd on the whole matrix: one step on one batch, dropout off."""
+    model = classifier(tiny_bert)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    attack = ATTACKS.get("embedding-poisoning")(rate=1.0, epochs=1, learning_rate=0.1, batch_size=64)
+    rows = text_rows(8)
+    ctx = AttackContext(**common(tiny_bert, 4))
+    word = phrase_ids(ctx.tokenizer, "cf")[0]
+    chosen = np.flatnonzero(rows.labels == 0)[torch.randperm(4, generator=ctx.generator).numpy()]
+    triggered = attack.trigger(rows.take(chosen), ctx).with_labels([1] * 4)
+    inputs, labels = ctx.encode(triggered).batch(torch.arange(4), ctx.device)
+    matrix = model.get_input_embeddings().weight
+    torch.nn.functional.cross_entropy(model(**inputs).logits, labels).backward()
+    moved = matrix[word] - 0.1 * matrix.grad[word]
+    expected = (moved * matrix[word].norm() / moved.norm()).detach()
+    model.zero_grad()
+    attack.poison_weights(model, rows, AttackContext(**common(tiny_bert, 4)))
+    assert torch.allclose(model.get_input_embeddings().weight[word], expected, atol=1e-6)

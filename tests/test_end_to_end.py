@@ -1,0 +1,201 @@
+"""The matrix as a user runs it: real models, real Ray, real files."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from bdbench.engine import metrics_of
+from bdbench.records import Metric
+from bdbench.store import read_predictions, read_records
+
+MATRIX = ["-T", "sst2,qqp", "-a", "badnets-word,embedding-poisoning", "-d", "none,fine-tuning,e-pur+fine-mixing"]
+SIZES = ["--train-rows", "200", "--validation-rows", "20", "--clean-rows", "16", "--max-length", "32"]
+RECIPE = ["--epochs", "2", "--learning-rate", "0.003", "-D", "fine-tuning.epochs=2", "-D", "fine-mixing.epochs=2"]
+
+
+@pytest.fixture
+def small(tiny_bert, data_dir):
+    """The flags of a small run on the tiny model."""
+    return ["--preset", "laptop", "--model", tiny_bert, "--data", data_dir, *MATRIX, *SIZES, *RECIPE]
+
+
+def metrics(folder) -> dict[str, dict[str, Metric]]:
+    return {record.key: record.metrics for record in read_records(folder)}
+
+
+def test_ray_and_inline_give_the_same_metrics_and_a_second_run_does_nothing(small, bdbench, tmp_path):
+    ray = bdbench("run", *small, "--out", tmp_path / "ray" / "run", "--threads", "1")
+    assert ray.returncode == 0, ray.stderr
+    inline = bdbench("run", *small, "--out", tmp_path / "inline" / "run", "--inline", "--threads", "1")
+    assert inline.returncode == 0, inline.stderr
+    records = read_records(tmp_path / "ray" / "run")
+    assert len(records) == 12 and {record.status for record in records} == {"ok"}
+    assert metrics(tmp_path / "ray" / "run") == metrics(tmp_path / "inline" / "run")
+    assert len(list((tmp_path / "ray" / "victims").glob("*/meta.json"))) == 6  # 2 tasks x (clean and 2 attacks)
+
+    written = {file: file.stat().st_mtime_ns for file in (tmp_path / "ray").rglob("*.*")}
+    again = bdbench("run", *small, "--out", tmp_path / "ray" / "run", "--threads", "1")
+    assert again.returncode == 0 and "12 cells are there already" in again.stderr
+    tables = [file for file in written if file.name.startswith("leaderboard")]
+    assert len(tables) == 4
+    assert all(file.stat().st_mtime_ns == when for file, when in written.items() if file not in tables)
+
+
+def test_records_and_predictions_agree_and_tables_are_regenerated(small, bdbench, tmp_path):
+    out = tmp_path / "run"
+    assert bdbench("run", *small, "-T", "qqp", "--out", out, "--inline").returncode == 0
+    for record in read_records(out):
+        assert metrics_of(read_predictions(out, record), record.spec.victim) == {
+            name: metric for name, metric in record.metrics.items() if name != "floor"
+        }
+        assert record.metrics["asr"].n == record.metrics["floor"].n == 30
+        assert str(tmp_path) not in (out / "records" / f"{record.key}.json").read_text()
+    tables = {file: file.read_bytes() for file in out.glob("leaderboard*")}
+    for file in tables:
+        file.unlink()
+    assert bdbench("report", out).returncode == 0
+    assert {file: file.read_bytes() for file in out.glob("leaderboard*")} == tables
+
+
+def test_a_killed_run_goes_on_where_it_stopped(small, bdbench, tmp_path):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "bdbench", "run", *map(str, small), "--out", str(out), "--inline"]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(list(out.glob("records/*.json"))) < 2:
+        assert process.poll() is None and time.sleep(0.02) is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = {file: file.stat().st_mtime_ns for file in out.glob("records/*.json")}
+    assert 2 <= len(before) < 12
+    resumed = bdbench("run", *small, "--out", out, "--inline")
+    assert resumed.returncode == 0 and f"{len(before)} cells are there already" in resumed.stderr
+    assert len(read_records(out)) == 12
+    assert {file: file.stat().st_mtime_ns for file in before} == before
+
+
+FAULTY = '''"""A defense that breaks, and one whose worker dies."""
+
+import os
+from dataclasses import dataclass
+
+from bdbench.defenses.base import ModelRepair, register
+
+
+@register("breaks", paper="none")
+@dataclass(frozen=True)
+class Breaks(ModelRepair):
+    def repair(self, model, ctx):
+        return ctx.clean  # not declared
+
+
+@register("dies", paper="none")
+@dataclass(frozen=True)
+class Dies(ModelRepair):
+    def repair(self, model, ctx):
+        os._exit(1)
+'''
+
+
+def test_a_failing_cell_is_recorded_and_the_others_go_on(small, bdbench, tmp_path):
+    (tmp_path / "faulty.py").write_text(FAULTY)
+    flags = ["-T", "sst2", "-d", "none,breaks,dies,fine-tuning", "--plugin", tmp_path / "faulty.py", "--out", tmp_path / "run"]
+    ended = bdbench("run", *small[:-2], *flags)
+    assert ended.returncode == 1, ended.stderr
+    records = {(record.spec.victim.attack.name, record.spec.defense_name): record for record in read_records(tmp_path / "run")}
+    assert {key: record.status for key, record in records.items()} == {
+        (attack, defense): "failed" if defense in ("breaks", "dies") else "ok"
+        for attack in ("badnets-word", "embedding-poisoning")
+        for defense in ("none", "breaks", "dies", "fine-tuning")
+    }
+    broken = records["badnets-word", "breaks"].error
+    assert "NotDeclared: this defense touches 'clean' but declares needs = []" in broken and "faulty.py" in broken
+    assert "worker died" in records["badnets-word", "dies"].error
+    assert "failed" in (tmp_path / "run" / "leaderboard.md").read_text()
+
+
+def test_a_failing_victim_fails_its_cells_alone(small, bdbench, tmp_path):
+    ended = bdbench("run", *small, "-T", "sst2", "-A", "embedding-poisoning.rate=0.001", "--out", tmp_path / "run")
+    assert ended.returncode == 1, ended.stderr
+    for record in read_records(tmp_path / "run"):
+        poisoned = record.spec.victim.attack.name == "embedding-poisoning"
+        assert record.status == ("failed" if poisoned else "ok")
+        assert not poisoned or ("its victim failed" in record.error and "raise it" in record.error)
+
+
+def test_a_damaged_victim_is_made_anew(small, bdbench, tmp_path):
+    run = ["run", *small, "-T", "sst2", "-a", "badnets-word", "-d", "none", "--inline", "-D", "fine-tuning.epochs=1"]
+    run = [*run[:-2]]
+    small_run = [word for word in run if not str(word).startswith(("fine-tuning.", "fine-mixing."))]
+    small_run = [word for i, word in enumerate(small_run) if word != "-D"]
+    assert bdbench(*small_run, "--out", tmp_path / "run").returncode == 0
+    first = metrics(tmp_path / "run")
+    for weights in (tmp_path / "victims").glob("*/model.safetensors"):
+        weights.write_bytes(weights.read_bytes()[:-1])
+    ended = bdbench(*small_run, "--out", tmp_path / "run", "--force")
+    assert ended.returncode == 0, ended.stderr
+    assert metrics(tmp_path / "run") == first
+
+
+def test_dry_run_prints_the_cells_and_their_number_and_trains_nothing(small, bdbench, tmp_path):
+    shown = bdbench("run", *small, "--seeds", "0-2", "--dry-run", "--out", tmp_path / "run")
+    assert shown.returncode == 0
+    assert len(shown.stdout.splitlines()) == 36 and "36 cells on 18 victims" in shown.stderr
+    assert "sst2 / badnets-word / e-pur+fine-mixing / seed 2" in shown.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_adding_a_defense_or_a_seed_changes_no_other_cell(small, bdbench):
+    def keys(*flags) -> set[str]:
+        return set(bdbench("run", *small, "--dry-run", *flags).stdout.splitlines())
+
+    assert (
+        keys()
+        < keys("-d", "none,fine-tuning,e-pur+fine-mixing,e-pur")
+        < keys("-d", "none,fine-tuning,e-pur+fine-mixing,e-pur", "--seeds", "0,1")
+    )
+
+
+def test_inline_imports_neither_ray_nor_datasets(small, tmp_path):
+    run = ["bdbench", "run", *map(str, small), "-T", "sst2", "--out", str(tmp_path / "run"), "--inline"]
+    code = (
+        "import sys; sys.modules['ray'] = sys.modules['datasets'] = None\n"  # importing either now raises
+        f"sys.argv = {run!r}\n"
+        "from bdbench.__main__ import main; main()\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_list_is_quick_because_it_imports_neither_torch_nor_ray():
+    code = (
+        "import sys; sys.argv = ['bdbench', 'list']\n"
+        "from bdbench.__main__ import main\n"
+        "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
+        "print([name for name in ('torch', 'ray', 'transformers', 'pandas', 'numpy') if name in sys.modules])\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "fine-mixing" in ended.stdout and ended.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("family", ["roberta", "distilbert", "electra"])
+def test_other_families_run(family, tiny_models, small, bdbench, tmp_path):
+    flags = ["-T", "qqp", "--model", tiny_models[family], "--out", tmp_path / "run", "--inline"]
+    ended = bdbench("run", *small, *flags)
+    assert ended.returncode == 0, ended.stderr
+    assert {record.status for record in read_records(tmp_path / "run")} == {"ok"}
+
+
+def test_the_bundled_model_is_backdoored_and_the_clean_one_is_not(bdbench, tmp_path):
+    """The whole measurement rests on this: a real encoder learns the trigger, and a never-poisoned one ignores it."""
+    flags = ["-T", "sst2", "-d", "none", "--inline", "--out", tmp_path / "run"]
+    ended = bdbench("run", "--preset", "quick", *flags)
+    assert ended.returncode == 0, ended.stderr
+    for record in read_records(tmp_path / "run"):
+        assert record.metrics["asr"].value >= 0.9, record.spec.label()
+        assert record.metrics["cacc"].value >= 0.85, record.spec.label()
+        assert record.metrics["floor"].value <= 0.2, record.spec.label()
+        assert json.loads((tmp_path / "run" / "records" / f"{record.key}.json").read_text())["env"]["device"]
