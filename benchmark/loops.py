@@ -1,14 +1,15 @@
 """The one training loop and the one prediction loop.
 
 What makes them fast (figures in the README): bf16 autocast where the machine multiplies bf16 natively, the fused AdamW,
-batches of texts of similar length padded to their own longest, texts tokenized once into one tensor, and nothing in the
-loop that waits for the device.
+batches of texts of similar length padded to their own longest, an embedding matrix cut down to the word pieces that occur,
+texts tokenized once into one tensor, and nothing in the loop that waits for the device.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -102,17 +103,32 @@ def train(
 
     `seed` decides the order of the rows and the dropout; the process's own random state is untouched. An `optimizer` that
     is passed in decides what is trained, at its own constant learning rate and with unclipped gradients; otherwise every
-    weight is trained by AdamW on the recipe's schedule, without weight decay. Raises FloatingPointError if the loss becomes NaN or infinite.
+    weight is trained by AdamW on the recipe's schedule, without weight decay. Raises FloatingPointError if the loss becomes
+    NaN or infinite.
     """
+    if optimizer is None:
+        with occurring_pieces(model, rows) as restricted:
+            adamw = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0, fused=True)
+            _descend(model, restricted, recipe, seed, precision, adamw, loss, scheduled=True)
+    else:
+        _descend(model, rows, recipe, seed, precision, optimizer, loss, scheduled=False)
+
+
+def _descend(
+    model: nn.Module,
+    rows: Encoded,
+    recipe: Recipe,
+    seed: int,
+    precision: str,
+    optimizer: torch.optim.Optimizer,
+    loss: Loss,
+    scheduled: bool,
+) -> None:
     device = next(model.parameters()).device
     steps = recipe.epochs * -(-len(rows) // recipe.batch_size)
-    by_recipe = optimizer is None
-    if optimizer is None:
-        optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0, fused=True)
     order = torch.Generator().manual_seed(seed)
     total = torch.zeros((), device=device)
-    cuda = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model.train()
         for step, chosen in enumerate(_batches(rows.lengths, recipe, order)):
@@ -121,7 +137,7 @@ def train(
                 batch_loss = loss(model, inputs, labels)
             optimizer.zero_grad(set_to_none=True)
             batch_loss.backward()
-            if by_recipe:
+            if scheduled:
                 nn.utils.clip_grad_norm_(model.parameters(), recipe.clip, foreach=True)
                 for group in optimizer.param_groups:
                     group["lr"] = recipe.learning_rate * schedule(step, steps, recipe.warmup)
@@ -129,7 +145,29 @@ def train(
             total += batch_loss.detach()
         model.eval()
     if not torch.isfinite(total):
-        raise FloatingPointError(f"the training loss became {total.item()}; lower learning_rate={recipe.learning_rate}")
+        raise FloatingPointError(f"the training loss became {total.item()}; lower the learning rate")
+
+
+@contextmanager
+def occurring_pieces(model: nn.Module, rows: Encoded) -> Iterator[Encoded]:
+    """Inside the block the model's word-embedding matrix has only the pieces that occur in `rows`, and the rows yielded
+    are numbered accordingly; afterwards the full matrix is back, with what the pieces have learned.
+
+    Exact without weight decay: a piece that does not occur has no gradient, so AdamW leaves it as it is.
+    """
+    full = model.get_input_embeddings()
+    # the pieces up to the padding piece stay, so that padding keeps its number: RoBERTa counts positions by it
+    first = torch.arange((full.padding_idx or 0) + 1, dtype=rows.ids.dtype)
+    occurring = torch.cat([rows.ids.flatten(), first]).unique()
+    pieces = occurring.to(full.weight.device)
+    small = nn.Embedding(len(pieces), full.embedding_dim, full.padding_idx, _weight=full.weight.detach()[pieces])
+    model.set_input_embeddings(small)
+    try:
+        yield replace(rows, ids=torch.searchsorted(occurring, rows.ids).to(rows.ids.dtype))
+    finally:
+        model.set_input_embeddings(full)
+        with torch.no_grad():
+            full.weight[pieces] = small.weight
 
 
 def schedule(step: int, steps: int, warmup: float) -> float:

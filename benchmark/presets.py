@@ -55,14 +55,20 @@ PRESETS = {
         attacks=("badnets-word", "embedding-poisoning"),
         defenses=("none", "fine-tuning", "fine-pruning", "fine-mixing", "e-pur+fine-tuning", "e-pur+fine-mixing"),
         seeds=(0,),
-        train_rows=400,
+        train_rows=320,
         validation_rows=200,
         test_rows=200,
         clean_rows=64,
         max_length=64,
-        training={"epochs": 3, "learning_rate": 1e-4},
-        attack_params={"badnets-word.rate": 0.2, "embedding-poisoning.rate": 0.5},
-        defense_params={},
+        # few rows: smaller batches and more passes give the optimizer enough steps
+        training={"epochs": 3, "learning_rate": 1e-4, "batch_size": 16},
+        attack_params={
+            "badnets-word.rate": 0.15,
+            "embedding-poisoning.rate": 1.0,
+            "embedding-poisoning.epochs": 8,
+            "embedding-poisoning.batch_size": 16,
+        },
+        defense_params={f"{name}.epochs": 4 for name in ("fine-tuning", "fine-pruning", "fine-mixing")},
     ),
     "laptop": Preset(
         summary="real data from a directory (--data DIR), the bundled model, about 2,000 training rows",
@@ -78,7 +84,8 @@ PRESETS = {
         clean_rows=64,
         max_length=64,
         training={"epochs": 3, "learning_rate": 1e-4},
-        defense_params={},
+        # the defaults assume the full data; these give embedding poisoning about as many steps from 2,000 rows
+        attack_params={"embedding-poisoning.rate": 0.5, "embedding-poisoning.epochs": 10},
     ),
     "paper": Preset(
         summary="the seed paper's setting: bert-base-uncased, hub data, full sizes, three seeds",

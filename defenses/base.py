@@ -53,7 +53,7 @@ class FineTuned(ModelRepair):
     needs = frozenset({"clean"})
 
     epochs: int = hp(10, low=1, high=1000, help="passes over the clean set")
-    learning_rate: float = hp(2e-5, low=0.0, high=1.0, help="AdamW's peak learning rate")
+    learning_rate: float = hp(1e-4, low=0.0, high=1.0, help="AdamW's peak learning rate")
     batch_size: int = hp(16, low=1, high=4096, help="clean rows per step")
 
     def recipe(self) -> Recipe:
