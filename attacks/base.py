@@ -111,12 +111,20 @@ class PhraseTrigger(Attack):
 class BadNets(PhraseTrigger, DataPoisoning):
     """Dirty-label data poisoning: a share of the rows gets the trigger and the target label."""
 
-    rate: float = hp(0.1, low=0.0, high=1.0, help="share of the training rows that is poisoned, drawn from every class")
+    rate: float = hp(0.1, low=0.0, high=1.0, help="poisoned rows as a share of all training rows")
+    draw: str = hp("any", choices=("any", "non-target"), help="classes whose rows may be poisoned")
     start: str = hp("scratch", choices=STARTS, help="trained from the pre-trained model or the clean fine-tuned one")
 
     def poison(self, train: TextSet, ctx: AttackContext) -> tuple[TextSet, npt.NDArray[np.bool_]]:
+        wanted = round(self.rate * len(train))
+        candidates = np.flatnonzero((train.labels != self.target) | (self.draw == "any"))
+        if not 0 < wanted <= len(candidates):
+            raise UsageError(
+                f"{self.name}.rate={self.rate} of {len(train)} rows is {wanted}, but {len(candidates)} may be poisoned "
+                f"(draw={self.draw}); choose a rate between"
+            )
         flags = np.zeros(len(train), dtype=bool)
-        flags[torch.randperm(len(train), generator=ctx.generator)[: round(self.rate * len(train))].numpy()] = True
+        flags[candidates[torch.randperm(len(candidates), generator=ctx.generator)[:wanted].numpy()]] = True
         return replace_rows(train, flags, self.trigger(train.take(np.flatnonzero(flags)), ctx), self.target), flags
 
 

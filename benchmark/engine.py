@@ -168,16 +168,23 @@ def run_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vic
     )
 
 
-def run_cell(spec: CellSpec, victim: Victim, site: Site, given: dict[str, Any] | None = None) -> tuple[Record, Predictions]:
+def run_cell(
+    spec: CellSpec, victim: Victim, site: Site, given: dict[str, Any] | None = None
+) -> tuple[Record, Predictions | None]:
     """Apply the defense to the victim and evaluate the result on the victim's own frozen texts.
 
-    Returns the record of an "ok" cell and its predictions. Raises what the defense raises (see `failed_record`).
+    Returns the record of an "ok" cell and its predictions, or a "skipped" record and None. Raises what the defense raises
+    (see `failed_record`).
     """
     site.enter()
     started = time.perf_counter()
     parts: list[ModelRepair] = [DEFENSES.get(part.name).build(part.params) for part in spec.defense]
-    rows = _rows(spec.victim, site, spec.clean_rows)
     precision = _precision(spec.victim, site)
+    for part in parts:
+        if reason := part.skip(spec.victim.task, spec.victim.attack.name):
+            env = environment(site, precision)
+            return Record(spec, "skipped", reason, needs=needs_of(parts), given=given, env=env), None
+    rows = _rows(spec.victim, site, spec.clean_rows)
     if all(part.unchanged for part in parts):
         predictions, metrics = victim.predictions, dict(victim.metrics)
         seconds = {"defense": 0.0, "evaluation": 0.0}
@@ -223,11 +230,9 @@ def needs_of(parts: list[Any]) -> tuple[str, ...]:
 
 def portable_traceback(error: BaseException) -> str:
     """The traceback of `error`, with the folders of this machine cut from the file names."""
-    lines = traceback.format_exception(error)
-    site_packages = [str(Path(bdbench.__file__).parents[1]), str(Path(torch.__file__).parents[1]), str(Path.home())]
-    text = "".join(lines)
-    for folder in site_packages:
-        text = text.replace(folder + os.sep, "")
+    text = "".join(traceback.format_exception(error))
+    for folder in (Path(bdbench.__file__).parents[1], Path(torch.__file__).parents[1], Path.home()):
+        text = text.replace(f"{folder}{os.sep}", "")
     return text
 
 

@@ -55,20 +55,24 @@ PRESETS = {
         attacks=("badnets-word", "embedding-poisoning"),
         defenses=("none", "fine-tuning", "fine-pruning", "fine-mixing", "e-pur+fine-tuning", "e-pur+fine-mixing"),
         seeds=(0,),
-        train_rows=320,
+        train_rows=800,
         validation_rows=200,
         test_rows=200,
         clean_rows=64,
         max_length=64,
-        # few rows: smaller batches and more passes give the optimizer enough steps
-        training={"epochs": 3, "learning_rate": 1e-4, "batch_size": 16},
+        # generated rows are plenty: one pass over many teaches more than passes over few, at the same cost
+        training={"epochs": 1, "learning_rate": 2e-4, "batch_size": 16},
         attack_params={
-            "badnets-word.rate": 0.15,
-            "embedding-poisoning.rate": 1.0,
-            "embedding-poisoning.epochs": 8,
-            "embedding-poisoning.batch_size": 16,
+            "badnets-word.rate": 0.2,
+            "embedding-poisoning.rate": 0.5,
+            "embedding-poisoning.epochs": 4,
+            "embedding-poisoning.batch_size": 8,
         },
-        defense_params={f"{name}.epochs": 4 for name in ("fine-tuning", "fine-pruning", "fine-mixing")},
+        defense_params={
+            f"{name}.{parameter}": value
+            for name in ("fine-tuning", "fine-pruning", "fine-mixing")
+            for parameter, value in (("epochs", 3), ("learning_rate", 1e-4))
+        },
     ),
     "laptop": Preset(
         summary="real data from a directory (--data DIR), the bundled model, about 2,000 training rows",

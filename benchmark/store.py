@@ -52,8 +52,8 @@ class Results:
         self.records = {record.key: record for record in read_records(self.folder)}
 
     def done(self, key: str) -> bool:
-        """Whether this cell ended well before; failed and skipped cells are tried again."""
-        return key in self.records and self.records[key].status == "ok"
+        """Whether this cell ended before, well or skipped; a failed one is tried again."""
+        return key in self.records and self.records[key].status != "failed"
 
     def write(self, record: Record, predictions: Predictions | None = None) -> None:
         """Write a record, and first its predictions, replacing what an earlier try at the cell left."""

@@ -37,6 +37,10 @@ class ModelRepair(Hyperparameters, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     unchanged: ClassVar[bool] = False
 
+    def skip(self, task: str, attack: str) -> str | None:
+        """Why this defense makes no sense on a task or against an attack, or None; a skipped cell is recorded as such."""
+        return None
+
     @abstractmethod
     def repair(self, model: nn.Module, ctx: DefenseContext) -> nn.Module:
         """The repaired classifier. `model`, a transformers sequence classifier on `ctx.device`, is left as it was."""
@@ -53,7 +57,7 @@ class FineTuned(ModelRepair):
     needs = frozenset({"clean"})
 
     epochs: int = hp(10, low=1, high=1000, help="passes over the clean set")
-    learning_rate: float = hp(1e-4, low=0.0, high=1.0, help="AdamW's peak learning rate")
+    learning_rate: float = hp(5e-5, low=0.0, high=1.0, help="AdamW's peak learning rate")
     batch_size: int = hp(16, low=1, high=4096, help="clean rows per step")
 
     def recipe(self) -> Recipe:

@@ -92,6 +92,16 @@ class Breaks(ModelRepair):
         return ctx.clean  # not declared
 
 
+@register("declines", paper="none")
+@dataclass(frozen=True)
+class Declines(ModelRepair):
+    def skip(self, task, attack):
+        return "not against this one" if attack == "badnets-word" else None
+
+    def repair(self, model, ctx):
+        return model
+
+
 @register("dies", paper="none")
 @dataclass(frozen=True)
 class Dies(ModelRepair):
@@ -102,19 +112,31 @@ class Dies(ModelRepair):
 
 def test_a_failing_cell_is_recorded_and_the_others_go_on(small, bdbench, tmp_path):
     (tmp_path / "faulty.py").write_text(FAULTY)
-    flags = ["-T", "sst2", "-d", "none,breaks,dies,fine-tuning", "--plugin", tmp_path / "faulty.py", "--out", tmp_path / "run"]
+    flags = [
+        "-T",
+        "sst2",
+        "-d",
+        "none,breaks,declines,dies,fine-tuning",
+        "--plugin",
+        tmp_path / "faulty.py",
+        "--out",
+        tmp_path / "run",
+    ]
     ended = bdbench("run", *small[:-2], *flags)
     assert ended.returncode == 1, ended.stderr
     records = {(record.spec.victim.attack.name, record.spec.defense_name): record for record in read_records(tmp_path / "run")}
+    assert records.pop(("badnets-word", "declines")).status == "skipped"
     assert {key: record.status for key, record in records.items()} == {
         (attack, defense): "failed" if defense in ("breaks", "dies") else "ok"
         for attack in ("badnets-word", "embedding-poisoning")
-        for defense in ("none", "breaks", "dies", "fine-tuning")
+        for defense in ("none", "breaks", "declines", "dies", "fine-tuning")
+        if (attack, defense) != ("badnets-word", "declines")
     }
     broken = records["badnets-word", "breaks"].error
     assert "NotDeclared: this defense touches 'clean' but declares needs = []" in broken and "faulty.py" in broken
     assert "worker died" in records["badnets-word", "dies"].error
-    assert "failed" in (tmp_path / "run" / "leaderboard.md").read_text()
+    board = (tmp_path / "run" / "leaderboard.md").read_text()
+    assert "failed" in board and "not against this one" in board
 
 
 def test_a_failing_victim_fails_its_cells_alone(small, bdbench, tmp_path):

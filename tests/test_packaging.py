@@ -88,9 +88,7 @@ def test_an_outside_defense_runs_in_the_matrix_on_ray_workers(outside, tiny_bert
     flags = ["--preset", "laptop", "--model", tiny_bert, "--data", data_dir, "-T", "sst2", "-a", "badnets-word"]
     sizes = ["--train-rows", "100", "--validation-rows", "20", "--max-length", "32", "--epochs", "1"]
     defenses = ["-d", "none,halve-head,halve-head+fine-tuning", "-D", "halve-head.factor=0.25", "--out", tmp_path / "run"]
-    ended = subprocess.run(
-        [outside, "run", *map(str, flags + sizes + defenses)], capture_output=True, text=True, cwd=tmp_path
-    )
+    ended = subprocess.run([outside, "run", *map(str, flags + sizes + defenses)], capture_output=True, text=True, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     board = (tmp_path / "run" / "leaderboard.md").read_text()
     assert "halve-head" in board and "halve-head+fine-tuning" in board and "failed" not in board.split("\n## ")[1]
