@@ -132,9 +132,9 @@ def run(
 
     if preset not in PRESETS:
         raise UsageError(f"no preset named '{preset}'{nearest(preset, PRESETS)}; known: {', '.join(PRESETS)}")
-    from bdbench.grid import choose, plan, site_for
+    from bdbench.grid import plan, site_for
 
-    made = plan(choose(PRESETS[preset], overrides))
+    made = plan(PRESETS[preset].choose(overrides))
     if dry_run:
         for cell in made.cells:
             typer.echo(f"{cell.key()}  {cell.label()}")

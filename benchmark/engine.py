@@ -8,7 +8,7 @@ import resource
 import subprocess
 import time
 import traceback
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 import bdbench
 from bdbench.attacks.base import Attack, DataPoisoning
@@ -28,12 +28,10 @@ from bdbench.errors import UsageError
 from bdbench.loops import Recipe, encode, native_precision, train
 from bdbench.metrics import attack_success_rate, clean_accuracy
 from bdbench.models import load_classifier, load_tokenizer, pretrained_weights
-from bdbench.records import CellSpec, Metric, PluginSpec, Record, VictimSpec
+from bdbench.records import CellSpec, Metric, PluginSpec, Predictions, Record, Victim, VictimSpec
 from bdbench.registry import ATTACKS, DEFENSES, TASKS, load_plugin_file
 from bdbench.seeds import derive
 from bdbench.tasks._sources import Splits, load
-
-Predictions = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True)
@@ -59,24 +57,6 @@ class Site:
     def torch_device(self) -> torch.device:
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if self.device == "auto" else self.device
         return torch.device(chosen)
-
-
-@dataclass(eq=False)
-class Victim:
-    """The suspect classifier and all that every defense of it shares.
-
-    `weights` are its parameters by name, float32 on the CPU. `triggered` holds the test rows whose gold label is not the
-    target, trigger inserted, gold labels kept; it is None where the attack has no trigger. `predictions` and `metrics`
-    are the victim's own evaluation, "floor" among the metrics.
-    """
-
-    spec: VictimSpec
-    weights: dict[str, Tensor]
-    triggered: TextSet | None
-    predictions: Predictions
-    metrics: dict[str, Metric]
-    seconds: dict[str, float]
-    env: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,54 +16,13 @@ from bdbench.errors import UsageError
 from bdbench.loops import Recipe
 from bdbench.models import find_model, load_tokenizer, max_positions
 from bdbench.params import Value
-from bdbench.presets import Preset
+from bdbench.presets import Selection
 from bdbench.records import CellSpec, DataSpec, VictimSpec
 from bdbench.registry import ATTACKS, DEFENSES, TASKS, Registry
 from bdbench.tasks._sources import Splits, load
 
 PRECISIONS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
-
-
-@dataclass(frozen=True)
-class Selection:
-    """All that a user chooses, from a preset and flags. Row counts of None mean all there are."""
-
-    model: str
-    data: str
-    tasks: tuple[str, ...]
-    attacks: tuple[str, ...]
-    defenses: tuple[str, ...]
-    seeds: tuple[int, ...]
-    train_rows: int | None
-    validation_rows: int | None
-    test_rows: int | None
-    clean_rows: int
-    max_length: int
-    training: Mapping[str, Value]
-    attack_params: Mapping[str, Value]
-    defense_params: Mapping[str, Value]
-    precision: str = "auto"
-    model_digest: str | None = None
-
-
-def choose(preset: Preset, overrides: Mapping[str, Any]) -> Selection:
-    """The preset with `overrides` (fields of `Selection`) in place of its values; parameters are merged one by one.
-
-    A preset's parameters of plugins that the overrides leave out are dropped. Raises UsageError if the preset leaves the
-    data to the user and no data was given.
-    """
-    values = {name: value for name, value in vars(preset).items() if name != "summary"} | dict(overrides)
-    if values["data"] is None:
-        raise UsageError("this preset needs real data: --data DIR (with <task>/train.parquet and so on) or --data hub")
-    for field, plugins in (
-        ("attack_params", values["attacks"]),
-        ("defense_params", "+".join(values["defenses"]).split("+")),
-    ):
-        own = {name: value for name, value in getattr(preset, field).items() if name.partition(".")[0] in plugins}
-        values[field] = own | dict(overrides.get(field, {}))
-    values["training"] = preset.training | dict(overrides.get("training", {}))
-    return Selection(**values)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The one training loop and the one prediction loop.
 
-What makes them fast (figures in the README): bf16 autocast where the machine multiplies bf16 natively, the fused AdamW,
+What makes them fast: bf16 autocast where the machine multiplies bf16 natively, the fused AdamW,
 batches of texts of similar length padded to their own longest, an embedding matrix cut down to the word pieces that occur,
 texts tokenized once into one tensor, and nothing in the loop that waits for the device.
 """

@@ -8,13 +8,23 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
+
+from bdbench.data import TextSet
 from bdbench.params import Value
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 SCHEMA = 1
 STATUSES = ("ok", "failed", "skipped")
+
+# "clean" and, with a trigger, "triggered": the predicted class of every row, int8, each beside its "_gold" classes.
+Predictions = dict[str, npt.NDArray[np.int8]]
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,24 @@ class Metric:
 
     value: float
     n: int
+
+
+@dataclass(eq=False)
+class Victim:
+    """The suspect classifier and all that every defense of it shares.
+
+    `weights` are its parameters by name, float32 on the CPU. `triggered` holds the test rows whose gold label is not the
+    target, trigger inserted, gold labels kept; it is None where the attack has no trigger. `predictions` and `metrics`
+    are the victim's own evaluation, "floor" among the metrics.
+    """
+
+    spec: VictimSpec
+    weights: dict[str, Tensor]
+    triggered: TextSet | None
+    predictions: Predictions
+    metrics: dict[str, Metric]
+    seconds: dict[str, float]
+    env: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

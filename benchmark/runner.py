@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from bdbench.engine import (
-    Predictions,
     Site,
     clean_spec,
     failed_record,
@@ -24,7 +23,7 @@ from bdbench.engine import (
 )
 from bdbench.grid import Plan
 from bdbench.progress import MatrixProgress
-from bdbench.records import CellSpec, Record, VictimSpec
+from bdbench.records import CellSpec, Predictions, Record, VictimSpec
 from bdbench.store import Results, VictimStore
 
 # A cell returns a few kilobytes, so Ray's shared memory can be small.

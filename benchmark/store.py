@@ -18,16 +18,12 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bdbench.data import TextSet
 from bdbench.errors import UsageError
-from bdbench.records import Metric, Record, VictimSpec
-
-if TYPE_CHECKING:
-    from bdbench.engine import Predictions, Victim
+from bdbench.records import Metric, Predictions, Record, Victim, VictimSpec
 
 log = logging.getLogger(__name__)
 
@@ -106,8 +102,6 @@ class VictimStore:
     def load(self, spec: VictimSpec) -> Victim | None:
         """The victim of this spec, or None if it is not here or a file of it does not have its recorded SHA-256."""
         from safetensors.torch import load_file
-
-        from bdbench.engine import Victim
 
         home = self.folder / spec.key()
         if not self.has(spec.key()):
