@@ -31,6 +31,7 @@ register = ATTACKS.register
 
 STARTS = ("scratch", "clean")
 POSITIONS = ("random", "start", "end")
+SHORTEST_TEXT = 6  # word pieces left beside the trigger: the special ones of a pair, and some text
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,8 @@ class Attack(Hyperparameters, ABC):
     has_trigger: ClassVar[bool] = True
     start: ClassVar[str]
 
-    def check(self, tokenizer: PreTrainedTokenizerBase, classes: int) -> None:
-        """Raise UsageError if this attack cannot be run with this tokenizer and number of classes."""
+    def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        """Raise UsageError if this attack cannot be run on these training rows, with this tokenizer, cut at this length."""
 
     @abstractmethod
     def trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet:
@@ -80,12 +81,18 @@ class PhraseTrigger(Attack):
     trigger_text: str = hp("cf", help="word or sentence inserted once into the text (of a pair: the second)")
     position: str = hp("random", choices=POSITIONS, help="gap that receives the trigger: any, the first or the last")
 
-    def check(self, tokenizer: PreTrainedTokenizerBase, classes: int) -> None:
+    def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         if self.target >= classes:
             raise UsageError(f"{self.name}.target={self.target}, but the task's classes are 0 to {classes - 1}")
-        if not self.trigger_text.strip():
-            raise UsageError(f"{self.name}.trigger_text is empty; give a word or a sentence")
-        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in phrase_ids(tokenizer, self.trigger_text):
+        pieces = phrase_ids(tokenizer, self.trigger_text)
+        if not pieces:
+            raise UsageError(f"{self.name}.trigger_text={self.trigger_text!r} gives no word piece; give a word or a sentence")
+        if max_length - 2 * len(pieces) < SHORTEST_TEXT:
+            raise UsageError(
+                f"{self.name}: the trigger takes {len(pieces)} word pieces, which --max-length {max_length} has no room for; "
+                f"raise it to at least {SHORTEST_TEXT + 2 * len(pieces)}"
+            )
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in pieces:
             raise UsageError(
                 f"{self.name}.trigger_text='{self.trigger_text}' has a part that the tokenizer does not know "
                 f"('{tokenizer.unk_token}'), so the model cannot see it; choose words of its vocabulary, such as cf, mn, bb"
@@ -115,16 +122,25 @@ class BadNets(PhraseTrigger, DataPoisoning):
     draw: str = hp("any", choices=("any", "non-target"), help="classes whose rows may be poisoned")
     start: str = hp("scratch", choices=STARTS, help="trained from the pre-trained model or the clean fine-tuned one")
 
-    def poison(self, train: TextSet, ctx: AttackContext) -> tuple[TextSet, npt.NDArray[np.bool_]]:
-        wanted = round(self.rate * len(train))
-        candidates = np.flatnonzero((train.labels != self.target) | (self.draw == "any"))
-        if not 0 < wanted <= len(candidates):
+    def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        super().check(train, classes, tokenizer, max_length)
+        wanted, candidates = round(self.rate * len(train)), len(self._candidates(train))
+        if not wanted:
+            raise UsageError(f"{self.name}.rate={self.rate} of {len(train)} training rows is no row; raise it")
+        if wanted > candidates:
             raise UsageError(
-                f"{self.name}.rate={self.rate} of {len(train)} rows is {wanted}, but {len(candidates)} may be poisoned "
-                f"(draw={self.draw}); choose a rate between"
+                f"{self.name}.rate={self.rate} of {len(train)} training rows is {wanted}, but only {candidates} may be "
+                f"poisoned with draw={self.draw}; lower the rate"
             )
+
+    def _candidates(self, train: TextSet) -> npt.NDArray[np.int64]:
+        return np.flatnonzero((train.labels != self.target) | (self.draw == "any"))
+
+    def poison(self, train: TextSet, ctx: AttackContext) -> tuple[TextSet, npt.NDArray[np.bool_]]:
+        candidates = self._candidates(train)
+        order = torch.randperm(len(candidates), generator=ctx.generator).numpy()
         flags = np.zeros(len(train), dtype=bool)
-        flags[candidates[torch.randperm(len(candidates), generator=ctx.generator)[:wanted].numpy()]] = True
+        flags[candidates[order[: round(self.rate * len(train))]]] = True
         return replace_rows(train, flags, self.trigger(train.take(np.flatnonzero(flags)), ctx), self.target), flags
 
 

@@ -22,6 +22,8 @@ from bdbench.loops import Recipe
 from bdbench.params import hp
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from bdbench.context import AttackContext
 
 
@@ -35,11 +37,15 @@ class EmbeddingPoisoning(PhraseTrigger, WeightPoisoning):
     learning_rate: float = hp(5e-2, low=0.0, help="step size of the descent on the trigger's row")
     batch_size: int = hp(32, low=1, high=4096, help="rows per step")
 
+    def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        super().check(train, classes, tokenizer, max_length)
+        others = int((train.labels != self.target).sum())
+        if not round(self.rate * others):
+            raise UsageError(f"{self.name}.rate={self.rate} of {others} non-target training rows is no row; raise it")
+
     def poison_weights(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> nn.Module:
         candidates = np.flatnonzero(train.labels != self.target)
         wanted = round(self.rate * len(candidates))
-        if not wanted:
-            raise UsageError(f"{self.name}.rate={self.rate} of {len(candidates)} non-target rows is no row; raise it")
         chosen = candidates[torch.randperm(len(candidates), generator=ctx.generator)[:wanted].numpy()]
         rows = self.trigger(train.take(chosen), ctx).with_labels(np.full(wanted, self.target))
 

@@ -12,12 +12,11 @@ from typing import Annotated, Any
 
 import typer
 
-from bdbench.errors import UsageError
-from bdbench.registry import ATTACKS, DEFENSES, TASKS, Registry, load_plugin_file
+from bdbench.errors import UsageError, nearest
+from bdbench.registry import ATTACKS, DEFENSES, TASKS, load_plugin_file
 
 app = typer.Typer(
     add_completion=False,
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Compare defenses against backdoor attacks on fine-tuned language models.",
 )
@@ -58,8 +57,7 @@ def show(name: Annotated[str, typer.Argument(help="an attack, a defense or a tas
     load_files(plugin)
     found = [(kind, registry) for kind, registry in REGISTRIES.items() if name in registry.names()]
     if not found:
-        every = Registry("defenses") if "+" in name else None
-        hint = "; describe the parts of a composition one by one" if every else "; bdbench list shows what there is"
+        hint = "; describe the parts of a composition one by one" if "+" in name else "; bdbench list shows what there is"
         raise UsageError(f"no attack, defense or task named '{name}'{hint}")
     for kind, registry in found:
         cls = registry.get(name)
@@ -69,9 +67,7 @@ def show(name: Annotated[str, typer.Argument(help="an attack, a defense or a tas
             typer.echo(f"needs: {', '.join(sorted(cls.needs))}")
         for field in hyperparameters(cls):
             allowed = field.metadata["hp"]
-            bounds = ", ".join(allowed.choices) if allowed.choices else f"{allowed.low} to {allowed.high}"
-            bounds = "" if bounds == "None to None" else f" [{bounds}]"
-            typer.echo(f"  {name}.{field.name}={field.default}{bounds}: {allowed.help}")
+            typer.echo(f"  {name}.{field.name}={field.default} {allowed.bounds()}: {allowed.help}".replace(" :", ":"))
 
 
 @app.command()
@@ -86,7 +82,7 @@ def run(
     model: Annotated[Text, typer.Option(help="bundled, a directory, or a Hugging Face id (id@revision)")] = None,
     model_digest: Annotated[Text, typer.Option(help="SHA-256 that the model's weights must have")] = None,
     data: Annotated[Text, typer.Option(help="hub, builtin, or a directory with <task>/train.parquet and so on")] = None,
-    train_rows: Annotated[Text, typer.Option(help="rows that train the victim, or 'all'")] = None,
+    train_rows: Annotated[Text, typer.Option(help="rows that train the victim, or 'all' but those kept for clean sets")] = None,
     validation_rows: Annotated[Text, typer.Option(help="rows a defense may validate on, or 'all'")] = None,
     test_rows: Annotated[Text, typer.Option(help="rows tested on, or 'all'")] = None,
     clean_rows: Annotated[int | None, typer.Option(help="rows of the defender's small clean set")] = None,
@@ -104,7 +100,7 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="cells at a time (default: what the machine holds)")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads per cell (default: 1; inline: all cores)")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    gpus_per_cell: Annotated[float, typer.Option(min=0.01, help="share of a GPU that a cell takes")] = 1.0,
+    gpus_per_cell: Annotated[float, typer.Option(min=0.01, max=1.0, help="share of a GPU a cell takes")] = 1.0,
     force: Annotated[bool, typer.Option("--force", help="run cells again that ended well before")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and their number, and stop")] = False,
 ) -> None:
@@ -134,7 +130,7 @@ def run(
         raise UsageError(f"no preset named '{preset}'{nearest(preset, PRESETS)}; known: {', '.join(PRESETS)}")
     from bdbench.grid import plan, site_for
 
-    made = plan(PRESETS[preset].choose(overrides))
+    made = plan(PRESETS[preset].choose(overrides), device)
     if dry_run:
         for cell in made.cells:
             typer.echo(f"{cell.key()}  {cell.label()}")
@@ -150,7 +146,7 @@ def run(
     out = out or Path("results") / preset
     results = Results(out)
     store = VictimStore(victims or out.parent / "victims")
-    work = remaining(made, results, store, force)
+    work = remaining(made, results, force)
     progress = MatrixProgress(len(work.cells), len(work.victims))
     if len(work.cells) < len(made.cells):
         typer.echo(f"{len(made.cells) - len(work.cells)} cells are there already; {len(work.cells)} to run", err=True)
@@ -237,20 +233,18 @@ def drop_none(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def nearest(name: str, known: Any) -> str:
-    import difflib
-
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return f"; nearest: {', '.join(near)}" if near else ""
-
-
 def main() -> None:
     """Entry point: bad usage is one line on standard error and exit status 2."""
     try:
-        app()
+        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
     except UsageError as error:
-        typer.echo(f"bdbench: {error}", err=True)
-        sys.exit(2)
+        message = str(error)
+    except Exception as error:
+        if not hasattr(error, "format_message"):  # typer's own: an unknown flag, or a value of the wrong type
+            raise
+        message = f"{error.format_message()} (bdbench run --help lists the flags)"
+    typer.echo(f"bdbench: {message}", err=True)
+    sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -73,13 +73,13 @@ class AttackContext(Context):
 
 @dataclass(frozen=True, eq=False)
 class DefenseContext(Context):
-    """What a defense sees: beside the common part, the resources its `needs` lists.
+    """What a defense sees: beside the common part, the resources its `needs` lists, and no others.
 
-    Touching another one raises NotDeclared, so that a result cannot rest on knowledge the threat model withholds.
+    Touching another one raises NotDeclared, so that a result cannot rest on knowledge the threat model withholds. A value
+    that is costly to make is a function here, called when it is touched.
     """
 
     resources: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    needs: frozenset[str] = frozenset()
 
     @property
     def clean(self) -> TextSet:
@@ -100,7 +100,7 @@ class DefenseContext(Context):
         return self._resource("pretrained")
 
     def _resource(self, name: str) -> Any:
-        if name not in self.needs:
-            raise NotDeclared(f"this defense touches '{name}' but declares needs = {sorted(self.needs)}")
+        if name not in self.resources:
+            raise NotDeclared(f"this defense touches '{name}' but declares needs = {sorted(self.resources)}")
         value = self.resources[name]
         return value() if callable(value) else value

@@ -6,6 +6,7 @@ import os
 import platform
 import resource
 import subprocess
+import sys
 import time
 import traceback
 from dataclasses import dataclass
@@ -24,14 +25,16 @@ from bdbench.attacks.base import Attack, DataPoisoning
 from bdbench.context import AttackContext, Context, DefenseContext
 from bdbench.data import TextSet
 from bdbench.defenses.base import ModelRepair
-from bdbench.errors import UsageError
-from bdbench.loops import Recipe, encode, native_precision, train
+from bdbench.errors import UsageError, without_folders
+from bdbench.loops import Recipe, encode, train
 from bdbench.metrics import attack_success_rate, clean_accuracy
 from bdbench.models import load_classifier, load_tokenizer, pretrained_weights
 from bdbench.records import CellSpec, Metric, PluginSpec, Predictions, Record, Victim, VictimSpec
 from bdbench.registry import ATTACKS, DEFENSES, TASKS, load_plugin_file
 from bdbench.seeds import derive
 from bdbench.tasks._sources import Splits, load
+
+IS_MAC = sys.platform == "darwin"
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,15 @@ class Site:
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows of one (task, seed): drawn once, the same for every attack and every defense."""
+    """The rows of one (task, seed), the same for every attack and every defense."""
 
     train: TextSet
     clean: TextSet
     validation: TextSet
     test: TextSet
-    classes: int
 
 
-def draw_rows(spec: VictimSpec, clean_rows: int, splits: Splits, classes: int) -> Rows:
+def draw_rows(spec: VictimSpec, splits: Splits, clean_rows: int = 0, validation_rows: int = 0) -> Rows:
     """Deal the splits out: the victim's training rows from the front of one permutation of train, the clean set from its
     back, so that neither shares a row with the other and a larger clean set changes no victim.
 
@@ -82,14 +84,13 @@ def draw_rows(spec: VictimSpec, clean_rows: int, splits: Splits, classes: int) -
             f"{spec.task}: {spec.data.train_rows} training rows and {clean_rows} clean rows, but the train split has "
             f"{len(order)}; lower --train-rows or --clean-rows"
         )
-    validation = _permutation(len(splits.validation), 0, "validation", spec.task)[: spec.data.validation_rows]
+    validation = _permutation(len(splits.validation), 0, "validation", spec.task)[:validation_rows]
     test = _permutation(len(splits.test), 0, "test", spec.task)[: spec.data.test_rows]
     return Rows(
         train=splits.train.take(order[: spec.data.train_rows]),
         clean=splits.train.take(order[len(order) - clean_rows :]),
         validation=splits.validation.take(np.sort(validation)),
         test=splits.test.take(np.sort(test)),
-        classes=classes,
     )
 
 
@@ -117,7 +118,9 @@ def run_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vic
     site.enter()
     started = time.perf_counter()
     attack: Attack = ATTACKS.get(spec.attack.name).build(spec.attack.params)
-    rows = _rows(spec, site, clean_rows=0)
+    if needs_clean_victim(spec) and clean is None:
+        raise ValueError(f"the victim of {spec.attack.name} needs the clean fine-tuned model, and none was given")
+    rows = _rows(spec, site)
     model = _model(spec, site, None if attack.start == "scratch" else clean)
     ctx = _attack_context(spec, site, "poison")
     if isinstance(attack, DataPoisoning):
@@ -144,7 +147,7 @@ def run_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vic
         predictions=predictions,
         metrics=metrics,
         seconds={"attack": trained - started, "evaluation": time.perf_counter() - trained},
-        env=environment(site, ctx.precision),
+        env=environment(site),
     )
 
 
@@ -159,12 +162,10 @@ def run_cell(
     site.enter()
     started = time.perf_counter()
     parts: list[ModelRepair] = [DEFENSES.get(part.name).build(part.params) for part in spec.defense]
-    precision = _precision(spec.victim, site)
     for part in parts:
         if reason := part.skip(spec.victim.task, spec.victim.attack.name):
-            env = environment(site, precision)
-            return Record(spec, "skipped", reason, needs=needs_of(parts), given=given, env=env), None
-    rows = _rows(spec.victim, site, spec.clean_rows)
+            return Record(spec, "skipped", reason, needs=needs_of(parts), given=given, env=environment(site)), None
+    rows = _rows(spec.victim, site, spec.clean_rows, spec.validation_rows)
     if all(part.unchanged for part in parts):
         predictions, metrics = victim.predictions, dict(victim.metrics)
         seconds = {"defense": 0.0, "evaluation": 0.0}
@@ -185,7 +186,7 @@ def run_cell(
         needs=needs_of(parts),
         given=given,
         seconds={"attack": victim.seconds["attack"], **seconds},
-        env=environment(site, precision),
+        env=environment(site),
     )
     return record, predictions
 
@@ -199,7 +200,7 @@ def failed_record(spec: CellSpec, error: str, site: Site, given: dict[str, Any] 
         error=error,
         needs=needs_of(parts),
         given=given,
-        env=environment(site, _precision(spec.victim, site)),
+        env=environment(site),
     )
 
 
@@ -211,12 +212,12 @@ def needs_of(parts: list[Any]) -> tuple[str, ...]:
 def portable_traceback(error: BaseException) -> str:
     """The traceback of `error`, with the folders of this machine cut from the file names."""
     text = "".join(traceback.format_exception(error))
-    for folder in (Path(bdbench.__file__).parents[1], Path(torch.__file__).parents[1], Path.home()):
+    for folder in (Path(bdbench.__file__).parents[1], Path(torch.__file__).parents[1]):
         text = text.replace(f"{folder}{os.sep}", "")
-    return text
+    return without_folders(text)
 
 
-def environment(site: Site, precision: str) -> dict[str, Any]:
+def environment(site: Site) -> dict[str, Any]:
     """What a record says of the machine and the code."""
     import transformers
 
@@ -229,20 +230,20 @@ def environment(site: Site, precision: str) -> dict[str, Any]:
         "transformers": transformers.__version__,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
         "threads": site.threads,
-        "precision": precision,
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        # of the process, which may have run other cells before
+        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if IS_MAC else 2**10)),
         "ended": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 
 
-def _rows(spec: VictimSpec, site: Site, clean_rows: int) -> Rows:
+def _rows(spec: VictimSpec, site: Site, clean_rows: int = 0, validation_rows: int = 0) -> Rows:
     task = TASKS.get(spec.task)()
     splits = load(task, spec.data.source, site.data)
     if splits.fingerprint != spec.data.fingerprint:
         raise ValueError(
             f"the data of {spec.task} changed: fingerprint {splits.fingerprint}, the cell wants {spec.data.fingerprint}"
         )
-    return draw_rows(spec, clean_rows, splits, len(task.label_names))
+    return draw_rows(spec, splits, clean_rows, validation_rows)
 
 
 def _model(spec: VictimSpec, site: Site, victim: Victim | None) -> nn.Module:
@@ -257,17 +258,13 @@ def _model(spec: VictimSpec, site: Site, victim: Victim | None) -> nn.Module:
     return model.to(site.torch_device())
 
 
-def _precision(spec: VictimSpec, site: Site) -> str:
-    return native_precision(site.torch_device()) if spec.precision == "auto" else spec.precision
-
-
 def _common(spec: VictimSpec, site: Site, seed: int) -> dict[str, Any]:
     return {
         "tokenizer": load_tokenizer(site.model),
         "max_length": spec.max_length,
         "classes": len(TASKS.get(spec.task).label_names),
         "device": site.torch_device(),
-        "precision": _precision(spec, site),
+        "precision": spec.precision,
         "generator": torch.Generator().manual_seed(seed),
     }
 
@@ -278,13 +275,14 @@ def _attack_context(spec: VictimSpec, site: Site, role: str) -> AttackContext:
 
 def _defense_context(spec: CellSpec, site: Site, part: ModelRepair, rows: Rows) -> DefenseContext:
     """Randomness depends on the component alone: fine-mixing draws the same mask with and without E-PUR before it."""
+    common = _common(spec.victim, site, derive(spec.victim.seed, "defense", spec.victim.task, part.name))
     resources = {
         "clean": rows.clean,
         "validation": rows.validation,
-        "pretrained": lru_cache(lambda: pretrained_weights(site.model, rows.classes)),
+        "pretrained": lru_cache(lambda: pretrained_weights(site.model, common["classes"])),
     }
-    seed = derive(spec.victim.seed, "defense", spec.victim.task, part.name)
-    return DefenseContext(**_common(spec.victim, site, seed), resources=resources, needs=part.needs)
+    given = {name: resources[name] for name in part.needs}
+    return DefenseContext(**common, resources=given)
 
 
 def _evaluate(

@@ -1,5 +1,23 @@
-"""The one exception that means "what you asked for cannot be run", shown as a single line with exit status 2."""
+"""The exception that means "what you asked for cannot be run", shown as a single line with exit status 2, and its words."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+# the folders of an absolute path, up to the file's name
+_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
 
 
 class UsageError(Exception):
     """Bad input, found before anything is trained. The message names what was given, what is allowed and what to do."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """ "; nearest: a, b", to end a clause of a message with, or nothing if no known name is near."""
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"; nearest: {', '.join(near)}" if near else ""
+
+
+def without_folders(text: str) -> str:
+    """`text` with every absolute path cut to "…/" and the file's name, since no record may name a folder of a machine."""
+    return _FOLDERS.sub("…/", text)

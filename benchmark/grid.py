@@ -11,9 +11,9 @@ import torch
 
 from bdbench.attacks.base import Attack
 from bdbench.defenses.base import RESOURCES, ModelRepair
-from bdbench.engine import Site, clean_spec, draw_rows, needs_clean_victim, plugin_spec
+from bdbench.engine import Rows, Site, clean_spec, draw_rows, needs_clean_victim, needs_of, plugin_spec
 from bdbench.errors import UsageError
-from bdbench.loops import Recipe
+from bdbench.loops import Recipe, native_precision
 from bdbench.models import find_model, load_tokenizer, max_positions
 from bdbench.params import Value
 from bdbench.presets import Selection
@@ -23,6 +23,7 @@ from bdbench.tasks._sources import Splits, load
 
 PRECISIONS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")
+HELD_BACK_ROWS = 1000
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Plan:
     data_folder: Path | None
 
 
-def plan(choice: Selection) -> Plan:
+def plan(choice: Selection, device: str = "auto") -> Plan:
     """Check everything that can be checked without training, and spell the cells out.
 
     Raises UsageError for whatever cannot be run; see the module of the part that refuses it.
@@ -44,8 +45,7 @@ def plan(choice: Selection) -> Plan:
     attacks = _attacks(choice)
     defenses = _defenses(choice)
     recipe = Recipe.build(choice.training)
-    if choice.precision not in PRECISIONS:
-        raise UsageError(f"--precision {choice.precision} is not one of {', '.join(PRECISIONS)}")
+    precision = _precision(choice.precision, torch_device(device))
     if not choice.seeds:
         raise UsageError("no seed was given; give --seeds 0 or --seeds 0-2")
     for flag, value in (("clean-rows", choice.clean_rows), ("train-rows", choice.train_rows)):
@@ -63,26 +63,36 @@ def plan(choice: Selection) -> Plan:
     for task_name, task in tasks.items():
         splits = load(task, source, folder)
         data = _data_spec(task_name, splits, choice)
-        for attack in attacks:
-            attack.check(tokenizer, len(task.label_names))
-            for seed in choice.seeds:
-                victim = VictimSpec(
-                    task=task_name,
-                    data=data,
-                    model=model.spec,
-                    max_length=choice.max_length,
-                    training=recipe.values(),
-                    precision=choice.precision,
-                    attack=plugin_spec(attack),
-                    seed=seed,
-                )
-                _check_rows(victim, choice.clean_rows, splits)
-                for needed in ([clean_spec(victim)] if needs_clean_victim(victim) else []) + [victim]:
-                    victims[needed.key()] = needed
-                for parts in defenses:
-                    # without a clean set its size makes no difference, so it makes no other cell
-                    clean_rows = choice.clean_rows if any("clean" in part.needs for part in parts) else 0
-                    cells.append(CellSpec(victim, tuple(plugin_spec(part) for part in parts), clean_rows))
+        validation_rows = _rows(task_name, choice.validation_rows, len(splits.validation), "--validation-rows")
+        specs = [
+            VictimSpec(
+                task=task_name,
+                data=data,
+                model=model.spec,
+                max_length=choice.max_length,
+                training=recipe.values(),
+                precision=precision,
+                attack=plugin_spec(attack),
+                seed=seed,
+            )
+            for attack in attacks
+            for seed in choice.seeds
+        ]
+        for victim in specs[: len(choice.seeds)]:  # the rows are the same for every attack
+            rows = _checked_rows(victim, choice.clean_rows, splits)
+            for attack in attacks:
+                attack.check(rows.train, len(task.label_names), tokenizer, choice.max_length)
+        for victim in specs:
+            for needed in ([clean_spec(victim)] if needs_clean_victim(victim) else []) + [victim]:
+                victims[needed.key()] = needed
+            for parts in defenses:
+                needs = needs_of(parts)
+                # the size of a set that is not handed out makes no difference, so it makes no other cell
+                sizes = {
+                    "clean_rows": choice.clean_rows if "clean" in needs else 0,
+                    "validation_rows": validation_rows if "validation" in needs else 0,
+                }
+                cells.append(CellSpec(victim, tuple(plugin_spec(part) for part in parts), **sizes))
     ordered = sorted(victims.values(), key=needs_clean_victim)  # stable: clean ones first, else in order of the cells
     return Plan(tuple(cells), tuple(ordered), model.folder, folder)
 
@@ -94,19 +104,36 @@ def data_source(data: str) -> tuple[str, Path | None]:
 
 def site_for(made: Plan, plugins: Sequence[str | Path], threads: int, device: str = "auto") -> Site:
     """Where this machine does the work of a plan. Raises UsageError for a device that it does not have."""
-    if device not in DEVICES:
-        raise UsageError(f"--device {device} is not one of {', '.join(DEVICES)}")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch finds no GPU here; use --device cpu, or auto")
+    torch_device(device)
     files = tuple(Path(file).resolve() for file in plugins)
     data = None if made.data_folder is None else made.data_folder.resolve()
     return Site(model=made.model_folder, data=data, plugins=files, threads=threads, device=device)
 
 
+def torch_device(device: str) -> torch.device:
+    """The torch device of "auto", "cpu" or "cuda". Raises UsageError for another name, and for a GPU that is not there."""
+    if device not in DEVICES:
+        raise UsageError(f"--device {device} is not one of {', '.join(DEVICES)}")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch finds no GPU here; use --device cpu, or auto")
+    return Site(model=Path(), device=device).torch_device()
+
+
+def _precision(precision: str, device: torch.device) -> str:
+    """The effective precision, since records of machines with and without bf16 must not pass for the same cell."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision} is not one of {', '.join(PRECISIONS)}")
+    return native_precision(device) if precision == "auto" else precision
+
+
 def _attacks(choice: Selection) -> list[Attack]:
     names = _distinct("attack", choice.attacks)
     params = _by_plugin(choice.attack_params, names, "-A", ATTACKS)
-    return [ATTACKS.get(name).build(params.get(name, {})) for name in names]
+    attacks = [ATTACKS.get(name).build(params.get(name, {})) for name in names]
+    for attack in attacks:
+        if attack.has_trigger and "target" not in attack.values():
+            raise UsageError(f"the attack '{attack.name}' has a trigger but no hyperparameter 'target'; declare one")
+    return attacks
 
 
 def _defenses(choice: Selection) -> list[list[ModelRepair]]:
@@ -144,32 +171,38 @@ def _distinct(kind: str, names: Sequence[str]) -> list[str]:
 
 
 def _data_spec(task: str, splits: Splits, choice: Selection) -> DataSpec:
-    def rows(wanted: int | None, found: int, flag: str) -> int:
-        if wanted is not None and not 0 < wanted <= found:
-            raise UsageError(f"{task}: {flag} {wanted}, but the split has {found} rows; give 1 to {found}, or 'all'")
-        return found if wanted is None else wanted
-
-    spare = len(splits.train) - choice.clean_rows
-    if spare < 1:
+    size = len(splits.train)
+    if choice.clean_rows >= size:
         raise UsageError(
-            f"{task}: --clean-rows {choice.clean_rows} of a train split of {len(splits.train)} rows leaves none to train "
-            "the victim on; lower --clean-rows"
+            f"{task}: --clean-rows {choice.clean_rows} of a train split of {size} rows leaves none to train the victim on; "
+            "lower --clean-rows"
         )
+    # "all" holds back as many rows for any usual clean set, so that a larger one still changes no victim
+    held_back = max(choice.clean_rows, min(HELD_BACK_ROWS, size // 10))
+    train_rows = choice.train_rows
+    if train_rows is None:
+        train_rows = size - held_back
     return DataSpec(
         source=splits.source,
         fingerprint=splits.fingerprint,
         revision=splits.revision,
-        train_rows=rows(choice.train_rows, spare, "--train-rows (beside the clean set)"),
-        validation_rows=rows(choice.validation_rows, len(splits.validation), "--validation-rows"),
-        test_rows=rows(choice.test_rows, len(splits.test), "--test-rows"),
+        train_rows=_rows(task, train_rows, size - choice.clean_rows, "--train-rows (beside the clean set)"),
+        test_rows=_rows(task, choice.test_rows, len(splits.test), "--test-rows"),
     )
 
 
-def _check_rows(victim: VictimSpec, clean_rows: int, splits: Splits) -> None:
-    """What is drawn must have more than one class, and the test rows one that is not the target."""
-    rows = draw_rows(victim, clean_rows, splits, len(splits.label_names))
+def _rows(task: str, wanted: int | None, found: int, flag: str) -> int:
+    if wanted is not None and not 0 < wanted <= found:
+        raise UsageError(f"{task}: {flag} {wanted}, but there are {found} rows; give 1 to {found}, or 'all'")
+    return found if wanted is None else wanted
+
+
+def _checked_rows(victim: VictimSpec, clean_rows: int, splits: Splits) -> Rows:
+    """The rows of one seed. Raises UsageError where what is drawn is all of one class."""
+    rows = draw_rows(victim, splits, clean_rows)
     for name, drawn in (("training", rows.train), ("clean", rows.clean), ("test", rows.test)):
         if len(set(drawn.labels.tolist())) < 2:
             raise UsageError(
                 f"{victim.task}, seed {victim.seed}: the {len(drawn)} {name} rows drawn are all of one class; draw more"
             )
+    return rows

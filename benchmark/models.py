@@ -11,6 +11,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from safetensors import SafetensorError, safe_open
+
 from bdbench.errors import UsageError
 from bdbench.records import ModelSpec
 
@@ -61,7 +63,7 @@ def find_model(model: str, digest: str | None = None) -> ModelSource:
         raise UsageError(f"--model {model}: the weights' SHA-256 is {found}, expected {digest}; fetch the model anew")
     if found == BUNDLED_SHA256:  # the same weights are the same model, wherever they lie
         name = "bundled"
-    return ModelSource(ModelSpec(name, found), folder.resolve())
+    return ModelSource(ModelSpec(name, found, _files_digest(folder)), folder.resolve())
 
 
 @lru_cache
@@ -71,7 +73,10 @@ def weights_digest(folder: Path) -> str:
         raise UsageError(f"--model {folder}: no config.json; give a directory written by save_pretrained")
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        try:
+            files = [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise UsageError(f"--model {folder}: {index.name} is not an index of shards; fetch the model anew") from error
     else:
         files = [folder / "model.safetensors"]
     for file in files:
@@ -82,6 +87,11 @@ def weights_digest(folder: Path) -> str:
                 f"--model {folder}: no {file.name}{has}; convert it where you trust it: "
                 "AutoModel.from_pretrained(DIR).save_pretrained(NEW, safe_serialization=True), with the tokenizer's files"
             )
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UsageError(f"--model {folder}: {file.name} is damaged ({error}); fetch the model anew") from error
     digests = [_sha256(file) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
@@ -91,6 +101,8 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     """The model's fast tokenizer. Raises UsageError if the directory has none."""
     from transformers import AutoTokenizer
 
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "vocab.txt", "vocab.json")):
+        raise UsageError(f"--model {folder}: no tokenizer (tokenizer.json); save it there with tokenizer.save_pretrained")
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
@@ -102,10 +114,18 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def max_positions(folder: Path) -> int:
-    """The longest input, in word pieces, that the model has positions for."""
-    from transformers import AutoConfig
+    """The longest input, in word pieces, that the model has positions for.
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    Raises UsageError if the configuration is not one of a model that transformers can classify text with.
+    """
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    try:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(f"--model {folder}: its config.json cannot be read: {str(error).partition(chr(10))[0]}") from error
+    if type(config) not in AutoModelForSequenceClassification._model_mapping:
+        raise UsageError(f"--model {folder}: transformers has no sequence classifier for model type '{config.model_type}'")
     offset = config.pad_token_id + 1 if config.model_type in ("roberta", "xlm-roberta", "camembert") else 0
     return getattr(config, "max_position_embeddings", 512) - offset
 
@@ -113,8 +133,8 @@ def max_positions(folder: Path) -> int:
 def load_classifier(folder: Path, classes: int) -> tuple[nn.Module, frozenset[str]]:
     """A sequence classifier over the pre-trained encoder, float32 on the CPU, in evaluation mode.
 
-    The head is drawn from torch's global random state. Also returns the names of the parameters that come from the
-    checkpoint: all but the head (and, where the checkpoint has none, the pooler).
+    What the checkpoint lacks is drawn from torch's global random state. Also returns the names of the encoder's parameters
+    that come from the checkpoint: not the head, even if it has one, nor a pooler that it lacks.
     """
     import torch
     from transformers import AutoModelForSequenceClassification, logging
@@ -129,14 +149,16 @@ def load_classifier(folder: Path, classes: int) -> tuple[nn.Module, frozenset[st
             dtype=torch.float32,
             use_safetensors=True,
             local_files_only=True,
+            ignore_mismatched_sizes=True,  # a checkpoint with a head of its own, for another number of classes
             output_loading_info=True,
         )
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-    new = set(info["missing_keys"]) | {key for key, *_ in info["mismatched_keys"]}
-    return model.eval(), frozenset(name for name, _ in model.named_parameters() if name not in new)
+    encoder = f"{model.base_model_prefix}."
+    names = {name for name, _ in model.named_parameters() if name.startswith(encoder)} - set(info["missing_keys"])
+    return model.eval(), frozenset(names)
 
 
 def pretrained_weights(folder: Path, classes: int) -> dict[str, Tensor]:
@@ -166,6 +188,15 @@ def _fetch(model: str) -> Path:
             f"--model {model}: not on this machine, and the Hugging Face hub cannot be reached or has no such model "
             f"({type(error).__name__}); use --model bundled or --model DIR"
         ) from error
+
+
+def _files_digest(folder: Path) -> str:
+    """SHA-256, in hex, of the configuration and the tokenizer's files: they, too, decide what is computed."""
+    digest = hashlib.sha256()
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt"):
+        if (folder / name).is_file():
+            digest.update(f"{name} {_sha256(folder / name)}\n".encode())
+    return digest.hexdigest()
 
 
 def _sha256(file: Path) -> str:

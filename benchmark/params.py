@@ -7,12 +7,12 @@ record (`dataclasses.asdict`) and a tuner (`low`, `high`, `choices`).
 from __future__ import annotations
 
 import dataclasses
-import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
-from bdbench.errors import UsageError
+from bdbench.errors import UsageError, nearest
 
 Value = bool | int | float | str
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str}
@@ -27,17 +27,24 @@ class Allowed:
     high: float | None = None
     choices: tuple[str, ...] | None = None
 
+    def bounds(self) -> str:
+        """The range or the choices in brackets, or nothing if any value will do."""
+        if self.choices is not None:
+            return f"[{', '.join(self.choices)}]"
+        if self.low is None and self.high is None:
+            return ""
+        return f"[{'-inf' if self.low is None else self.low}, {'inf' if self.high is None else self.high}]"
+
     def refuses(self, value: Value) -> str | None:
         """Why `value` is refused, as the end of a sentence, or None."""
         if self.choices is not None and value not in self.choices:
-            return f"is not one of {', '.join(self.choices)}"
+            return f"is not one of {self.bounds()}"
         if isinstance(value, str):
             return None
-        # written as "not inside" so that NaN is refused too
-        if not (self.low is None or value >= self.low) or not (self.high is None or value <= self.high):
-            low = "-inf" if self.low is None else self.low
-            high = "inf" if self.high is None else self.high
-            return f"is outside [{low}, {high}]"
+        if not math.isfinite(value):
+            return "is not a finite number"
+        if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
+            return f"is outside {self.bounds()}"
         return None
 
 
@@ -79,10 +86,8 @@ class Hyperparameters:
         known = [field.name for field in hyperparameters(cls)]
         for name in given:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"; did you mean '{near[0]}'?" if near else ""
                 has = ", ".join(known) or "none"
-                raise UsageError(f"{_owner(cls)} has no hyperparameter '{name}'{hint} (it has: {has})")
+                raise UsageError(f"{_owner(cls)} has no hyperparameter '{name}'{nearest(name, known)}; it has: {has}")
         return cls(**given)
 
     def values(self) -> dict[str, Value]:
@@ -101,7 +106,9 @@ def _owner(cls: type[Hyperparameters]) -> str:
 
 def _converted(cls: type[Hyperparameters], field: dataclasses.Field, value: Value) -> Value:
     """`value` in the field's declared type; a string is parsed, an int widens to float, nothing else changes type."""
-    kind = _TYPES[field.type if isinstance(field.type, str) else field.type.__name__]
+    kind = _TYPES.get(field.type if isinstance(field.type, str) else getattr(field.type, "__name__", ""))
+    if kind is None:
+        raise TypeError(f"{_owner(cls)}.{field.name} is declared {field.type}; a hyperparameter is {', '.join(_TYPES)}")
     if kind is bool and isinstance(value, str) and value.lower() in ("true", "false", "1", "0"):
         return value.lower() in ("true", "1")
     if kind in (int, float) and isinstance(value, (str, int)) and not isinstance(value, bool):

@@ -41,23 +41,26 @@ class DataSpec:
     """The rows of a task that a run uses.
 
     `source` is "hub", "directory" or "builtin"; `fingerprint` is the SHA-256 of the whole splits; the numbers are the rows
-    that train the victim, that a defense may validate on, and that every classifier is tested on.
+    that train the victim and that every classifier is tested on.
     """
 
     source: str
     fingerprint: str
     revision: str | None
     train_rows: int
-    validation_rows: int
     test_rows: int
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The pre-trained model: its public name and the SHA-256 of its weights file(s)."""
+    """The pre-trained model: its public name, the SHA-256 of its weights, and that of its configuration and tokenizer.
+
+    The name is for people and is not in a key: a renamed folder is the same model.
+    """
 
     name: str
     digest: str
+    files: str
 
 
 @dataclass(frozen=True)
@@ -74,27 +77,28 @@ class VictimSpec:
     seed: int
 
     def key(self) -> str:
-        return key_of(asdict(self))
+        return key_of(_without_name(asdict(self)))
 
 
 @dataclass(frozen=True)
 class CellSpec:
     """One (model, task, attack, defense, seed): the unit of work, of caching and of record.
 
-    `defense` lists the components of a composition in the order they are applied; `clean_rows` is the size of the small
-    labelled clean set, 0 for a defense that is not given one.
+    `defense` lists the components of a composition in the order they are applied; `clean_rows` and `validation_rows` are
+    the sizes of the clean set and the validation set, 0 for a defense that is not given one.
     """
 
     victim: VictimSpec
     defense: tuple[PluginSpec, ...]
     clean_rows: int
+    validation_rows: int
 
     @property
     def defense_name(self) -> str:
         return "+".join(part.name for part in self.defense)
 
     def key(self) -> str:
-        return key_of(asdict(self))
+        return key_of({**asdict(self), "victim": _without_name(asdict(self.victim))})
 
     def label(self) -> str:
         """For people: task / attack / defense / seed."""
@@ -201,7 +205,13 @@ def cell_spec_from_json(raw: dict[str, Any]) -> CellSpec:
         ),
         defense=tuple(PluginSpec(**part) for part in raw["defense"]),
         clean_rows=raw["clean_rows"],
+        validation_rows=raw["validation_rows"],
     )
+
+
+def _without_name(victim: dict[str, Any]) -> dict[str, Any]:
+    model = {field: value for field, value in victim["model"].items() if field != "name"}
+    return {**victim, "model": model}
 
 
 def canonical(value: Any) -> str:

@@ -8,7 +8,7 @@ file name with dashes for underscores), an entry point of the group `bdbench.att
 from __future__ import annotations
 
 import ast
-import difflib
+import dataclasses
 import hashlib
 import importlib
 import importlib.util
@@ -17,7 +17,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from bdbench.errors import UsageError
+from bdbench.errors import UsageError, nearest
 
 
 class Registry:
@@ -38,14 +38,29 @@ class Registry:
         """
 
         def add(cls: type) -> type:
-            other = self._classes.get(name)
-            if other is not None and _origin(other) != _origin(cls):
-                raise UsageError(f"two {self.kind} are named '{name}': {_origin(other)} and {_origin(cls)}; rename one")
+            other = self._other_owner(name, cls)
+            if other:
+                raise UsageError(f"two {self.kind} are named '{name}': {other} and {_origin(cls)}; rename one")
+            if any(isinstance(value, dataclasses.Field) for value in vars(cls).values()):
+                raise UsageError(f"{_origin(cls)} has hyperparameters but no @dataclass(frozen=True) under @register")
             cls.name, cls.paper, cls.version = name, paper, _version(cls, version)
             self._classes[name] = cls
             return cls
 
         return add
+
+    def _other_owner(self, name: str, cls: type) -> str | None:
+        """Who else has the name: a class registered before, or a built-in or entry point that is not imported yet."""
+        before = self._classes.get(name)
+        if before is not None and _origin(before) != _origin(cls):
+            return _origin(before)
+        file = self._built_in().get(name)
+        if file is not None and cls.__module__ != f"{self.package}.{file.stem}":
+            return f"bdbench ({file.name})"
+        for point in self._entry_points().get(name, ()):
+            if cls.__module__.partition(".")[0] != point.module.partition(".")[0]:
+                return _owner(point)
+        return None
 
     # finding
 
@@ -62,7 +77,7 @@ class Registry:
         built_in, points = self._built_in(), self._entry_points()
         if name in points and (name in built_in or len(points[name]) > 1):
             owners = [f"bdbench ({built_in[name].name})"] if name in built_in else []
-            owners += [f"{point.dist.name if point.dist else '?'} ({point.value})" for point in points[name]]
+            owners += [_owner(point) for point in points[name]]
             raise UsageError(f"two {self.kind} are named '{name}': {' and '.join(owners)}; uninstall or rename one")
         if name not in self._classes:
             if name in built_in:
@@ -70,9 +85,8 @@ class Registry:
             elif name in points:
                 self._load(points[name][0])
             else:
-                near = difflib.get_close_matches(name, self.names(), n=3)
-                hint = f"; nearest: {', '.join(near)}" if near else ""
-                raise UsageError(f"no {self.kind} named '{name}'{hint}; known: {', '.join(self.names())}")
+                known = self.names()
+                raise UsageError(f"no {self.kind} named '{name}'{nearest(name, known)}; known: {', '.join(known)}")
         return self._classes[name]
 
     def summary(self, name: str) -> str:
@@ -82,8 +96,7 @@ class Registry:
         elif name in self._classes:
             text = sys.modules[self._classes[name].__module__].__doc__
         else:
-            point = self._entry_points()[name][0]
-            return f"from {point.dist.name if point.dist else '?'} ({point.value})"
+            return f"from {_owner(self._entry_points()[name][0])}"
         return (text or "").strip().partition("\n")[0]
 
     def _built_in(self) -> dict[str, Path]:
@@ -137,6 +150,10 @@ def load_plugin_file(path: str | Path) -> None:
     except Exception as error:
         del sys.modules[name]
         raise UsageError(f"--plugin {path}: fails to run: {type(error).__name__}: {error}") from error
+
+
+def _owner(point: EntryPoint) -> str:
+    return f"{point.dist.name if point.dist else '?'} ({point.value})"
 
 
 def _origin(cls: type) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 from tabulate import tabulate
 
+from bdbench.errors import without_folders
 from bdbench.records import Record
 from bdbench.tables import (
     ABSENT,
@@ -108,7 +109,7 @@ def caption(table: Table) -> str:
         f"model {_listed(victim.model.name for victim in victims)}",
         _listed(SOURCES.get(source, source) for source in sources),
         f"{_range(victim.data.train_rows for victim in victims)} training rows",
-        f"{_range(spec.clean_rows for spec in specs)} clean rows",
+        f"{_range({spec.clean_rows for spec in specs} - {0} or {0})} clean rows",
         f"{_range(victim.data.test_rows for victim in victims)} test rows",
         f"{seeds} seeds (mean ± sample standard deviation)" if seeds > 1 and table.of == "attack" else _number(seeds, "seed"),
     ]
@@ -185,7 +186,7 @@ def exception_line(error: str | None) -> str:
     after = lines[headers[-1] + 1 :] if headers else []
     # the stack is indented; a message of several lines continues after the exception line
     line = next((line for line in after if line and not line.startswith(" ")), lines[-1])
-    return re.sub(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+", "…/", line.strip())
+    return without_folders(line.strip())
 
 
 # --- Markdown

@@ -38,13 +38,11 @@ class Work:
     victims: tuple[VictimSpec, ...]
 
 
-def remaining(made: Plan, results: Results, store: VictimStore, force: bool = False) -> Work:
-    """The part of a plan that is not done. With `force` every cell is, on the victims in the store."""
+def remaining(made: Plan, results: Results, force: bool = False) -> Work:
+    """The part of a plan that is not done. With `force` every cell is to be run again, on the victims in the store."""
     cells = tuple(cell for cell in made.cells if force or not results.done(cell.key()))
     wanted = {cell.victim.key() for cell in cells}
-    for spec in made.victims:
-        if spec.key() in wanted and not store.has(spec.key()) and needs_clean_victim(spec):
-            wanted.add(clean_spec(spec).key())
+    wanted |= {clean_spec(spec).key() for spec in made.victims if spec.key() in wanted and needs_clean_victim(spec)}
     return Work(cells, tuple(spec for spec in made.victims if spec.key() in wanted))
 
 
@@ -82,6 +80,7 @@ def run_ray(
     cpus = workers * site.threads if workers else max(cores(), site.threads)
     on_gpu = site.torch_device().type == "cuda"
     ray.init(
+        address="local",  # this machine, not a cluster that happens to run
         num_cpus=cpus,
         include_dashboard=False,
         log_to_driver=False,

@@ -18,6 +18,7 @@ import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -36,15 +37,8 @@ class Results:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        for sub in ("records", "predictions"):
-            try:
-                (self.folder / sub).mkdir(parents=True, exist_ok=True)
-                with tempfile.TemporaryFile(dir=self.folder / sub):
-                    pass
-            except OSError as error:
-                raise UsageError(
-                    f"--out {folder}: cannot be written to ({error.strerror}); give a folder you can write to"
-                ) from error
+        for sub in (".", "records", "predictions"):
+            _make_writable(self.folder / sub, "--out")
         self.records = {record.key: record for record in read_records(self.folder)}
 
     def done(self, key: str) -> bool:
@@ -52,7 +46,14 @@ class Results:
         return key in self.records and self.records[key].status != "failed"
 
     def write(self, record: Record, predictions: Predictions | None = None) -> None:
-        """Write a record, and first its predictions, replacing what an earlier try at the cell left."""
+        """Write a record, and first its predictions, in place of what an earlier try at the cell left.
+
+        An "ok" record is not replaced by one of a failure: what was computed stays.
+        """
+        earlier = self.records.get(record.key)
+        if earlier is not None and earlier.status == "ok" and record.status != "ok":
+            log.warning("cell %s: it failed this time; its earlier record is kept", record.key)
+            return
         if predictions is not None:
             record.predictions = f"predictions/{record.key}.npz"
             _write(self.folder / record.predictions, lambda file: np.savez_compressed(file, **predictions))
@@ -73,7 +74,7 @@ def read_records(folder: str | Path) -> list[Record]:
     for file in files:
         try:
             records.append(Record.from_json(json.loads(file.read_text())))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UsageError(
                 f"{file}: not a record that this version of bdbench reads ({error}); use another --out, or move it away"
             ) from error
@@ -91,26 +92,16 @@ class VictimStore:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(f"--victims {folder}: cannot be made ({error.strerror}); give another folder") from error
-
-    def has(self, key: str) -> bool:
-        return (self.folder / key / "meta.json").is_file()
+        _make_writable(self.folder, "--victims")
 
     def load(self, spec: VictimSpec) -> Victim | None:
         """The victim of this spec, or None if it is not here or a file of it does not have its recorded SHA-256."""
         from safetensors.torch import load_file
 
         home = self.folder / spec.key()
-        if not self.has(spec.key()):
+        meta = self._whole(spec.key())
+        if meta is None:
             return None
-        meta = json.loads((home / "meta.json").read_text())
-        for name, digest in meta["sha256"].items():
-            if not (home / name).is_file() or _sha256(home / name) != digest:
-                log.warning("victim %s: %s is damaged; it is made anew", spec.key(), name)
-                return None
         with np.load(home / "predictions.npz") as arrays:
             predictions = {name: arrays[name] for name in arrays.files}
         return Victim(
@@ -123,8 +114,23 @@ class VictimStore:
             env=meta["env"],
         )
 
+    def _whole(self, key: str) -> dict[str, Any] | None:
+        """The victim's meta.json if every file has its recorded SHA-256."""
+        home = self.folder / key
+        if not home.is_dir():
+            return None
+        try:
+            meta = json.loads((home / "meta.json").read_text())
+            damaged = [name for name, digest in meta["sha256"].items() if _sha256(home / name) != digest]
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            damaged = [str(error)]
+        if damaged:
+            log.warning("victim %s is damaged (%s); it is made anew", key, ", ".join(damaged))
+            return None
+        return meta
+
     def save(self, victim: Victim) -> None:
-        """Write a victim; if another process wrote the same one meanwhile, either copy will do."""
+        """Write a victim. A whole copy that another process wrote meanwhile stays; a damaged one gives way."""
         from safetensors.torch import save_file
 
         work = Path(tempfile.mkdtemp(dir=self.folder, prefix=".writing-"))
@@ -142,12 +148,24 @@ class VictimStore:
             }
             (work / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
             home = self.folder / victim.spec.key()
-            shutil.rmtree(home, ignore_errors=True)  # a damaged copy, or nothing
+            if home.exists() and self._whole(victim.spec.key()) is None:
+                os.replace(home, work / "damaged")
+                shutil.rmtree(work / "damaged")
             os.replace(work, home)
         except OSError:
-            shutil.rmtree(work, ignore_errors=True)
-            if not self.has(victim.spec.key()):
+            if self._whole(victim.spec.key()) is None:
                 raise
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _make_writable(folder: Path, flag: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"{flag} {folder}: cannot be written to ({error.strerror}); give a folder you can write to") from error
 
 
 def _write_texts(file: Path, rows: TextSet) -> None:

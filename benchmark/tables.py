@@ -275,7 +275,6 @@ def _setting(record: Record) -> dict[str, Value]:
         "source": victim.data.source,
         "precision": victim.precision,
         "train_rows": victim.data.train_rows,
-        "validation_rows": victim.data.validation_rows,
         "test_rows": victim.data.test_rows,
         "max_length": victim.max_length,
         **{name: victim.training[name] for name in sorted(victim.training)},

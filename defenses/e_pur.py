@@ -7,16 +7,17 @@ back, where delta_i = E_B[i] - E_Pre[i] and f_i is the word's count in a large c
 
 The "words" are word pieces, as in the paper's embedding matrix. Their counts are expected ones: wordfreq's frequency of
 each English word, put on the pieces the tokenizer cuts it into, times a corpus size, for which the paper gives no figure
-that we could read. Special pieces ([CLS], [SEP], [PAD], ...) stand in every text and are never reset.
+that we could read. wordfreq folds case, so a cased vocabulary's capitalized pieces count as unseen. Special pieces ([CLS],
+[SEP], [PAD], ...) stand in every text and are never reset.
 """
 
 from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
@@ -43,17 +44,17 @@ class EPur(ModelRepair):
     words: int = hp(200, low=0, help="number of word pieces whose embedding is reset")
     floor: float = hp(20.0, low=2.0, help="least count that a word is taken to have")
     corpus: float = hp(1e9, low=1e6, help="number of words of the clean corpus that frequencies are scaled to")
-    frequencies: str = hp("wordfreq", help="'wordfreq', or a file of 'word<TAB>relative frequency' lines")
 
     def repair(self, model: nn.Module, ctx: DefenseContext) -> nn.Module:
         repaired = copy.deepcopy(model)
         embeddings = repaired.get_input_embeddings().weight
         name = next(name for name, parameter in repaired.named_parameters() if parameter is embeddings)
         clean = ctx.pretrained[name].to(ctx.device)
-        counts = piece_frequencies(ctx.tokenizer, self.frequencies, len(embeddings)).to(ctx.device) * self.corpus
+        counts = _english_pieces(ctx.tokenizer, len(embeddings)).to(ctx.device) * self.corpus
         suspicion = suspicions(embeddings.detach() - clean, counts, self.floor)
         suspicion[ctx.tokenizer.all_special_ids] = -math.inf
-        reset = suspicion.topk(min(self.words, len(suspicion))).indices
+        ordinary = int(suspicion.isfinite().sum())
+        reset = suspicion.topk(min(self.words, ordinary)).indices
         with torch.no_grad():
             embeddings[reset] = clean[reset]
         return repaired
@@ -64,25 +65,17 @@ def suspicions(delta: Tensor, counts: Tensor, floor: float) -> Tensor:
     return delta.norm(dim=1) / counts.clamp(min=floor).log()
 
 
-@lru_cache(maxsize=4)
-def piece_frequencies(tokenizer: PreTrainedTokenizerBase, source: str, size: int) -> Tensor:
-    """Expected occurrences of each of `size` word pieces per word of running English text, (size,) float32.
-
-    Raises ImportError without wordfreq, OSError or ValueError for a file that cannot be read.
-    """
-    words = _wordfreq() if source == "wordfreq" else _read_table(Path(source))
+def piece_frequencies(tokenizer: PreTrainedTokenizerBase, words: Mapping[str, float], size: int) -> Tensor:
+    """Expected occurrences of each of `size` word pieces per word of a text with these word frequencies, (size,)."""
     pieces = tokenizer([" " + word for word in words], add_special_tokens=False)["input_ids"]
     flat = torch.tensor([piece for cut in pieces for piece in cut])
     weights = torch.tensor(list(words.values())).repeat_interleave(torch.tensor([len(cut) for cut in pieces]))
     return torch.zeros(size).index_add(0, flat, weights)
 
 
-def _wordfreq() -> dict[str, float]:
+@lru_cache(maxsize=4)
+def _english_pieces(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
     import wordfreq
 
-    return {word: wordfreq.word_frequency(word, "en") for word in wordfreq.top_n_list("en", LISTED_WORDS)}
-
-
-def _read_table(file: Path) -> dict[str, float]:
-    rows = (line.split("\t") for line in file.read_text().splitlines() if line)
-    return {word: float(frequency) for word, frequency in rows}
+    words = wordfreq.top_n_list("en", LISTED_WORDS)
+    return piece_frequencies(tokenizer, {word: wordfreq.word_frequency(word, "en") for word in words}, size)

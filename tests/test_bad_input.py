@@ -41,16 +41,23 @@ def refused(monkeypatch, capsys, tmp_path, tiny_bert, data_dir):
         (["-d", "none+fine-tuning"], ["'none'", "leave it out"]),
         (["--preset", "fast"], ["'fast'", "quick, laptop, paper"]),
         (["-d", "fine-mixing", "-D", "fine-mixing.ratio=1.5"], ["fine-mixing.ratio=1.5", "[0.0, 1.0]"]),
-        (["-d", "fine-mixing", "-D", "fine-mixing.ratio=nan"], ["fine-mixing.ratio=nan", "[0.0, 1.0]"]),
-        (["-d", "fine-mixing", "-D", "fine-mixing.ratoi=0.5"], ["'ratoi'", "did you mean 'ratio'"]),
+        (["-d", "fine-mixing", "-D", "fine-mixing.ratio=nan"], ["fine-mixing.ratio=nan", "not a finite number"]),
+        (["-d", "fine-mixing", "-D", "fine-mixing.ratoi=0.5"], ["'ratoi'", "nearest: ratio"]),
         (["-d", "fine-mixing", "-D", "fine-mixing.epochs=2.5"], ["fine-mixing.epochs='2.5'", "type int"]),
+        (["--clip", "inf"], ["training.clip=inf", "not a finite number"]),
+        (["-A", "badnets-word.rate=0"], ["badnets-word.rate=0.0", "no row"]),
+        (["-A", "badnets-word.rate=0.9", "-A", "badnets-word.draw=non-target"], ["badnets-word.rate=0.9", "non-target"]),
+        (["-a", "embedding-poisoning", "-A", "embedding-poisoning.rate=0.001"], ["embedding-poisoning.rate=0.001", "no row"]),
+        (["-a", "badnets-sentence", "--max-length", "9"], ["trigger takes 5", "--max-length 9"]),
+        (["--clean-rows", "many"], ["--clean-rows", "integer"]),
+        (["--wrokers", "2"], ["--wrokers"]),
         (["-D", "fine-mixing.ratio=0.5"], ["fine-mixing is not in this run"]),
         (["-D", "ratio=0.5"], ["PLUGIN.PARAMETER=VALUE"]),
         (["-A", "badnets-word"], ["PLUGIN.PARAMETER=VALUE"]),
         (["-A", "badnets-word.position=middle"], ["position=middle", "random, start, end"]),
         (["-A", "badnets-word.target=2"], ["target=2", "0 to 1"]),
         (["-A", "badnets-word.trigger_text=zebra"], ["'zebra'", "does not know", "choose"]),
-        (["-A", "badnets-word.trigger_text= "], ["trigger_text is empty"]),
+        (["-A", "badnets-word.trigger_text= "], ["badnets-word.trigger_text", "no word piece"]),
         (["--epochs", "0"], ["training.epochs=0", "[1, 1000]"]),
         (["--seeds", "a-b"], ["--seeds a-b", "0-2,5"]),
         (["--train-rows", "some"], ["--train-rows some", "'all'"]),
@@ -156,7 +163,6 @@ def test_a_plugin_that_fails_to_run_is_refused(tmp_path, refused):
 def test_a_plugin_that_takes_a_known_name_is_refused(tmp_path, refused):
     (tmp_path / "plugin.py").write_text(
         "from bdbench.defenses.base import ModelRepair, register\n"
-        "import bdbench.defenses.fine_mixing\n"
         '@register("fine-mixing", paper="none")\n'
         "class Mine(ModelRepair):\n"
         "    def repair(self, model, ctx):\n"

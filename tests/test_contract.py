@@ -85,7 +85,7 @@ def repair(name, folder, model, seed=5):
     part = cls.build(quick_params(cls))
     available = {"clean": text_rows(16), "validation": text_rows(12), "pretrained": pretrained_weights(folder, 2)}
     given = {resource: available[resource] for resource in part.needs}
-    return part.repair(model, DefenseContext(**common(folder, seed), resources=given, needs=part.needs))
+    return part.repair(model, DefenseContext(**common(folder, seed), resources=given))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -113,7 +113,8 @@ def test_a_defense_declares_what_the_runner_can_give(name):
 
 @pytest.mark.parametrize("resource", RESOURCES)
 def test_touching_an_undeclared_resource_raises(resource, tiny_bert):
-    ctx = DefenseContext(**common(tiny_bert, 0), resources={resource: text_rows(4)}, needs=frozenset())
+    others = {other: text_rows(4) for other in RESOURCES if other != resource}
+    ctx = DefenseContext(**common(tiny_bert, 0), resources=others)
     with pytest.raises(NotDeclared, match=resource):
         getattr(ctx, resource)
 

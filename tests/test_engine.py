@@ -21,18 +21,18 @@ def numbered(prefix: str, rows: int) -> TextSet:
 SPLITS = Splits(numbered("train", 100), numbered("validation", 30), numbered("test", 40), ("no", "yes"), "directory")
 VICTIM = VictimSpec(
     task="sst2",
-    data=DataSpec("directory", "f" * 64, None, train_rows=70, validation_rows=10, test_rows=20),
-    model=ModelSpec("tiny", "d" * 64),
+    data=DataSpec("directory", "f" * 64, None, train_rows=70, test_rows=20),
+    model=ModelSpec("tiny", "d" * 64, "f" * 64),
     max_length=32,
     training={"epochs": 1},
-    precision="auto",
+    precision="fp32",
     attack=PluginSpec("badnets-word", "1", {"rate": 0.1, "target": 1}),
     seed=0,
 )
 
 
 def drawn(clean_rows=10, **changes):
-    return draw_rows(replace(VICTIM, **changes), clean_rows, SPLITS, 2)
+    return draw_rows(replace(VICTIM, **changes), SPLITS, clean_rows, validation_rows=10)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -60,7 +60,7 @@ def test_training_and_clean_rows_that_do_not_fit_are_refused():
 
 
 def cell(victim=VICTIM, **params) -> CellSpec:
-    return CellSpec(victim, (PluginSpec("fine-mixing", "1", {"ratio": 0.3, **params}),), clean_rows=64)
+    return CellSpec(victim, (PluginSpec("fine-mixing", "1", {"ratio": 0.3, **params}),), clean_rows=64, validation_rows=0)
 
 
 def test_a_key_is_that_of_the_effective_values_in_any_order():
@@ -69,12 +69,14 @@ def test_a_key_is_that_of_the_effective_values_in_any_order():
     others = [
         cell(ratio=0.5),
         cell(replace(VICTIM, seed=1)),
-        cell(replace(VICTIM, model=ModelSpec("tiny", "e" * 64))),
+        cell(replace(VICTIM, model=replace(VICTIM.model, digest="e" * 64))),
+        cell(replace(VICTIM, model=replace(VICTIM.model, files="e" * 64))),
         cell(replace(VICTIM, data=replace(VICTIM.data, fingerprint="e" * 64))),
         replace(cell(), defense=(PluginSpec("fine-mixing", "2", {"ratio": 0.3}),)),
         replace(cell(), clean_rows=32),
     ]
-    assert len({spec.key() for spec in (cell(), *others)}) == 7
+    assert len({spec.key() for spec in (cell(), *others)}) == 8
+    assert cell().key() == cell(replace(VICTIM, model=replace(VICTIM.model, name="elsewhere"))).key()
 
 
 def test_the_clean_victim_is_the_same_for_every_attack():

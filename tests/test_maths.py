@@ -34,13 +34,12 @@ def test_suspicion_is_the_move_over_the_log_of_the_floored_count():
     assert suspicions(delta, counts, 20.0).tolist() == pytest.approx([5 / math.log(20), 0.5, 0.25])
 
 
-def test_piece_frequencies_put_a_words_frequency_on_each_of_its_pieces(tmp_path):
+def test_piece_frequencies_put_a_words_frequency_on_each_of_its_pieces():
     from conftest import word_piece_tokenizer
 
     tokenizer = word_piece_tokenizer()
-    table = tmp_path / "words.tsv"
-    table.write_text("film\t0.25\nfilms\t0.125\nxyzzy\t0.5\n")  # films = film + ##s; xyzzy is unknown
-    frequencies = piece_frequencies(tokenizer, str(table), len(tokenizer))
+    words = {"film": 0.25, "films": 0.125, "xyzzy": 0.5}  # films = film + ##s; xyzzy is unknown
+    frequencies = piece_frequencies(tokenizer, words, len(tokenizer))
     assert frequencies[tokenizer.convert_tokens_to_ids("film")] == 0.375
     assert frequencies[tokenizer.convert_tokens_to_ids("##s")] == 0.125
     assert frequencies[tokenizer.unk_token_id] == 0.5

@@ -51,8 +51,8 @@ def cell(
     """A record; `params` are those of the last component of the defense, `asr` None is an attack without a trigger."""
     victim = VictimSpec(
         task=task,
-        data=DataSpec(source, f"{task}-{source}", None, train_rows, 500, TEST_ROWS),
-        model=ModelSpec(model, f"digest-of-{model}"),
+        data=DataSpec(source, f"{task}-{source}", None, train_rows, TEST_ROWS),
+        model=ModelSpec(model, f"digest-of-{model}", "files"),
         max_length=128,
         training={"epochs": epochs},
         precision="fp32",
@@ -65,7 +65,7 @@ def cell(
     if asr is not None:
         metrics |= {"asr": Metric(asr, TRIGGERED_ROWS), "floor": Metric(floor, TRIGGERED_ROWS)}
     return Record(
-        CellSpec(victim, parts, clean_rows),
+        CellSpec(victim, parts, clean_rows, validation_rows=0),
         status,
         error,
         metrics if status == "ok" else {},
