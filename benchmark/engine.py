@@ -116,13 +116,13 @@ def run_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vic
     if the data or the model found at `site` are not the ones in `spec`.
     """
     site.enter()
-    started = time.perf_counter()
     attack: Attack = ATTACKS.get(spec.attack.name).build(spec.attack.params)
     if needs_clean_victim(spec) and clean is None:
         raise ValueError(f"the victim of {spec.attack.name} needs the clean fine-tuned model, and none was given")
     rows = _rows(spec, site)
     model = _model(spec, site, None if attack.start == "scratch" else clean)
     ctx = _attack_context(spec, site, "poison")
+    started = time.perf_counter()
     if isinstance(attack, DataPoisoning):
         poisoned, _ = attack.poison(rows.train, ctx)
         seed = derive(spec.seed, "victim", spec.task, attack.name)
@@ -160,7 +160,6 @@ def run_cell(
     (see `failed_record`).
     """
     site.enter()
-    started = time.perf_counter()
     parts: list[ModelRepair] = [DEFENSES.get(part.name).build(part.params) for part in spec.defense]
     for part in parts:
         if reason := part.skip(spec.victim.task, spec.victim.attack.name):
@@ -171,6 +170,7 @@ def run_cell(
         seconds = {"defense": 0.0, "evaluation": 0.0}
     else:
         model = _model(spec.victim, site, victim)
+        started = time.perf_counter()
         for part in parts:
             model = part.repair(model, _defense_context(spec, site, part, rows))
         repaired = time.perf_counter()

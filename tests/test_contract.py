@@ -12,6 +12,7 @@ from bdbench.attacks.base import BadNets, DataPoisoning, PhraseTrigger, WeightPo
 from bdbench.context import AttackContext, DefenseContext, NotDeclared
 from bdbench.data import TextSet
 from bdbench.defenses.base import RESOURCES
+from bdbench.defenses.fine_pruning import feed_forward_blocks
 from bdbench.models import load_classifier, load_tokenizer, pretrained_weights
 from bdbench.params import hyperparameters
 from bdbench.registry import ATTACKS, DEFENSES
@@ -117,6 +118,61 @@ def test_touching_an_undeclared_resource_raises(resource, tiny_bert):
     ctx = DefenseContext(**common(tiny_bert, 0), resources=others)
     with pytest.raises(NotDeclared, match=resource):
         getattr(ctx, resource)
+
+
+def repaired_state(name, folder, victim, **params):
+    cls = DEFENSES.get(name)
+    given = {"clean": text_rows(16), "pretrained": pretrained_weights(folder, 2)}
+    ctx = DefenseContext(**common(folder, 5), resources={resource: given[resource] for resource in cls.needs})
+    return state(cls.build(params).repair(victim, ctx))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_e_pur_resets_the_most_suspicious_pieces_alone(family, tiny_models):
+    folder = tiny_models[family]
+    model, clean, tokenizer = classifier(folder), pretrained_weights(folder, 2), load_tokenizer(folder)
+    embeddings = model.get_input_embeddings().weight
+    name = next(name for name, parameter in model.named_parameters() if parameter is embeddings)
+    words = ["cf", "mn", "film"]
+    moved = [phrase_ids(tokenizer, word)[0] for word in words]
+    with torch.no_grad():  # "film" moves as much, but it is frequent; a special piece moves most, and is no word
+        embeddings[moved] += 1.0
+        embeddings[tokenizer.cls_token_id] += 9.0
+    before, after = state(model)[name], repaired_state("e-pur", folder, model, words=2)[name]
+    changed = (before != after).any(dim=1).nonzero().flatten().tolist()
+    assert sorted(changed) == sorted(moved[:2])
+    assert torch.equal(after[changed], clean[name][changed])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_fine_mixing_keeps_the_head_and_the_given_share_of_the_encoder(family, tiny_models):
+    folder, victim = tiny_models[family], victim_of(tiny_models[family])
+    clean = pretrained_weights(folder, 2)
+    before, after = state(victim), repaired_state("fine-mixing", folder, victim, ratio=0.25, learning_rate=0.0)
+    assert clean and len(clean) < len(before)
+    kept = total = 0
+    for name, tensor in before.items():
+        if name not in clean:
+            assert torch.equal(after[name], tensor), name
+            continue
+        stays, reset = after[name] == tensor, after[name] == clean[name]
+        assert (stays | reset).all()
+        kept, total = kept + int(stays.sum()), total + tensor.numel()
+    assert 0.23 < kept / total < 0.27
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_pruned_neurons_stay_dead_only_if_frozen(family, tiny_models):
+    folder, victim = tiny_models[family], victim_of(tiny_models[family])
+    dead = {}
+    for frozen in (False, True):
+        params = {"fraction": 0.5, "frozen": frozen, "learning_rate": 1e-2, "epochs": 2}
+        model = classifier(folder)
+        model.load_state_dict(repaired_state("fine-pruning", folder, victim, **params))
+        blocks = list(feed_forward_blocks(model))
+        assert len(blocks) == 2
+        dead[frozen] = [int((rising.weight == 0).all(dim=1).sum()) for rising, _ in blocks]
+    assert dead[True] == [32, 32] and max(dead[False]) < 32
 
 
 # attacks

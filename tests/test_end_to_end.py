@@ -1,6 +1,7 @@
 """The matrix as a user runs it: real models, real Ray, real files."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -134,32 +135,57 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(small, bdbench, tmp_pat
     }
     broken = records["badnets-word", "breaks"].error
     assert "NotDeclared: this defense touches 'clean' but declares needs = []" in broken and "faulty.py" in broken
+    assert str(tmp_path) not in broken
     assert "worker died" in records["badnets-word", "dies"].error
     board = (tmp_path / "run" / "leaderboard.md").read_text()
     assert "failed" in board and "not against this one" in board
 
 
+FAULTY_ATTACK = '''"""An attack that breaks."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from bdbench.attacks.base import BadNets, register
+
+
+@register("stumbles", paper="none")
+@dataclass(frozen=True)
+class Stumbles(BadNets):
+    def poison(self, train, ctx):
+        return Path(__file__).with_name("nowhere.txt").read_text()
+'''
+
+
 def test_a_failing_victim_fails_its_cells_alone(small, bdbench, tmp_path):
-    ended = bdbench("run", *small, "-T", "sst2", "-A", "embedding-poisoning.rate=0.001", "--out", tmp_path / "run")
+    (tmp_path / "faulty.py").write_text(FAULTY_ATTACK)
+    flags = ["-T", "sst2", "-a", "badnets-word,stumbles", "--plugin", tmp_path / "faulty.py", "--out", tmp_path / "run"]
+    ended = bdbench("run", *small, *flags, "--inline")
     assert ended.returncode == 1, ended.stderr
     for record in read_records(tmp_path / "run"):
-        poisoned = record.spec.victim.attack.name == "embedding-poisoning"
-        assert record.status == ("failed" if poisoned else "ok")
-        assert not poisoned or ("its victim failed" in record.error and "raise it" in record.error)
+        broken = record.spec.victim.attack.name == "stumbles"
+        assert record.status == ("failed" if broken else "ok")
+        if broken:
+            assert "its victim failed" in record.error and "nowhere.txt" in record.error
+            assert str(tmp_path) not in record.error and "/work/" not in record.error
 
 
-def test_a_damaged_victim_is_made_anew(small, bdbench, tmp_path):
-    run = ["run", *small, "-T", "sst2", "-a", "badnets-word", "-d", "none", "--inline", "-D", "fine-tuning.epochs=1"]
-    run = [*run[:-2]]
-    small_run = [word for word in run if not str(word).startswith(("fine-tuning.", "fine-mixing."))]
-    small_run = [word for i, word in enumerate(small_run) if word != "-D"]
-    assert bdbench(*small_run, "--out", tmp_path / "run").returncode == 0
+def test_damaged_victims_are_made_anew_with_the_same_metrics(small, bdbench, tmp_path):
+    """The clean model is gone altogether, so the triggered victims need it again, as their start and for the floor."""
+    run = ["run", *small, "-T", "sst2", "--inline", "--out", tmp_path / "run"]
+    assert bdbench(*run).returncode == 0
     first = metrics(tmp_path / "run")
-    for weights in (tmp_path / "victims").glob("*/model.safetensors"):
-        weights.write_bytes(weights.read_bytes()[:-1])
-    ended = bdbench(*small_run, "--out", tmp_path / "run", "--force")
+    for home in (tmp_path / "victims").iterdir():
+        meta = json.loads((home / "meta.json").read_text())
+        if meta["spec"]["attack"]["name"] == "none":
+            shutil.rmtree(home)
+        elif meta["spec"]["attack"]["name"] == "badnets-word":
+            (home / "meta.json").write_text("{")
+        else:
+            (home / "model.safetensors").write_bytes((home / "model.safetensors").read_bytes()[:-1])
+    ended = bdbench(*run, "--force")
     assert ended.returncode == 0, ended.stderr
-    assert metrics(tmp_path / "run") == first
+    assert "is damaged" in ended.stderr and metrics(tmp_path / "run") == first
 
 
 def test_dry_run_prints_the_cells_and_their_number_and_trains_nothing(small, bdbench, tmp_path):
@@ -179,6 +205,13 @@ def test_adding_a_defense_or_a_seed_changes_no_other_cell(small, bdbench):
         < keys("-d", "none,fine-tuning,e-pur+fine-mixing,e-pur")
         < keys("-d", "none,fine-tuning,e-pur+fine-mixing,e-pur", "--seeds", "0,1")
     )
+
+
+def test_a_larger_clean_set_changes_no_victim(tiny_bert, data_dir, bdbench):
+    flags = ["--preset", "laptop", "--model", tiny_bert, "--data", data_dir, "-T", "sst2", "-d", "none", "--dry-run"]
+    sizes = ["--train-rows", "all", "--validation-rows", "all", "--clean-rows"]
+    small, large = (bdbench("run", *flags, *sizes, rows).stdout for rows in ("16", "32"))
+    assert small and small == large
 
 
 def test_inline_imports_neither_ray_nor_datasets(small, tmp_path):

@@ -40,6 +40,8 @@ def imports(file: Path, with_types: bool = False) -> set[str]:
             continue
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bdbench."):
             found.add(node.module.split(".")[1])
+        if isinstance(node, ast.ImportFrom) and node.module == "bdbench":
+            found |= {alias.name for alias in node.names}
         if isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("bdbench.")}
     return found

@@ -1,0 +1,31 @@
+"""What the README shows is true: its example defense runs as it stands, and its commands are commands."""
+
+import re
+from pathlib import Path
+
+from bdbench.presets import PRESETS
+from bdbench.store import read_records
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+
+
+def test_the_example_defense_has_20_lines_and_runs(bdbench, tiny_bert, data_dir, tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+    assert len(code.splitlines()) <= 20
+    (tmp_path / "shrink.py").write_text(code)
+    (command,) = re.findall(r"^bdbench (run --plugin shrink.py .*)$", README, flags=re.MULTILINE)
+    sizes = "--train-rows 100 --validation-rows 20 --max-length 32 --epochs 1 --inline"
+    flags = ["--preset", "laptop", "--data", data_dir, "--model", tiny_bert, "-a", "badnets-word", *sizes.split()]
+    ended = bdbench(*command.split(), *flags, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    records = read_records(tmp_path / "results" / "shrink")
+    assert {record.status for record in records} == {"ok"}
+    assert {record.spec.defense_name for record in records} == {"none", "fine-tuning", "shrink", "e-pur+shrink"}
+    (shrunk,) = (record for record in records if record.spec.defense_name == "shrink")
+    assert shrunk.spec.defense[0].params["factor"] == 0.3 and shrunk.needs == ("clean", "pretrained")
+
+
+def test_every_preset_and_file_it_names_exists():
+    assert set(re.findall(r"--preset (\w+)", README)) <= set(PRESETS)
+    for link in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        assert (Path(__file__).parents[1] / link).exists(), link

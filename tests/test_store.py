@@ -1,0 +1,97 @@
+"""What the stores keep, and what they never throw away."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from test_engine import SPLITS, VICTIM, cell
+
+from bdbench.errors import UsageError
+from bdbench.records import Metric, Record, Victim
+from bdbench.registry import ATTACKS, DEFENSES, load_plugin_file
+from bdbench.store import Results, VictimStore, read_predictions, read_records
+
+
+def victim(weight: float = 1.0) -> Victim:
+    return Victim(
+        spec=VICTIM,
+        weights={"w": torch.full((3, 2), weight)},
+        triggered=SPLITS.test,
+        predictions={"clean": np.array([0, 1], dtype=np.int8)},
+        metrics={"cacc": Metric(0.5, 2)},
+        seconds={"attack": 1.0},
+    )
+
+
+def test_a_victim_comes_back_as_it_was(tmp_path):
+    store = VictimStore(tmp_path)
+    assert store.load(VICTIM) is None
+    store.save(victim())
+    back = store.load(VICTIM)
+    assert torch.equal(back.weights["w"], victim().weights["w"]) and back.metrics == victim().metrics
+    assert back.triggered.digest() == SPLITS.test.digest()
+    assert back.predictions["clean"].tolist() == [0, 1]
+
+
+def test_a_whole_victim_stays_and_a_damaged_one_gives_way(tmp_path):
+    store = VictimStore(tmp_path)
+    store.save(victim(1.0))
+    store.save(victim(2.0))
+    assert store.load(VICTIM).weights["w"][0, 0] == 1.0
+    weights = tmp_path / VICTIM.key() / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert store.load(VICTIM) is None
+    store.save(victim(2.0))
+    assert store.load(VICTIM).weights["w"][0, 0] == 2.0
+    assert [path.name for path in tmp_path.iterdir()] == [VICTIM.key()]
+
+
+def test_a_good_record_is_not_lost_to_a_later_failure(tmp_path):
+    results = Results(tmp_path)
+    results.write(Record(cell(), "failed", "once"))
+    results.write(Record(cell(), "ok", metrics={"cacc": Metric(0.5, 2)}), {"clean": np.array([1], dtype=np.int8)})
+    results.write(Record(cell(), "failed", "again"))
+    (record,) = read_records(tmp_path)
+    assert record.status == "ok" and results.done(record.key)
+    assert read_predictions(tmp_path, record)["clean"].tolist() == [1]
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "3", json.dumps({"schema": 1})])
+def test_a_file_that_is_no_record_is_named(content, tmp_path):
+    Results(tmp_path)
+    (tmp_path / "records" / "odd.json").write_text(content)
+    with pytest.raises(UsageError, match="odd.json: not a record"):
+        read_records(tmp_path)
+
+
+def load(tmp_path, source: str) -> None:
+    (tmp_path / "plugin.py").write_text(source)
+    load_plugin_file(tmp_path / "plugin.py")
+
+
+def test_a_plugin_that_forgets_the_dataclass_is_refused(tmp_path):
+    source = (
+        "from bdbench.defenses.base import ModelRepair, register\n"
+        "from bdbench.params import hp\n"
+        '@register("forgetful", paper="none")\n'
+        "class Forgetful(ModelRepair):\n"
+        '    share: float = hp(0.5, help="share")\n'
+        "    def repair(self, model, ctx):\n"
+        "        return model\n"
+    )
+    with pytest.raises(UsageError, match=r"no @dataclass\(frozen=True\)"):
+        load(tmp_path, source)
+    assert "forgetful" not in DEFENSES.names()
+
+
+def test_a_plugin_cannot_take_the_name_of_a_built_in_that_is_not_imported_yet(tmp_path, monkeypatch):
+    monkeypatch.setattr(ATTACKS, "_classes", {})
+    source = (
+        "from bdbench.attacks.base import BadNets, register\n"
+        '@register("badnets-sentence", paper="none")\n'
+        "class Mine(BadNets):\n"
+        "    pass\n"
+    )
+    with pytest.raises(UsageError, match=r"two attacks are named 'badnets-sentence': bdbench \(badnets_sentence.py\)"):
+        load(tmp_path, source)
