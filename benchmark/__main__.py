@@ -172,7 +172,7 @@ def run(
     if interrupted:
         typer.echo("interrupted; the same command goes on where it stopped", err=True)
         raise typer.Exit(130)
-    if failed:
+    if failed or progress.failed:  # a forced cell that failed may have an earlier record that is kept
         raise typer.Exit(1)
 
 

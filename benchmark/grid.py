@@ -103,8 +103,7 @@ def data_source(data: str) -> tuple[str, Path | None]:
 
 
 def site_for(made: Plan, plugins: Sequence[str | Path], threads: int, device: str = "auto") -> Site:
-    """Where this machine does the work of a plan. Raises UsageError for a device that it does not have."""
-    torch_device(device)
+    """Where this machine does the work of a plan."""
     files = tuple(Path(file).resolve() for file in plugins)
     data = None if made.data_folder is None else made.data_folder.resolve()
     return Site(model=made.model_folder, data=data, plugins=files, threads=threads, device=device)

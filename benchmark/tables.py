@@ -279,15 +279,16 @@ def _setting(record: Record) -> dict[str, Value]:
         "max_length": victim.max_length,
         **{name: victim.training[name] for name in sorted(victim.training)},
         "digest": victim.model.digest[:DIGEST_DIGITS],
+        "files": victim.model.files[:DIGEST_DIGITS],
         "revision": str(victim.data.revision)[:DIGEST_DIGITS],
         "fingerprint": victim.data.fingerprint[:DIGEST_DIGITS],
     }
 
 
 # Tasks may well differ in length, rows or epochs, but a table of several tasks has one model and one kind of data.
-SAME_FOR_ALL_TASKS = ("model", "source", "precision", "digest")
+SAME_FOR_ALL_TASKS = ("model", "source", "precision", "digest", "files")
 # Opaque: shown only where the fields that people can read do not tell two settings apart.
-OPAQUE = ("digest", "revision", "fingerprint")
+OPAQUE = ("digest", "files", "revision", "fingerprint")
 
 
 def _task_labels(records: Sequence[Record]) -> list[Label]:
@@ -355,7 +356,8 @@ def _fields(plugin: PluginSpec) -> dict[str, Value]:
 def _defense_fields(record: Record) -> dict[str, Value]:
     """The fields of all components; a composition names the component: `fine-mixing.ratio`."""
     parts = record.spec.defense
-    fields: dict[str, Value] = {"clean_rows": record.spec.clean_rows} if record.spec.clean_rows else {}
+    sizes = {"clean_rows": record.spec.clean_rows, "validation_rows": record.spec.validation_rows}
+    fields: dict[str, Value] = {name: size for name, size in sizes.items() if size}
     for number, part in enumerate(parts, start=1):
         twice = sum(other.name == part.name for other in parts) > 1
         prefix = f"{part.name}.{number}." if twice else f"{part.name}." if len(parts) > 1 else ""

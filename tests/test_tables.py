@@ -9,6 +9,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -16,7 +17,7 @@ import pytest
 
 from bdbench.records import CellSpec, DataSpec, Metric, ModelSpec, PluginSpec, Record, VictimSpec
 from bdbench.report import exception_line, latex, markdown, tex, write_report
-from bdbench.tables import Label, Table, long_table, overall_table, task_tables
+from bdbench.tables import Label, Table, long_table, overall_table, summarize, task_tables
 
 TEST_ROWS, TRIGGERED_ROWS = 872, 428
 TRACEBACK = """Traceback (most recent call last):
@@ -475,3 +476,10 @@ def test_latex_compiles_without_complaint(tmp_path):
 def _pdflatex(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
     command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=60)
+
+
+def test_models_of_one_name_and_other_files_are_told_apart():
+    record = cell()
+    victim = replace(record.spec.victim, model=replace(record.spec.victim.model, files="other"))
+    other = replace(record, spec=replace(record.spec, victim=victim))
+    assert {str(summary.task) for summary in summarize([record, other])} == {"sst2 [files=files]", "sst2 [files=other]"}
