@@ -80,7 +80,7 @@ def test_the_wheel_lists_and_describes_what_the_checkout_has(outside, bdbench, t
     assert "  halve-head            from bdplug (bdplug)\n" in listed
     assert listed.replace("  halve-head            from bdplug (bdplug)\n", "") == bdbench("list").stdout
     shown = subprocess.run([outside, "show", "halve-head"], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
-    assert "halve-head.factor=0.5 [0.0 to 1.0]: what the head is multiplied by" in shown
+    assert "halve-head.factor=0.5 [0.0, 1.0]: what the head is multiplied by" in shown
 
 
 def test_an_outside_defense_runs_in_the_matrix_on_ray_workers(outside, tiny_bert, data_dir, tmp_path):
