@@ -57,8 +57,8 @@ def test_descent_adds_up_the_gradients_of_all_steps():
     row.grad = torch.tensor([0.0, -1.0])
     descent.step()  # (1, 1) / sqrt 2
     assert row.tolist() == pytest.approx([0.5**0.5, 0.5**0.5])
-    row.grad = torch.tensor([0.5**0.5, 0.0])
-    descent.step()  # the sum is (sqrt 1/2, -1): (0, sqrt 1/2 + 1), scaled to 1
+    row.grad = torch.tensor([0.5**0.5, 1.0])
+    descent.step()  # the sum is (sqrt 1/2, 0): (0, sqrt 1/2), scaled to 1; the last gradient alone would give (0, -1)
     assert row.tolist() == pytest.approx([0.0, 1.0])
 
 
