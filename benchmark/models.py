@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from safetensors import SafetensorError, safe_open
 
 from bdbench.errors import UsageError
+from bdbench.files import sha256
 from bdbench.records import ModelSpec
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def weights_digest(folder: Path) -> str:
                 pass
         except (SafetensorError, OSError) as error:
             raise UsageError(f"--model {folder}: {file.name} is damaged ({error}); fetch the model anew") from error
-    digests = [_sha256(file) for file in files]
+    digests = [sha256(file) for file in files]
     return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
@@ -195,10 +196,5 @@ def _files_digest(folder: Path) -> str:
     digest = hashlib.sha256()
     for name in ("config.json", "tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "merges.txt"):
         if (folder / name).is_file():
-            digest.update(f"{name} {_sha256(folder / name)}\n".encode())
+            digest.update(f"{name} {sha256(folder / name)}\n".encode())
     return digest.hexdigest()
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -6,7 +6,6 @@ The numbers and the rules behind them are those of `bdbench.tables`; here is onl
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Iterable, Sequence
 from importlib.resources import files
@@ -17,6 +16,7 @@ import jinja2
 from tabulate import tabulate
 
 from bdbench.errors import without_folders
+from bdbench.files import write_whole
 from bdbench.records import Record
 from bdbench.tables import (
     ABSENT,
@@ -76,17 +76,9 @@ def write_report(directory: Path, records: Iterable[Record]) -> list[Path]:
         "leaderboard-tables.tex": latex(records, document=False),
     }
     directory.mkdir(parents=True, exist_ok=True)
-    return [_write_whole(directory / name, text) for name, text in texts.items()]
-
-
-def _write_whole(path: Path, text: str) -> Path:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        unfinished.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    return path
+    return [
+        write_whole(directory / name, lambda file, text=text: file.write(text.encode("utf-8"))) for name, text in texts.items()
+    ]
 
 
 # --- words, in plain text

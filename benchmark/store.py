@@ -10,7 +10,6 @@ cells that had not ended.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -24,6 +23,7 @@ import numpy as np
 
 from bdbench.data import TextSet
 from bdbench.errors import UsageError
+from bdbench.files import sha256, write_whole
 from bdbench.records import Metric, Predictions, Record, Victim, VictimSpec
 
 log = logging.getLogger(__name__)
@@ -56,9 +56,9 @@ class Results:
             return
         if predictions is not None:
             record.predictions = f"predictions/{record.key}.npz"
-            _write(self.folder / record.predictions, lambda file: np.savez_compressed(file, **predictions))
+            write_whole(self.folder / record.predictions, lambda file: np.savez_compressed(file, **predictions))
         text = json.dumps(record.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
-        _write(self.folder / "records" / f"{record.key}.json", lambda file: file.write(text.encode()))
+        write_whole(self.folder / "records" / f"{record.key}.json", lambda file: file.write(text.encode()))
         self.records[record.key] = record
 
 
@@ -121,7 +121,7 @@ class VictimStore:
             return None
         try:
             meta = json.loads((home / "meta.json").read_text())
-            damaged = [name for name, digest in meta["sha256"].items() if _sha256(home / name) != digest]
+            damaged = [name for name, digest in meta["sha256"].items() if sha256(home / name) != digest]
         except (OSError, ValueError, KeyError, TypeError) as error:
             damaged = [str(error)]
         if damaged:
@@ -144,7 +144,7 @@ class VictimStore:
                 "metrics": {name: asdict(metric) for name, metric in victim.metrics.items()},
                 "seconds": victim.seconds,
                 "env": victim.env,
-                "sha256": {file.name: _sha256(file) for file in sorted(work.iterdir())},
+                "sha256": {file.name: sha256(file) for file in sorted(work.iterdir())},
             }
             (work / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
             home = self.folder / victim.spec.key()
@@ -181,16 +181,3 @@ def _read_texts(file: Path) -> TextSet:
     frame = pd.read_parquet(file)
     second = tuple(frame["second"]) if "second" in frame else None
     return TextSet(tuple(frame["first"]), second, frame["label"].to_numpy())
-
-
-def _write(file: Path, fill) -> None:
-    """Write a file through a temporary name beside it."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, prefix=".writing-", delete=False) as stream:
-        fill(stream)
-    os.chmod(stream.name, 0o644)
-    os.replace(stream.name, file)
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each module of benchmark/ may import the modules of ours that stand on lines above its own.
 LAYERS = [
-    ["errors", "seeds"],
+    ["errors", "files", "seeds"],
     ["data", "params", "registry"],
     ["records", "presets"],
     ["metrics", "models", "loops", "tables"],
@@ -22,7 +22,7 @@ LAYERS = [
     ["runner"],
     ["__main__"],
 ]
-LEAVES = {"errors", "seeds", "data", "params", "registry", "loops"}
+LEAVES = {"errors", "files", "seeds", "data", "params", "registry", "loops"}
 
 
 def imports(file: Path, with_types: bool = False) -> set[str]:
