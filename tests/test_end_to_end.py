@@ -167,7 +167,7 @@ def test_a_failing_victim_fails_its_cells_alone(small, bdbench, tmp_path):
         assert record.status == ("failed" if broken else "ok")
         if broken:
             assert "its victim failed" in record.error and "nowhere.txt" in record.error
-            assert str(tmp_path) not in record.error and "/work/" not in record.error
+            assert str(tmp_path) not in record.error and 'File "/' not in record.error
 
 
 def test_damaged_victims_are_made_anew_with_the_same_metrics(small, bdbench, tmp_path):
