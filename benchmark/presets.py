@@ -90,8 +90,8 @@ PRESETS = {
             seeds=(0,),
             train_rows=800,
             validation_rows=200,
-            test_rows=200,
-            clean_rows=64,
+            test_rows=120,
+            clean_rows=48,
             max_length=64,
             # generated rows are plenty: one pass over many teaches more than passes over few, at the same cost
             training={"epochs": 1, "learning_rate": 2e-4, "batch_size": 16},
