@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 # Each module of benchmark/ may import the modules of ours that stand on lines above its own.
 LAYERS = [
-    ["errors", "files", "seeds"],
+    ["errors", "files", "kernels", "seeds"],
     ["data", "params", "registry"],
     ["records", "presets"],
     ["metrics", "models", "loops", "tables"],

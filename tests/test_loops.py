@@ -88,7 +88,7 @@ def test_every_epoch_visits_every_row_once_in_batches_of_similar_length():
 
 def test_predictions_come_in_the_order_of_the_rows(tiny_bert):
     rows, model = rows_of(tiny_bert), classifier(tiny_bert)
-    together = predict(model, rows, precision="fp32", batch_size=7)
+    together = predict(model, rows, precision="fp32")
     for i in range(len(rows)):
         inputs, _ = rows.batch(torch.tensor([i]), torch.device("cpu"))
         with torch.inference_mode():
