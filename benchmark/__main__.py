@@ -7,6 +7,7 @@ Heavy imports (torch, ray, pandas) are inside the commands, so that `--help` and
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -105,6 +106,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and their number, and stop")] = False,
 ) -> None:
     """Run attacks x defenses x tasks x seeds, then write the tables. Finished cells are not run again."""
+    began = time.monotonic()
     load_files(plugin)
     typed: dict[str, Any] = {
         "model": model,
@@ -139,7 +141,7 @@ def run(
 
     from bdbench.progress import MatrixProgress
     from bdbench.report import write_report
-    from bdbench.runner import cores, remaining, run_inline, run_ray
+    from bdbench.runner import at_a_time, cores, remaining, run_inline, run_ray
     from bdbench.store import Results, VictimStore
 
     site = site_for(made, plugin or (), threads or (cores() if inline else 1), device)
@@ -166,6 +168,9 @@ def run(
             interrupted = True
     for file in write_report(out, list(results.records.values())):
         typer.echo(file)
+    if work.cells:
+        workers_used = 1 if inline else at_a_time(site, workers, gpus_per_cell)
+        typer.echo(progress.split(time.monotonic() - began, workers_used), err=True)
     failed = [results.records[key] for cell in made.cells if (key := cell.key()) in results.records and not results.done(key)]
     for record in failed:
         typer.echo(f"{record.status}: {record.spec.label()} (results in records/{record.key}.json)", err=True)
@@ -233,10 +238,10 @@ def drop_none(**values: Any) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def main() -> None:
+def main(command: typer.Typer = app) -> None:
     """Entry point: bad usage is one line on standard error and exit status 2."""
     try:
-        sys.exit(app(sys.argv[1:] or ["--help"], standalone_mode=False))
+        sys.exit(command(sys.argv[1:] or ["--help"], standalone_mode=False))
     except UsageError as error:
         message = str(error)
     except Exception as error:

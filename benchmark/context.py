@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +23,10 @@ class NotDeclared(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Context:
-    """Common to attacks and defenses. Plugins draw randomness from `generator` (on the CPU) and from nowhere else."""
+    """Common to attacks and defenses. Plugins draw randomness from `generator` (on the CPU) and from nowhere else.
+
+    `spent` counts the seconds in the two loops, under "training" and "prediction".
+    """
 
     tokenizer: PreTrainedTokenizerBase
     max_length: int
@@ -28,6 +34,7 @@ class Context:
     device: torch.device
     precision: str
     generator: torch.Generator
+    spent: Counter[str] = field(default_factory=Counter, repr=False)
 
     def encode(self, rows: TextSet) -> Encoded:
         """Tokenize, cut at `max_length` pieces."""
@@ -44,11 +51,24 @@ class Context:
     ) -> None:
         """Train `model` in place with the engine's loop (see `loops.train`); one draw from `generator`."""
         seed = int(torch.randint(2**62, (), generator=self.generator))
-        train(model, self.encode(rows), recipe, seed=seed, precision=self.precision, optimizer=optimizer, loss=loss)
+        encoded = self.encode(rows)
+        with self.counted("training"):
+            train(model, encoded, recipe, seed=seed, precision=self.precision, optimizer=optimizer, loss=loss)
 
     def predict(self, model: nn.Module, rows: TextSet) -> Tensor:
         """Logits (n, classes) float32 on the CPU."""
-        return predict(model, self.encode(rows), precision=self.precision)
+        encoded = self.encode(rows)
+        with self.counted("prediction"):
+            return predict(model, encoded, precision=self.precision)
+
+    @contextmanager
+    def counted(self, what: str) -> Iterator[None]:
+        """Add the time the block takes to `spent`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.spent[what] += time.perf_counter() - began
 
 
 @dataclass(frozen=True, eq=False)

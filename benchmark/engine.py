@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 import traceback
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -26,9 +28,9 @@ from bdbench.context import AttackContext, Context, DefenseContext
 from bdbench.data import TextSet
 from bdbench.defenses.base import ModelRepair
 from bdbench.errors import UsageError, without_folders
-from bdbench.loops import Recipe, encode, train
+from bdbench.loops import Recipe, train
 from bdbench.metrics import attack_success_rate, clean_accuracy
-from bdbench.models import load_classifier, load_tokenizer, pretrained_weights
+from bdbench.models import classifier_with, load_classifier, load_tokenizer, pretrained_weights
 from bdbench.records import CellSpec, Metric, PluginSpec, Predictions, Record, Victim, VictimSpec
 from bdbench.registry import ATTACKS, DEFENSES, TASKS, load_plugin_file
 from bdbench.seeds import derive
@@ -119,15 +121,17 @@ def run_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vic
     attack: Attack = ATTACKS.get(spec.attack.name).build(spec.attack.params)
     if needs_clean_victim(spec) and clean is None:
         raise ValueError(f"the victim of {spec.attack.name} needs the clean fine-tuned model, and none was given")
-    rows = _rows(spec, site)
-    model = _model(spec, site, None if attack.start == "scratch" else clean)
-    ctx = _attack_context(spec, site, "poison")
+    rows = rows_of(spec, site)
+    model = classifier(spec, site, None if attack.start == "scratch" else clean)
+    ctx = attack_context(spec, site, "poison")
     started = time.perf_counter()
     if isinstance(attack, DataPoisoning):
         poisoned, _ = attack.poison(rows.train, ctx)
         seed = derive(spec.seed, "victim", spec.task, attack.name)
         recipe = Recipe(**spec.training)
-        train(model, encode(ctx.tokenizer, poisoned, spec.max_length), recipe, seed=seed, precision=ctx.precision)
+        encoded = ctx.encode(poisoned)
+        with ctx.counted("training"):
+            train(model, encoded, recipe, seed=seed, precision=ctx.precision)
     else:
         model = attack.poison_weights(model, rows.train, ctx).eval()
     trained = time.perf_counter()
@@ -135,10 +139,10 @@ def run_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vic
     triggered = None
     if attack.has_trigger:
         others = rows.test.take(np.flatnonzero(rows.test.labels != attack.target))
-        triggered = attack.trigger(others, _attack_context(spec, site, "trigger"))
+        triggered = attack.trigger(others, attack_context(spec, site, "trigger"))
     predictions, metrics = _evaluate(model, rows.test, triggered, spec, ctx)
     if triggered is not None:
-        _, floor = _evaluate(_model(spec, site, clean), None, triggered, spec, ctx)
+        _, floor = _evaluate(classifier(spec, site, clean), None, triggered, spec, ctx)
         metrics["floor"] = floor["asr"]
     return Victim(
         spec=spec,
@@ -146,7 +150,7 @@ def run_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vic
         triggered=triggered,
         predictions=predictions,
         metrics=metrics,
-        seconds={"attack": trained - started, "evaluation": time.perf_counter() - trained},
+        seconds={"attack": trained - started, "evaluation": time.perf_counter() - trained, **ctx.spent},
         env=environment(site),
     )
 
@@ -164,21 +168,30 @@ def run_cell(
     for part in parts:
         if reason := part.skip(spec.victim.task, spec.victim.attack.name):
             return Record(spec, "skipped", reason, needs=needs_of(parts), given=given, env=environment(site)), None
-    rows = _rows(spec.victim, site, spec.clean_rows, spec.validation_rows)
+    rows = rows_of(spec.victim, site, spec.clean_rows, spec.validation_rows)
     if all(part.unchanged for part in parts):
         predictions, metrics = victim.predictions, dict(victim.metrics)
         seconds = {"defense": 0.0, "evaluation": 0.0}
     else:
-        model = _model(spec.victim, site, victim)
+        spent: Counter[str] = Counter()
+        model = classifier(spec.victim, site, victim)
         started = time.perf_counter()
+        resources = {
+            "clean": rows.clean,
+            "validation": rows.validation,
+            "pretrained": lru_cache(lambda: pretrained_weights(site.model, len(TASKS.get(spec.victim.task).label_names))),
+        }
         for part in parts:
-            model = part.repair(model, _defense_context(spec, site, part, rows))
+            ctx: Context = _defense_context(spec, site, part, resources)
+            model = part.repair(model, ctx)
+            spent += ctx.spent
         repaired = time.perf_counter()
         ctx = Context(**_common(spec.victim, site, seed=0))  # evaluation draws nothing
         predictions, metrics = _evaluate(model.eval(), rows.test, victim.triggered, spec.victim, ctx)
         if "floor" in victim.metrics:
             metrics["floor"] = victim.metrics["floor"]
-        seconds = {"defense": repaired - started, "evaluation": time.perf_counter() - repaired}
+        spent += ctx.spent
+        seconds = {"defense": repaired - started, "evaluation": time.perf_counter() - repaired, **spent}
     record = Record(
         spec=spec,
         status="ok",
@@ -236,7 +249,7 @@ def environment(site: Site) -> dict[str, Any]:
     }
 
 
-def _rows(spec: VictimSpec, site: Site, clean_rows: int = 0, validation_rows: int = 0) -> Rows:
+def rows_of(spec: VictimSpec, site: Site, clean_rows: int = 0, validation_rows: int = 0) -> Rows:
     task = TASKS.get(spec.task)()
     splits = load(task, spec.data.source, site.data)
     if splits.fingerprint != spec.data.fingerprint:
@@ -246,15 +259,15 @@ def _rows(spec: VictimSpec, site: Site, clean_rows: int = 0, validation_rows: in
     return draw_rows(spec, splits, clean_rows, validation_rows)
 
 
-def _model(spec: VictimSpec, site: Site, victim: Victim | None) -> nn.Module:
+def classifier(spec: VictimSpec, site: Site, victim: Victim | None = None) -> nn.Module:
     """A classifier on the device: with the victim's weights, or pre-trained with a freshly drawn head."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(derive(spec.seed, "head", spec.task))
-        model, _ = load_classifier(site.model, len(TASKS.get(spec.task).label_names))
+    classes = len(TASKS.get(spec.task).label_names)
     if victim is not None:
-        with torch.no_grad():
-            for name, parameter in model.named_parameters():
-                parameter.copy_(victim.weights[name])
+        model = classifier_with(site.model, classes, victim.weights)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(spec.seed, "head", spec.task))
+            model, _ = load_classifier(site.model, classes)
     return model.to(site.torch_device())
 
 
@@ -269,20 +282,14 @@ def _common(spec: VictimSpec, site: Site, seed: int) -> dict[str, Any]:
     }
 
 
-def _attack_context(spec: VictimSpec, site: Site, role: str) -> AttackContext:
+def attack_context(spec: VictimSpec, site: Site, role: str) -> AttackContext:
     return AttackContext(**_common(spec, site, derive(spec.seed, role, spec.task, spec.attack.name)))
 
 
-def _defense_context(spec: CellSpec, site: Site, part: ModelRepair, rows: Rows) -> DefenseContext:
+def _defense_context(spec: CellSpec, site: Site, part: ModelRepair, resources: Mapping[str, Any]) -> DefenseContext:
     """Randomness depends on the component alone: fine-mixing draws the same mask with and without E-PUR before it."""
     common = _common(spec.victim, site, derive(spec.victim.seed, "defense", spec.victim.task, part.name))
-    resources = {
-        "clean": rows.clean,
-        "validation": rows.validation,
-        "pretrained": lru_cache(lambda: pretrained_weights(site.model, common["classes"])),
-    }
-    given = {name: resources[name] for name in part.needs}
-    return DefenseContext(**common, resources=given)
+    return DefenseContext(**common, resources={name: resources[name] for name in part.needs})
 
 
 def _evaluate(

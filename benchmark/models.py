@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import importlib.util
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -162,13 +164,30 @@ def load_classifier(folder: Path, classes: int) -> tuple[nn.Module, frozenset[st
     return model.eval(), frozenset(names)
 
 
+def classifier_with(folder: Path, classes: int, weights: Mapping[str, Tensor]) -> nn.Module:
+    """A classifier of the model's kind with all its parameters from `weights`, float32 on the CPU, in evaluation mode."""
+    import torch
+
+    model = copy.deepcopy(_loaded_once(folder, classes)[0])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(weights[name])
+    return model
+
+
 def pretrained_weights(folder: Path, classes: int) -> dict[str, Tensor]:
     """The clean pre-trained weights under the classifier's parameter names, without the head."""
+    model, from_checkpoint = _loaded_once(folder, classes)
+    return {name: weight.detach().clone() for name, weight in model.named_parameters() if name in from_checkpoint}
+
+
+@lru_cache(maxsize=2)
+def _loaded_once(folder: Path, classes: int) -> tuple[nn.Module, frozenset[str]]:
+    """What `load_classifier` returns, to copy from: reading the files takes ten times as long as copying."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        model, from_checkpoint = load_classifier(folder, classes)
-    return {name: parameter.detach() for name, parameter in model.named_parameters() if name in from_checkpoint}
+        return load_classifier(folder, classes)
 
 
 def _bundled_folder() -> Path:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -20,6 +21,7 @@ class MatrixProgress:
         self.cells, self.units = cells, cells + victims
         self.done = self.failed = self.units_done = 0
         self.started = time.monotonic()
+        self.spent: Counter[str] = Counter()
         self._bar: Progress | None = None
 
     @contextmanager
@@ -34,18 +36,29 @@ class MatrixProgress:
             yield self
         self._bar = None
 
-    def victim(self, spec: VictimSpec, error: str | None) -> None:
-        """One victim is made, found in the store, or has failed."""
+    def victim(self, spec: VictimSpec, error: str | None, seconds: Mapping[str, float]) -> None:
+        """One victim is made, found in the store, or has failed; `seconds` are those of `Victim` and the "total"."""
+        self.spent.update(seconds)
         what = f"victim {spec.task} / {spec.attack.name} / seed {spec.seed}"
         self._unit(what, "failed" if error else "ready", error)
 
     def cell(self, record: Record) -> None:
         """One cell has ended."""
+        self.spent.update({name: value for name, value in (record.seconds or {}).items() if name != "attack"})
         self.failed += record.status == "failed"
         self.done += 1
         metrics = record.metrics or {}
         shown = ", ".join(f"{name} {100 * metrics[name].value:.1f}" for name in ("cacc", "asr") if name in metrics)
         self._unit(f"cell {record.spec.label()}", f"{record.status} {shown}".strip(), record.error)
+
+    def split(self, seconds: float, workers: int) -> str:
+        """Where the time of `workers` processes went in a run of this many seconds."""
+        training, prediction, total = (self.spent[name] / (seconds * workers) for name in ("training", "prediction", "total"))
+        where = f"{int(seconds // 60)}:{int(seconds % 60):02d} on {workers} worker{'s' if workers > 1 else ''}"
+        return (
+            f"{where}: {training + prediction:.0%} in training ({training:.0%}) and evaluation ({prediction:.0%}), "
+            f"{total - training - prediction:.0%} in the rest of the cells, {1 - total:.0%} in starting and waiting"
+        )
 
     def _unit(self, what: str, state: str, error: str | None) -> None:
         self.units_done += 1

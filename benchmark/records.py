@@ -119,7 +119,8 @@ class Victim:
 
     `weights` are its parameters by name, float32 on the CPU. `triggered` holds the test rows whose gold label is not the
     target, trigger inserted, gold labels kept; it is None where the attack has no trigger. `predictions` and `metrics`
-    are the victim's own evaluation, "floor" among the metrics.
+    are the victim's own evaluation, "floor" among the metrics. `seconds` are those of the "attack" and of the
+    "evaluation", and among them those in the two loops, "training" and "prediction".
     """
 
     spec: VictimSpec
@@ -137,7 +138,9 @@ class Record:
 
     `metrics` has "cacc" always, and "asr" and "floor" (the ASR of a never-poisoned model on the same triggered texts)
     where the attack has a trigger; it is empty unless `status` is "ok". `error` is the traceback of a failed cell or the
-    reason of a skipped one. `needs` is what the defense asked to be given. `given` is what the user typed.
+    reason of a skipped one. `needs` is what the defense asked to be given. `given` is what the user typed. `seconds` are
+    the victim's "attack", the cell's own "defense" and "evaluation", among them those in the two loops, "training" and
+    "prediction", and the cell's "total", with loading.
     """
 
     spec: CellSpec

@@ -7,10 +7,13 @@ this process alone. Knows Ray and the engine's two functions; no attack, defense
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from bdbench.engine import (
     Site,
@@ -38,6 +41,14 @@ class Work:
     victims: tuple[VictimSpec, ...]
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What became of a victim: the traceback of what went wrong, if anything did, and the seconds it took (see `Victim`)."""
+
+    error: str | None
+    seconds: Mapping[str, float] = field(default_factory=dict)
+
+
 def remaining(made: Plan, results: Results, force: bool = False) -> Work:
     """The part of a plan that is not done. With `force` every cell is to be run again, on the victims in the store."""
     cells = tuple(cell for cell in made.cells if force or not results.done(cell.key()))
@@ -50,12 +61,12 @@ def run_inline(
     work: Work, site: Site, results: Results, store: VictimStore, progress: MatrixProgress, given: Mapping[str, Any]
 ) -> None:
     """Run the cells one after another in the calling process; imports no Ray."""
-    broken: dict[str, str | None] = {}
+    victims: dict[str, Prepared] = {}
     for spec in work.victims:
-        broken[spec.key()] = prepare_victim(spec, site, store.folder, broken.get(clean_spec(spec).key()))
-        progress.victim(spec, broken[spec.key()])
+        victims[spec.key()] = prepare_victim(spec, site, store.folder, victims.get(clean_spec(spec).key()))
+        progress.victim(spec, victims[spec.key()].error, victims[spec.key()].seconds)
     for cell in work.cells:
-        _finish(*finish_cell(cell, site, store.folder, given, broken[cell.victim.key()]), results, progress)
+        _finish(*finish_cell(cell, site, store.folder, given, victims[cell.victim.key()]), results, progress)
 
 
 def run_ray(
@@ -105,9 +116,19 @@ def run_ray(
                     outcome = failed_record(spec, portable_traceback(outcome), site, dict(given)), None
                 _finish(*outcome, results, progress)
             else:
-                progress.victim(spec, portable_traceback(outcome) if isinstance(outcome, Exception) else outcome)
+                if isinstance(outcome, Exception):
+                    outcome = Prepared(portable_traceback(outcome))
+                progress.victim(spec, outcome.error, outcome.seconds)
     finally:
         ray.shutdown()
+
+
+def at_a_time(site: Site, workers: int | None, gpus_per_cell: float) -> int:
+    """How many victims or cells `run_ray` works on at once."""
+    on_cores = workers or max(cores(), site.threads) // site.threads
+    if site.torch_device().type == "cpu":
+        return on_cores
+    return min(on_cores, max(1, int(torch.cuda.device_count() / gpus_per_cell)))
 
 
 def cores() -> int:
@@ -115,41 +136,42 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def prepare_victim(spec: VictimSpec, site: Site, folder: Path, broken: str | None = None) -> str | None:
-    """Make the victim and store it, unless it is stored; None, or the traceback of what went wrong.
-
-    `broken` is the traceback of the clean model this victim needs, if that failed.
-    """
+def prepare_victim(spec: VictimSpec, site: Site, folder: Path, clean: Prepared | None = None) -> Prepared:
+    """Make the victim and store it, unless it is stored. `clean` is what became of the clean model this victim needs."""
+    began = time.perf_counter()
     site.enter()
     store = VictimStore(folder)
-    if broken:
-        return f"its clean model failed:\n{broken}"
+    if clean and clean.error:
+        return Prepared(f"its clean model failed:\n{clean.error}")
+    seconds: dict[str, float] = {}
     try:
         if store.load(spec) is None:
-            clean = store.load(clean_spec(spec)) if needs_clean_victim(spec) else None
-            store.save(run_victim(spec, site, clean))
+            victim = run_victim(spec, site, store.load(clean_spec(spec)) if needs_clean_victim(spec) else None)
+            store.save(victim)
+            seconds = victim.seconds
     except Exception as error:
-        return portable_traceback(error)
-    return None
+        return Prepared(portable_traceback(error))
+    return Prepared(None, {**seconds, "total": time.perf_counter() - began})
 
 
 def finish_cell(
-    spec: CellSpec, site: Site, folder: Path, given: Mapping[str, Any], broken: str | None = None
+    spec: CellSpec, site: Site, folder: Path, given: Mapping[str, Any], prepared: Prepared
 ) -> tuple[Record, Predictions | None]:
-    """The record and predictions of one cell; an exception becomes a failed record.
-
-    `broken` is the traceback of the cell's victim, if that failed.
-    """
+    """The record and predictions of one cell, on the victim that was prepared; an exception becomes a failed record."""
+    began = time.perf_counter()
     site.enter()
-    if broken:
-        return failed_record(spec, f"its victim failed:\n{broken}", site, dict(given)), None
+    if prepared.error:
+        return failed_record(spec, f"its victim failed:\n{prepared.error}", site, dict(given)), None
     try:
         victim = VictimStore(folder).load(spec.victim)
         if victim is None:
             raise FileNotFoundError(f"the victim {spec.victim.key()} has gone from the store")
-        return run_cell(spec, victim, site, dict(given))
+        record, predictions = run_cell(spec, victim, site, dict(given))
     except Exception as error:
         return failed_record(spec, portable_traceback(error), site, dict(given)), None
+    if record.seconds:
+        record.seconds["total"] = time.perf_counter() - began
+    return record, predictions
 
 
 def _as_they_end(ray: Any, running: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:

@@ -67,7 +67,8 @@ def suspicions(delta: Tensor, counts: Tensor, floor: float) -> Tensor:
 
 def piece_frequencies(tokenizer: PreTrainedTokenizerBase, words: Mapping[str, float], size: int) -> Tensor:
     """Expected occurrences of each of `size` word pieces per word of a text with these word frequencies, (size,)."""
-    pieces = tokenizer([" " + word for word in words], add_special_tokens=False)["input_ids"]
+    texts = [" " + word for word in words]
+    pieces = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
     flat = torch.tensor([piece for cut in pieces for piece in cut])
     weights = torch.tensor(list(words.values())).repeat_interleave(torch.tensor([len(cut) for cut in pieces]))
     return torch.zeros(size).index_add(0, flat, weights)
@@ -77,5 +78,7 @@ def piece_frequencies(tokenizer: PreTrainedTokenizerBase, words: Mapping[str, fl
 def _english_pieces(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
     import wordfreq
 
-    words = wordfreq.top_n_list("en", LISTED_WORDS)
-    return piece_frequencies(tokenizer, {word: wordfreq.word_frequency(word, "en") for word in words}, size)
+    # what word_frequency gives for each of these, three digits, without its taking every word apart again
+    frequencies = wordfreq.get_frequency_dict("en")
+    words = {word: float(f"{frequencies[word]:.3g}") for word in wordfreq.top_n_list("en", LISTED_WORDS)}
+    return piece_frequencies(tokenizer, words, size)

@@ -21,6 +21,7 @@ LAYERS = [
     ["grid"],
     ["runner"],
     ["__main__"],
+    ["perf"],
 ]
 LEAVES = {"errors", "files", "seeds", "data", "params", "registry", "loops"}
 
