@@ -33,9 +33,11 @@ def dropout_factors(shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
 
     The randomness comes from torch's global generator on the CPU.
     """
+    dropped = round(p * 2**16)
+    if dropped == 2**16:
+        return torch.zeros(shape, dtype=dtype)
     size = math.prod(shape)
     words = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw(-(-size // 4))
-    dropped = min(round(p * 2**16), 2**16 - 1)
     kept = torch.from_numpy(words.view(np.int16))[:size].view(shape) >= dropped - 2**15
     return kept.to(dtype).mul_(2**16 / (2**16 - dropped))
 

@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from bdbench.__main__ import main, seed_numbers
 from bdbench.engine import IS_MAC, Site, attack_context, classifier, environment, rows_of
+from bdbench.errors import UsageError
 from bdbench.files import write_whole
 from bdbench.grid import plan, site_for
 from bdbench.loops import Encoded, Recipe, encode, predict, train
@@ -304,6 +305,8 @@ def perf(
     json_file: Annotated[Path | None, typer.Option("--json", help="file to write the figures to")] = None,
 ) -> None:
     """Measure the engine beside a plain loop and transformers.Trainer, on real texts."""
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise UsageError(f"--json {json_file}: there is no folder {json_file.parent}; make it first")
     chosen = {
         "data": data,
         "tasks": (task,),
@@ -311,6 +314,7 @@ def perf(
         "attacks": ("badnets-word",),
         "defenses": ("none",),
         "train_rows": rows,
+        "validation_rows": None,
         "max_length": max_length,
         "precision": precision,
         "seeds": seed_numbers(seeds) or (0,),

@@ -1,6 +1,8 @@
 """The matrix as a user runs it: real models, real Ray, real files."""
 
+import io
 import json
+import re
 import shutil
 import signal
 import subprocess
@@ -8,9 +10,12 @@ import sys
 import time
 
 import pytest
+from rich.console import Console
 
 from bdbench.engine import metrics_of
+from bdbench.progress import MatrixProgress
 from bdbench.records import Metric
+from bdbench.runner import cores
 from bdbench.store import read_predictions, read_records
 
 MATRIX = ["-T", "sst2,qqp", "-a", "badnets-word,embedding-poisoning", "-d", "none,fine-tuning,e-pur+fine-mixing"]
@@ -38,12 +43,26 @@ def test_ray_and_inline_give_the_same_metrics_and_a_second_run_does_nothing(smal
     assert metrics(tmp_path / "ray" / "run") == metrics(tmp_path / "inline" / "run")
     assert len(list((tmp_path / "ray" / "victims").glob("*/meta.json"))) == 6  # 2 tasks x (clean and 2 attacks)
 
+    for ended, workers in ((ray, cores()), (inline, 1)):
+        split = re.search(rf"on {workers} workers?: (\d+)% in training \((\d+)%\) and evaluation \((\d+)%\)", ended.stderr)
+        together, training, prediction = map(int, split.groups())
+        assert training > 0 and prediction > 0 and abs(together - training - prediction) <= 1
+
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "ray").rglob("*.*")}
     again = bdbench("run", *small, "--out", tmp_path / "ray" / "run", "--threads", "1")
     assert again.returncode == 0 and "12 cells are there already" in again.stderr
     tables = [file for file in written if file.name.startswith("leaderboard")]
     assert len(tables) == 4
     assert all(file.stat().st_mtime_ns == when for file, when in written.items() if file not in tables)
+
+
+def test_the_split_of_a_runs_time():
+    progress = MatrixProgress(cells=1, victims=1, console=Console(file=io.StringIO()))
+    progress.spent.update(training=60.0, prediction=30.0, total=100.0)
+    assert progress.split(75.0, workers=2) == (
+        "1:15 on 2 workers: 60% in training (40%) and evaluation (20%), 7% in the rest of the cells, "
+        "33% in starting and waiting"
+    )
 
 
 def test_records_and_predictions_agree_and_tables_are_regenerated(small, bdbench, tmp_path):

@@ -7,8 +7,20 @@ import pytest
 import torch
 from conftest import FAMILIES, sentences
 
+from bdbench import loops
 from bdbench.data import TextSet
-from bdbench.loops import Recipe, _batches, _descend, encode, occurring_pieces, predict, train
+from bdbench.loops import (
+    Recipe,
+    _backward,
+    _batches,
+    _descend,
+    encode,
+    even_cuts,
+    level_cuts,
+    occurring_pieces,
+    predict,
+    train,
+)
 from bdbench.models import load_classifier, load_tokenizer
 
 RECIPE = Recipe(epochs=2, learning_rate=1e-3, batch_size=8)
@@ -99,3 +111,92 @@ def test_a_diverging_loss_raises(tiny_bert):
     rows, model = rows_of(tiny_bert), classifier(tiny_bert)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         train(model, rows, RECIPE, seed=1, precision="fp32", loss=lambda *given: _loss(*given) * float("nan"))
+
+
+def without_dropout(folder):
+    model = classifier(folder)
+    model.config.attention_probs_dropout_prob = 0.0
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return model
+
+
+def small_device(rows: int):
+    """A loss on a device that has room for this many rows, and the sizes of the batches that it was given."""
+    sizes = []
+
+    def loss(model, inputs, labels):
+        if len(labels) > rows:
+            raise torch.OutOfMemoryError
+        sizes.append(len(labels))
+        return _loss(model, inputs, labels)
+
+    return loss, sizes
+
+
+@pytest.mark.parametrize("parts", [2, 3, 8])
+def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts, tiny_bert):
+    rows, chosen = rows_of(tiny_bert), torch.arange(11)  # of unequal parts
+    gradients = []
+    for batches in ([chosen], list(chosen.chunk(parts))):
+        model = without_dropout(tiny_bert)
+        mean = _backward(model, rows, batches, _loss, torch.device("cpu"), "fp32")
+        gradients.append([mean, *(weight.grad for weight in model.parameters() if weight.grad is not None)])
+    for whole, added in zip(*gradients, strict=True):
+        assert torch.allclose(whole, added, atol=1e-6)
+
+
+def test_a_batch_that_does_not_fit_is_halved_and_the_effective_batch_stays(tiny_bert):
+    rows, large, small = rows_of(tiny_bert), without_dropout(tiny_bert), without_dropout(tiny_bert)
+    train(large, rows, RECIPE, seed=4, precision="fp32", loss=_loss)
+    loss, sizes = small_device(3)
+    train(small, rows, RECIPE, seed=4, precision="fp32", loss=loss)
+    for one, other in zip(large.parameters(), small.parameters(), strict=True):
+        assert torch.allclose(one, other, atol=1e-5)
+    assert max(sizes) == 2 and sum(sizes) == RECIPE.epochs * len(rows)  # 8 rows, 4, 2
+
+
+def test_a_row_that_does_not_fit_by_itself_is_an_error(tiny_bert):
+    with pytest.raises(torch.OutOfMemoryError):
+        train(classifier(tiny_bert), rows_of(tiny_bert), RECIPE, seed=4, precision="fp32", loss=small_device(0)[0])
+
+
+def test_predictions_that_do_not_fit_are_halved(tiny_bert):
+    rows, model = rows_of(tiny_bert), classifier(tiny_bert)
+    expected = predict(model, rows, precision="fp32")
+
+    def refuse(module, arguments, named):
+        if len(named["input_ids"]) > 5:
+            raise torch.OutOfMemoryError
+
+    model.register_forward_pre_hook(refuse, with_kwargs=True)
+    assert torch.allclose(predict(model, rows, precision="fp32"), expected, atol=1e-6)
+
+
+def test_the_number_of_threads_changes_no_prediction(tiny_bert, monkeypatch):
+    monkeypatch.setitem(loops.PIECES_AT_ONCE, "cpu", 64)
+    rows, model, before = rows_of(tiny_bert), classifier(tiny_bert), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = predict(model, rows, precision="bf16")
+        torch.set_num_threads(3)
+        assert torch.equal(predict(model, rows, precision="bf16"), alone)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_rows_are_cut_where_padding_costs_more_than_a_pass():
+    lengths = torch.tensor([9, 2, 2, 3, 10])
+    chosen = torch.tensor([1, 2, 3, 0, 4])  # in order of length: 2, 2, 3, 9, 10
+    # cutting behind the third row saves 3 * (10 - 3) = 21 pieces, more than anywhere else; then 2 * (3 - 2) and 1 * (10 - 9)
+    assert [part.tolist() for part in level_cuts(chosen, lengths, 20)] == [[1, 2, 3], [0, 4]]
+    assert [part.tolist() for part in level_cuts(chosen, lengths, 1)] == [[1, 2], [3], [0, 4]]
+    assert [part.tolist() for part in level_cuts(chosen, lengths, 21)] == [chosen.tolist()]
+    assert [part.tolist() for part in level_cuts(chosen[:1], lengths, 0)] == [[1]]
+
+
+def test_batches_of_predictions_hold_a_number_of_pieces():
+    # 3 rows padded to 4 pieces are 12; a fourth, padded to 5, would make 20; a row over the limit goes by itself
+    assert even_cuts([3, 4, 4, 5, 5, 30], 12) == [slice(0, 3), slice(3, 5), slice(5, 6)]

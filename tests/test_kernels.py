@@ -1,0 +1,84 @@
+"""Attention and dropout made for a CPU: the same as PyTorch's, or of the same distribution."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import FAMILIES
+from test_loops import classifier, rows_of
+from torch import nn
+
+from bdbench.kernels import FastDropout, attention, cpu_kernels, dropout_factors
+from bdbench.loops import predict
+
+
+@pytest.mark.parametrize("pieces", [3, 15, 16, 21])
+@pytest.mark.parametrize("padded", [False, True])
+def test_attention_and_its_gradients_are_those_of_pytorch(pieces, padded):
+    generator = torch.Generator().manual_seed(pieces)
+    given = [torch.randn(2, 3, pieces, 8, generator=generator, requires_grad=True) for _ in range(3)]
+    mask = None
+    if padded:  # the second text has two pieces
+        mask = torch.zeros(2, 1, pieces, pieces)
+        mask[1, :, :, 2:] = torch.finfo(torch.float32).min
+    weight = torch.randn(2, pieces, 3, 8, generator=generator)
+    found, _ = attention(nn.Module(), *given, mask, scaling=0.3)
+    expected = F.scaled_dot_product_attention(*given, attn_mask=mask, scale=0.3).transpose(1, 2)
+    assert torch.allclose(found, expected, atol=1e-6)
+    gradients = [torch.autograd.grad((result * weight).sum(), given) for result in (found, expected)]
+    for own, reference in zip(*gradients, strict=True):
+        assert torch.allclose(own, reference, atol=1e-5)
+
+
+def test_attention_drops_weights_and_keeps_their_mean():
+    torch.manual_seed(1)
+    query, key = torch.zeros(64, 4, 20, 8), torch.zeros(64, 4, 20, 8)  # every weight is 1/20
+    value = torch.eye(20).expand(64, 4, 20, 20)
+    weights = 20 * attention(nn.Module(), query, key, value, None, scaling=1.0, dropout=0.25)[0]
+    assert torch.isin(weights.round(decimals=4), torch.tensor([0.0, 1.3333])).all()
+    assert (weights == 0).float().mean() == pytest.approx(0.25, abs=0.01)
+
+
+@pytest.mark.parametrize("p", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_dropout_factors_are_zero_with_probability_p_and_have_mean_one(p, dtype):
+    torch.manual_seed(2)
+    factors = dropout_factors(torch.Size([1000, 501]), p, dtype)
+    assert factors.shape == (1000, 501) and factors.dtype == dtype
+    kept = factors[factors != 0]
+    assert torch.allclose(kept.float(), torch.tensor(1 / (1 - p)), rtol=1e-2)
+    assert len(kept) / factors.numel() == pytest.approx(1 - p, abs=0.003)
+    # neighbours, which come from one word of random bits, are independent: all four kept in (1 - p)^4 of the groups
+    groups = (factors.flatten()[:500_000] != 0).view(-1, 4).all(dim=1)
+    assert groups.float().mean() == pytest.approx((1 - p) ** 4, abs=0.005)
+
+
+def test_dropout_factors_follow_torchs_seed_and_differ_from_call_to_call():
+    shape = torch.Size([7, 5])
+    torch.manual_seed(3)
+    first, second = (dropout_factors(shape, 0.5, torch.float32) for _ in range(2))
+    torch.manual_seed(3)
+    assert torch.equal(dropout_factors(shape, 0.5, torch.float32), first)
+    assert not torch.equal(first, second)
+
+
+def test_dropout_of_everything_and_of_nothing():
+    x = torch.ones(1000)
+    assert torch.equal(FastDropout(1.0)(x), torch.zeros(1000))
+    assert torch.equal(FastDropout(0.0)(x), x)
+    assert torch.equal(FastDropout(0.5).eval()(x), x)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_gives_the_same_logits_with_the_kernels_and_is_afterwards_as_before(family, tiny_models):
+    rows, model = rows_of(tiny_models[family]), classifier(tiny_models[family])
+    inputs, _ = rows.batch(torch.arange(len(rows)), torch.device("cpu"))
+    with torch.inference_mode():
+        before = model(**inputs).logits
+        with cpu_kernels(model):
+            assert any(type(module) is FastDropout for module in model.modules())
+            assert model.config._attn_implementation == "bdbench-cpu"
+            within = model(**inputs).logits
+    assert torch.allclose(within, before, atol=1e-5)
+    assert torch.allclose(predict(model, rows, precision="fp32"), before, atol=1e-5)
+    assert not any(type(module) is FastDropout for module in model.modules())
+    assert model.config._attn_implementation == "sdpa"
