@@ -15,14 +15,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
-from transformers.masking_utils import eager_mask
 
 ATTENTION = "bdbench-cpu"
 VECTOR = 16  # float32 lanes of the widest vector registers
@@ -76,8 +75,14 @@ def attention(
     return (weights.to(value.dtype) @ value).transpose(1, 2).contiguous(), None
 
 
-AttentionInterface.register(ATTENTION, attention)
-AttentionMaskInterface.register(ATTENTION, eager_mask)
+@lru_cache
+def _register_attention() -> None:
+    # imported here, for it takes transformers a second or two that a process without a model need not spend
+    from transformers import AttentionInterface, AttentionMaskInterface
+    from transformers.masking_utils import eager_mask
+
+    AttentionInterface.register(ATTENTION, attention)
+    AttentionMaskInterface.register(ATTENTION, eager_mask)
 
 
 @contextmanager
@@ -94,6 +99,7 @@ def cpu_kernels(model: nn.Module) -> Iterator[None]:
     for module in dropouts:
         module.__class__ = FastDropout
     if fused:
+        _register_attention()
         model.set_attn_implementation(ATTENTION)
     try:
         yield
