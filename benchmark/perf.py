@@ -125,7 +125,7 @@ class _Dataset(torch.utils.data.Dataset[dict[str, Any]]):
 
 
 def _trainer(model: nn.Module, rows: Encoded, recipe: Recipe) -> Any:
-    from transformers import DataCollatorWithPadding, Trainer, TrainingArguments
+    from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainingArguments
 
     arguments = TrainingArguments(
         output_dir=tempfile.gettempdir(),
@@ -139,7 +139,9 @@ def _trainer(model: nn.Module, rows: Encoded, recipe: Recipe) -> Any:
         disable_tqdm=True,
     )
     tokenizer = load_tokenizer(Path(model.config._name_or_path))
-    return Trainer(model, arguments, train_dataset=_Dataset(rows), data_collator=DataCollatorWithPadding(tokenizer))
+    trainer = Trainer(model, arguments, train_dataset=_Dataset(rows), data_collator=DataCollatorWithPadding(tokenizer))
+    trainer.remove_callback(PrinterCallback)  # standard output is for the figures
+    return trainer
 
 
 # Speed
@@ -217,15 +219,7 @@ def race(spec: VictimSpec, site: Site, contenders: Mapping[str, Contender], roun
                 if turn:
                     seconds[name, part].append(max(span.ended for span in spans) - min(span.began for span in spans))
                     memory[name] = max(memory[name], *(span.peak_memory for span in spans))
-    model = classifier(spec, site)
-    embedded = sum(
-        weight.numel() for module in model.modules() if isinstance(module, nn.Embedding) for weight in module.parameters()
-    )
-    weights = sum(weight.numel() for weight in model.parameters()) - embedded
-    rows, tokenizer = rows_of(spec, site), load_tokenizer(site.model)
-    sizes = {}
-    for part, texts in zip(PARTS, (rows.train, rows.test), strict=True):
-        sizes[part] = len(texts), int(encode(tokenizer, texts, spec.max_length).lengths.sum())
+    weights, sizes = non_embedding_parameters(classifier(spec, site)), sizes_of(spec, site)
     matrix = median(rates[1:])
     result: dict[str, Any] = {"matrix_flops": matrix, "non_embedding_parameters": weights, "contenders": {}}
     for name, contender in contenders.items():
@@ -243,8 +237,21 @@ def race(spec: VictimSpec, site: Site, contenders: Mapping[str, Contender], roun
     return result
 
 
+def non_embedding_parameters(model: nn.Module) -> int:
+    """The number of weights that take part in matrix products, about: all but those of the embedding matrices."""
+    embeddings = [module for module in model.modules() if isinstance(module, nn.Embedding)]
+    return sum(weight.numel() for weight in model.parameters()) - sum(module.weight.numel() for module in embeddings)
+
+
+def sizes_of(spec: VictimSpec, site: Site) -> dict[str, tuple[int, int]]:
+    """For training and for evaluation: the number of texts, and of their word pieces, padding not counted."""
+    rows, tokenizer = rows_of(spec, site), load_tokenizer(site.model)
+    texts = dict(zip(PARTS, (rows.train, rows.test), strict=True))
+    return {part: (len(held), int(encode(tokenizer, held, spec.max_length).lengths.sum())) for part, held in texts.items()}
+
+
 def table(result: Mapping[str, Any]) -> str:
-    """What `race` found, for people; "x plain" is examples per second over the first contender's."""
+    """What `race` found, for people, in Markdown; "x plain" is examples per second over the first contender's."""
     lines = []
     first = next(iter(result["contenders"].values()))
     for part in PARTS:
@@ -263,7 +270,7 @@ def table(result: Mapping[str, Any]) -> str:
                     "peak MB a process": contender["peak_memory_mb"],
                 }
             )
-    return tabulate(lines, headers="keys", disable_numparse=True)
+    return tabulate(lines, headers="keys", tablefmt="github", disable_numparse=True)
 
 
 # Learning
@@ -332,7 +339,7 @@ def perf(
     result["env"] = environment(site)
     if seeds is not None:
         result["learning"] = [learn(spec, site, loop) for spec in specs for loop in ("plain", "engine")]
-        typer.echo(tabulate(result["learning"], headers="keys", floatfmt=".4f"))
+        typer.echo(tabulate(result["learning"], headers="keys", tablefmt="github", floatfmt=".4f"))
     else:
         contenders = {"plain loop": Contender("plain", 1, cores())}
         if find_spec("accelerate"):
@@ -344,7 +351,7 @@ def perf(
             contenders[f"engine, {cores()} workers"] = Contender("engine", cores(), 1)
         result |= race(specs[0], site, contenders, rounds)
         typer.echo(f"{task}, {rows} rows, {result['model']}, {result['precision']}; {result['env']['device']}")
-        typer.echo(f"{result['precision']} matrix product: {result['matrix_flops'] / 1e9:,.0f} GFLOP/s\n{table(result)}")
+        typer.echo(f"{result['precision']} matrix product: {result['matrix_flops'] / 1e9:,.0f} GFLOP/s\n\n{table(result)}")
     if json_file is not None:
         write_whole(json_file, lambda stream: stream.write((json.dumps(result, indent=1) + "\n").encode()))
 

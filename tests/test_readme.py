@@ -1,8 +1,10 @@
 """What the README shows is true: its example defense runs as it stands, and its commands are commands."""
 
+import json
 import re
 from pathlib import Path
 
+from bdbench.perf import table
 from bdbench.presets import PRESETS
 from bdbench.store import read_records
 
@@ -29,3 +31,10 @@ def test_every_preset_and_file_it_names_exists():
     assert set(re.findall(r"--preset (\w+)", README)) <= set(PRESETS)
     for link in re.findall(r"\]\(((?!http)[^)]+)\)", README):
         assert (Path(__file__).parents[1] / link).exists(), link
+
+
+def test_the_speed_it_quotes_is_the_one_on_file():
+    files = re.findall(r"\]\((results/perf/(?!.*learning)[^)]+)\)", README)
+    assert files
+    for file in files:
+        assert table(json.loads((Path(__file__).parents[1] / file).read_text())) in README
