@@ -97,9 +97,10 @@ PRESETS = {
             training={"epochs": 1, "learning_rate": 2e-4, "batch_size": 16},
             attack_params={
                 "badnets-word.rate": 0.2,
-                "embedding-poisoning.rate": 0.5,
+                # about 100 steps, which it needs, on as few rows as it learns from on every task
+                "embedding-poisoning.rate": 0.375,
                 "embedding-poisoning.epochs": 4,
-                "embedding-poisoning.batch_size": 8,
+                "embedding-poisoning.batch_size": 6,
             },
             defense_params={
                 f"{name}.{parameter}": value
