@@ -95,7 +95,8 @@ def cpu_kernels(model: nn.Module) -> Iterator[None]:
         yield
         return
     dropouts = [module for module in model.modules() if type(module) is nn.Dropout]
-    fused = getattr(model.config, "_attn_implementation", None) == "sdpa"
+    config = getattr(model, "config", None)  # a defense may wrap the classifier in a module of its own
+    fused = getattr(config, "_attn_implementation", None) == "sdpa"
     for module in dropouts:
         module.__class__ = FastDropout
     if fused:

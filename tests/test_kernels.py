@@ -82,3 +82,10 @@ def test_a_model_gives_the_same_logits_with_the_kernels_and_is_afterwards_as_bef
     assert torch.allclose(predict(model, rows, precision="fp32"), before, atol=1e-5)
     assert not any(type(module) is FastDropout for module in model.modules())
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_a_module_around_the_model_keeps_its_attention_and_gets_the_dropout():
+    wrapped = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
+    with cpu_kernels(wrapped):
+        assert type(wrapped[1]) is FastDropout
+    assert type(wrapped[1]) is nn.Dropout
