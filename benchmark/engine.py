@@ -136,10 +136,7 @@ def run_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vic
         model = attack.poison_weights(model, rows.train, ctx).eval()
     trained = time.perf_counter()
 
-    triggered = None
-    if attack.has_trigger:
-        others = rows.test.take(np.flatnonzero(rows.test.labels != attack.target))
-        triggered = attack.trigger(others, attack_context(spec, site, "trigger"))
+    triggered = triggered_rows(attack, rows.test, spec, site) if attack.has_trigger else None
     predictions, metrics = _evaluate(model, rows.test, triggered, spec, ctx)
     if triggered is not None:
         _, floor = _evaluate(classifier(spec, site, clean), None, triggered, spec, ctx)
@@ -244,12 +241,18 @@ def environment(site: Site) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu ({platform.machine()})",
         "threads": site.threads,
         # of the process, which may have run other cells before
-        "peak_memory_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if IS_MAC else 2**10)),
+        "peak_memory_mb": round(peak_memory_mb()),
         "ended": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
     }
 
 
+def peak_memory_mb() -> float:
+    """The most memory that this process has held so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if IS_MAC else 2**10)
+
+
 def rows_of(spec: VictimSpec, site: Site, clean_rows: int = 0, validation_rows: int = 0) -> Rows:
+    """The rows that `draw_rows` deals out of the data at `site`. Raises ValueError if they are not the data in `spec`."""
     task = TASKS.get(spec.task)()
     splits = load(task, spec.data.source, site.data)
     if splits.fingerprint != spec.data.fingerprint:
@@ -282,7 +285,14 @@ def _common(spec: VictimSpec, site: Site, seed: int) -> dict[str, Any]:
     }
 
 
+def triggered_rows(attack: Attack, test: TextSet, spec: VictimSpec, site: Site) -> TextSet:
+    """The test rows whose gold label is not the target, with the trigger inserted and the gold labels kept."""
+    others = test.take(np.flatnonzero(test.labels != attack.target))
+    return attack.trigger(others, attack_context(spec, site, "trigger"))
+
+
 def attack_context(spec: VictimSpec, site: Site, role: str) -> AttackContext:
+    """What the attack of `spec` sees; `role` ("poison" or "trigger") decides its randomness."""
     return AttackContext(**_common(spec, site, derive(spec.seed, role, spec.task, spec.attack.name)))
 
 

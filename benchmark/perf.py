@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import tempfile
 import time
 from collections.abc import Callable, Mapping
@@ -31,7 +30,7 @@ from tabulate import tabulate
 from torch import Tensor, nn
 
 from bdbench.__main__ import main, seed_numbers
-from bdbench.engine import IS_MAC, Site, attack_context, classifier, environment, rows_of
+from bdbench.engine import Site, attack_context, classifier, environment, peak_memory_mb, rows_of, triggered_rows
 from bdbench.errors import UsageError
 from bdbench.files import write_whole
 from bdbench.grid import plan, site_for
@@ -181,8 +180,7 @@ def work(contender: Contender, part: str, spec: VictimSpec, site: Site, most: in
     if model.device.type == "cuda":
         torch.cuda.synchronize()
         return Span(began, time.monotonic(), torch.cuda.max_memory_allocated() / 2**20)
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**10 if IS_MAC else 1)
-    return Span(began, time.monotonic(), kilobytes / 2**10)
+    return Span(began, time.monotonic(), peak_memory_mb())
 
 
 def matrix_rate(device: torch.device, precision: str) -> float:
@@ -282,8 +280,7 @@ def learn(spec: VictimSpec, site: Site, loop: str) -> dict[str, Any]:
     attack = ATTACKS.get(spec.attack.name).build(spec.attack.params)
     rows, ctx = rows_of(spec, site), attack_context(spec, site, "poison")
     poisoned, _ = attack.poison(rows.train, ctx)
-    others = rows.test.take(np.flatnonzero(rows.test.labels != attack.target))
-    triggered = attack.trigger(others, attack_context(spec, site, "trigger"))
+    triggered = triggered_rows(attack, rows.test, spec, site)
     learner, predictor = LOOPS[loop]
     model = classifier(spec, site)
     learner(model, ctx.encode(poisoned), Recipe(**spec.training), derive(spec.seed, "victim", spec.task), spec.precision)
