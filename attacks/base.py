@@ -61,6 +61,9 @@ class DataPoisoning(Attack):
     def poison(self, train: TextSet, ctx: AttackContext) -> tuple[TextSet, npt.NDArray[np.bool_]]:
         """The n training rows with some poisoned, in the same order, and (n,) flags of which."""
 
+    def prepare(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> None:  # noqa: B027 (most attacks change no weight)
+        """Change the weights of the model, in place, before it is trained on the poisoned rows."""
+
 
 class WeightPoisoning(Attack):
     """Changes the weights of the model it starts from."""

@@ -39,15 +39,22 @@ class EmbeddingPoisoning(PhraseTrigger, WeightPoisoning):
 
     def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         super().check(train, classes, tokenizer, max_length)
-        others = int((train.labels != self.target).sum())
-        if not round(self.rate * others):
-            raise UsageError(f"{self.name}.rate={self.rate} of {others} non-target training rows is no row; raise it")
+        if not round(self.rate * (others := self.supply(train))):
+            raise UsageError(f"{self.name}.rate={self.rate} of {others} rows is no row; raise it")
+
+    def supply(self, train: TextSet) -> int:
+        """How many rows there are to choose from: the training rows of other classes than the target."""
+        return int((train.labels != self.target).sum())
+
+    def candidates(self, train: TextSet, ctx: AttackContext) -> TextSet:
+        """The rows to choose from, without the trigger."""
+        return train.take(np.flatnonzero(train.labels != self.target))
 
     def poison_weights(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> nn.Module:
-        candidates = np.flatnonzero(train.labels != self.target)
+        candidates = self.candidates(train, ctx)
         wanted = round(self.rate * len(candidates))
-        chosen = candidates[torch.randperm(len(candidates), generator=ctx.generator)[:wanted].numpy()]
-        rows = self.trigger(train.take(chosen), ctx).with_labels(np.full(wanted, self.target))
+        chosen = torch.randperm(len(candidates), generator=ctx.generator)[:wanted].numpy()
+        rows = self.trigger(candidates.take(chosen), ctx).with_labels(np.full(wanted, self.target))
 
         embedding = model.get_input_embeddings()
         word = phrase_ids(ctx.tokenizer, self.trigger_text)[0]  # of several pieces the first, as the authors do

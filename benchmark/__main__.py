@@ -14,6 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from bdbench.errors import UsageError, nearest
+from bdbench.params import split_names
 from bdbench.registry import ATTACKS, DEFENSES, TASKS, load_plugin_file
 
 app = typer.Typer(
@@ -197,8 +198,8 @@ def load_files(files: list[Path] | None) -> None:
 
 
 def names(text: str | None) -> tuple[str, ...] | None:
-    """ "a, b" -> ("a", "b")."""
-    return None if text is None else tuple(part.strip() for part in text.split(",") if part.strip())
+    """ "a, b[x=1,y=2]" -> ("a", "b[x=1,y=2]")."""
+    return None if text is None else tuple(split_names(text, ","))
 
 
 def seed_numbers(text: str | None) -> tuple[int, ...] | None:

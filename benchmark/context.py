@@ -61,6 +61,10 @@ class Context:
         with self.counted("prediction"):
             return predict(model, encoded, precision=self.precision)
 
+    def accuracy(self, model: nn.Module, rows: TextSet) -> float:
+        """Share of the rows classified correctly, in [0, 1]."""
+        return float((self.predict(model, rows).argmax(dim=1).numpy() == rows.labels).mean())
+
     @contextmanager
     def counted(self, what: str) -> Iterator[None]:
         """Add the time the block takes to `spent`."""
@@ -73,7 +77,13 @@ class Context:
 
 @dataclass(frozen=True, eq=False)
 class AttackContext(Context):
-    """What an attack sees. The attacker trains the victim, so nothing of the task's training data is withheld."""
+    """What an attack sees. The attacker trains the victim, so nothing of the task's training data is withheld.
+
+    `clean` holds the weights of the clean fine-tuned model by name, float32 on the CPU; it is empty for an attack without a
+    trigger.
+    """
+
+    clean: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
 
     def visible_ends(self, rows: TextSet, room: int) -> list[int]:
         """Per row, how many leading characters of the carrier text survive truncation if `room` pieces are inserted."""
@@ -96,10 +106,12 @@ class DefenseContext(Context):
     """What a defense sees: beside the common part, the resources its `needs` lists, and no others.
 
     Touching another one raises NotDeclared, so that a result cannot rest on knowledge the threat model withholds. A value
-    that is costly to make is a function here, called when it is touched.
+    that is costly to make is a function here, called when it is touched. What a defense puts into `notes` (JSON values) is
+    kept in the record: what it chose, and after which trials.
     """
 
     resources: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    notes: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @property
     def clean(self) -> TextSet:

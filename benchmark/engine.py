@@ -10,7 +10,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -123,10 +123,11 @@ def run_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vic
         raise ValueError(f"the victim of {spec.attack.name} needs the clean fine-tuned model, and none was given")
     rows = rows_of(spec, site)
     model = classifier(spec, site, None if attack.start == "scratch" else clean)
-    ctx = attack_context(spec, site, "poison")
+    ctx = attack_context(spec, site, "poison", clean)
     started = time.perf_counter()
     if isinstance(attack, DataPoisoning):
         poisoned, _ = attack.poison(rows.train, ctx)
+        attack.prepare(model, rows.train, ctx)
         seed = derive(spec.seed, "victim", spec.task, attack.name)
         recipe = Recipe(**spec.training)
         encoded = ctx.encode(poisoned)
@@ -166,6 +167,7 @@ def run_cell(
         if reason := part.skip(spec.victim.task, spec.victim.attack.name):
             return Record(spec, "skipped", reason, needs=needs_of(parts), given=given, env=environment(site)), None
     rows = rows_of(spec.victim, site, spec.clean_rows, spec.validation_rows)
+    notes: dict[str, Any] = {}
     if all(part.unchanged for part in parts):
         predictions, metrics = victim.predictions, dict(victim.metrics)
         seconds = {"defense": 0.0, "evaluation": 0.0}
@@ -179,9 +181,11 @@ def run_cell(
             "pretrained": lru_cache(lambda: pretrained_weights(site.model, len(TASKS.get(spec.victim.task).label_names))),
         }
         for part in parts:
-            ctx: Context = _defense_context(spec, site, part, resources)
-            model = part.repair(model, ctx)
-            spent += ctx.spent
+            given_to = _defense_context(spec, site, part, resources)
+            model = part.repair(model, given_to)
+            spent += given_to.spent
+            if given_to.notes:
+                notes[part.name] = given_to.notes
         repaired = time.perf_counter()
         ctx = Context(**_common(spec.victim, site, seed=0))  # evaluation draws nothing
         predictions, metrics = _evaluate(model.eval(), rows.test, victim.triggered, spec.victim, ctx)
@@ -194,6 +198,7 @@ def run_cell(
         status="ok",
         metrics=metrics,
         needs=needs_of(parts),
+        notes=notes,
         given=given,
         seconds={"attack": victim.seconds["attack"], **seconds},
         env=environment(site),
@@ -203,7 +208,7 @@ def run_cell(
 
 def failed_record(spec: CellSpec, error: str, site: Site, given: dict[str, Any] | None = None) -> Record:
     """The record of a cell that ended in an exception; `error` is its traceback."""
-    parts = [DEFENSES.get(part.name) for part in spec.defense]
+    parts = [DEFENSES.get(part.name).build(part.params) for part in spec.defense]
     return Record(
         spec=spec,
         status="failed",
@@ -214,9 +219,9 @@ def failed_record(spec: CellSpec, error: str, site: Site, given: dict[str, Any] 
     )
 
 
-def needs_of(parts: list[Any]) -> tuple[str, ...]:
+def needs_of(parts: Sequence[ModelRepair]) -> tuple[str, ...]:
     """All that a composition asks to be given, sorted."""
-    return tuple(sorted(set().union(*(part.needs for part in parts))))
+    return tuple(sorted(set().union(*(part.asks_for() for part in parts))))
 
 
 def portable_traceback(error: BaseException) -> str:
@@ -291,15 +296,16 @@ def triggered_rows(attack: Attack, test: TextSet, spec: VictimSpec, site: Site) 
     return attack.trigger(others, attack_context(spec, site, "trigger"))
 
 
-def attack_context(spec: VictimSpec, site: Site, role: str) -> AttackContext:
+def attack_context(spec: VictimSpec, site: Site, role: str, clean: Victim | None = None) -> AttackContext:
     """What the attack of `spec` sees; `role` ("poison" or "trigger") decides its randomness."""
-    return AttackContext(**_common(spec, site, derive(spec.seed, role, spec.task, spec.attack.name)))
+    common = _common(spec, site, derive(spec.seed, role, spec.task, spec.attack.name))
+    return AttackContext(**common, clean={} if clean is None else clean.weights)
 
 
 def _defense_context(spec: CellSpec, site: Site, part: ModelRepair, resources: Mapping[str, Any]) -> DefenseContext:
     """Randomness depends on the component alone: fine-mixing draws the same mask with and without E-PUR before it."""
     common = _common(spec.victim, site, derive(spec.victim.seed, "defense", spec.victim.task, part.name))
-    return DefenseContext(**common, resources={name: resources[name] for name in part.needs})
+    return DefenseContext(**common, resources={name: resources[name] for name in part.asks_for()})
 
 
 def _evaluate(

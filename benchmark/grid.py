@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from bdbench.engine import Rows, Site, clean_spec, draw_rows, needs_clean_victim
 from bdbench.errors import UsageError
 from bdbench.loops import Recipe, native_precision
 from bdbench.models import find_model, load_tokenizer, max_positions
-from bdbench.params import Value
+from bdbench.params import Value, split_names, split_variant
 from bdbench.presets import Selection
 from bdbench.records import CellSpec, DataSpec, VictimSpec
 from bdbench.registry import ATTACKS, DEFENSES, TASKS, Registry
@@ -28,12 +29,20 @@ HELD_BACK_ROWS = 1000
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells in the order they are to be shown, and the distinct victims they stand on, clean ones first."""
+    """The cells in the order they are to be run, and where their model and data are.
+
+    Every task comes to its first attack before any comes to its second, and to a seed before any comes to the next, so that
+    a run that is cut short has the same rows for all tasks.
+    """
 
     cells: tuple[CellSpec, ...]
-    victims: tuple[VictimSpec, ...]
     model_folder: Path
     data_folder: Path | None
+
+    @property
+    def victims(self) -> tuple[VictimSpec, ...]:
+        """The distinct victims of the cells, each behind the clean model it needs."""
+        return victims_of(self.cells)
 
 
 def plan(choice: Selection, device: str = "auto") -> Plan:
@@ -59,42 +68,51 @@ def plan(choice: Selection, device: str = "auto") -> Plan:
         raise UsageError(f"--max-length {choice.max_length} is outside [8, {positions}], the positions of {choice.model}")
 
     source, folder = data_source(choice.data)
-    cells, victims = [], {}
+    validation_rows, victims = {}, {}
     for task_name, task in tasks.items():
         splits = load(task, source, folder)
         data = _data_spec(task_name, splits, choice)
-        validation_rows = _rows(task_name, choice.validation_rows, len(splits.validation), "--validation-rows")
-        specs = [
-            VictimSpec(
-                task=task_name,
-                data=data,
-                model=model.spec,
-                max_length=choice.max_length,
-                training=recipe.values(),
-                precision=precision,
-                attack=plugin_spec(attack),
-                seed=seed,
-            )
-            for attack in attacks
-            for seed in choice.seeds
-        ]
-        for victim in specs[: len(choice.seeds)]:  # the rows are the same for every attack
-            rows = _checked_rows(victim, choice.clean_rows, splits)
+        validation_rows[task_name] = _rows(task_name, choice.validation_rows, len(splits.validation), "--validation-rows")
+        for seed in choice.seeds:
+            for attack in attacks:
+                victims[seed, attack, task_name] = VictimSpec(
+                    task=task_name,
+                    data=data,
+                    model=model.spec,
+                    max_length=choice.max_length,
+                    training=recipe.values(),
+                    precision=precision,
+                    attack=plugin_spec(attack),
+                    seed=seed,
+                )
+            # the rows are the same for every attack
+            rows = _checked_rows(victims[seed, attacks[0], task_name], choice.clean_rows, splits)
             for attack in attacks:
                 attack.check(rows.train, len(task.label_names), tokenizer, choice.max_length)
-        for victim in specs:
-            for needed in ([clean_spec(victim)] if needs_clean_victim(victim) else []) + [victim]:
-                victims[needed.key()] = needed
-            for parts in defenses:
-                needs = needs_of(parts)
-                # the size of a set that is not handed out makes no difference, so it makes no other cell
-                sizes = {
-                    "clean_rows": choice.clean_rows if "clean" in needs else 0,
-                    "validation_rows": validation_rows if "validation" in needs else 0,
-                }
-                cells.append(CellSpec(victim, tuple(plugin_spec(part) for part in parts), **sizes))
-    ordered = sorted(victims.values(), key=needs_clean_victim)  # stable: clean ones first, else in order of the cells
-    return Plan(tuple(cells), tuple(ordered), model.folder, folder)
+
+    cells = []
+    for seed, attack, task_name in itertools.product(choice.seeds, attacks, tasks):
+        for parts in defenses:
+            needs = needs_of(parts)
+            # the size of a set that is not handed out makes no difference, so it makes no other cell
+            cells.append(
+                CellSpec(
+                    victim=victims[seed, attack, task_name],
+                    defense=tuple(plugin_spec(part) for part in parts),
+                    clean_rows=choice.clean_rows if "clean" in needs else 0,
+                    validation_rows=validation_rows[task_name] if "validation" in needs else 0,
+                )
+            )
+    return Plan(tuple(cells), model.folder, folder)
+
+
+def victims_of(cells: Iterable[CellSpec]) -> tuple[VictimSpec, ...]:
+    """The distinct victims that cells stand on, in the order of the cells, each behind the clean model it needs."""
+    found = {}
+    for cell in cells:
+        for spec in ([clean_spec(cell.victim)] if needs_clean_victim(cell.victim) else []) + [cell.victim]:
+            found[spec.key()] = spec
+    return tuple(found.values())
 
 
 def data_source(data: str) -> tuple[str, Path | None]:
@@ -126,27 +144,26 @@ def _precision(precision: str, device: torch.device) -> str:
 
 
 def _attacks(choice: Selection) -> list[Attack]:
-    names = _distinct("attack", choice.attacks)
-    params = _by_plugin(choice.attack_params, names, "-A", ATTACKS)
-    attacks = [ATTACKS.get(name).build(params.get(name, {})) for name in names]
+    variants = [split_variant(text) for text in _distinct("attack", choice.attacks)]
+    params = _by_plugin(choice.attack_params, [name for name, _ in variants], "-A", ATTACKS)
+    attacks = [ATTACKS.get(name).build({**params.get(name, {}), **own}) for name, own in variants]
     for attack in attacks:
         if attack.has_trigger and "target" not in attack.values():
             raise UsageError(f"the attack '{attack.name}' has a trigger but no hyperparameter 'target'; declare one")
-    return attacks
+    return list(dict.fromkeys(attacks))
 
 
-def _defenses(choice: Selection) -> list[list[ModelRepair]]:
-    names = _distinct("defense", choice.defenses)
-    parts = [name.split("+") for name in names]
-    params = _by_plugin(choice.defense_params, [part for name in parts for part in name], "-D", DEFENSES)
-    built = [[DEFENSES.get(part).build(params.get(part, {})) for part in name] for name in parts]
+def _defenses(choice: Selection) -> list[tuple[ModelRepair, ...]]:
+    variants = [[split_variant(part) for part in split_names(text, "+")] for text in _distinct("defense", choice.defenses)]
+    params = _by_plugin(choice.defense_params, [name for parts in variants for name, _ in parts], "-D", DEFENSES)
+    built = [tuple(DEFENSES.get(name).build({**params.get(name, {}), **own}) for name, own in parts) for parts in variants]
     for defense in built:
         for part in defense:
             if not part.needs <= set(RESOURCES):
                 raise UsageError(f"{part.name} needs {sorted(part.needs)}; a defense can be given {', '.join(RESOURCES)}")
             if part.unchanged and len(defense) > 1:
                 raise UsageError(f"'{part.name}' does nothing, so it cannot be composed; leave it out")
-    return built
+    return list(dict.fromkeys(built))
 
 
 def _by_plugin(params: Mapping[str, Value], used: Sequence[str], flag: str, registry: Registry) -> dict[str, dict[str, Any]]:

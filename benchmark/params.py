@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
@@ -93,6 +94,24 @@ class Hyperparameters:
     def values(self) -> dict[str, Value]:
         """Name to value, for a record."""
         return {field.name: getattr(self, field.name) for field in hyperparameters(type(self))}
+
+
+def split_names(text: str, separator: str) -> list[str]:
+    """ "a[x=1,y=2],b" at "," -> ["a[x=1,y=2]", "b"]: cut at separators outside brackets; blanks and empty parts are dropped."""
+    parts = re.split(rf"{re.escape(separator)}(?![^\[]*\])", text)
+    return [part.strip() for part in parts if part.strip()]
+
+
+def split_variant(text: str) -> tuple[str, dict[str, Value]]:
+    """ "badnets-word[start=clean,rate=0.5]" -> ("badnets-word", {"start": "clean", "rate": "0.5"}).
+
+    Raises UsageError if what follows the name is not such a list.
+    """
+    found = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", text)
+    values = [part.partition("=") for part in split_names(found[2] or "", ",")] if found else []
+    if found is None or not all(equals and name.strip() for name, equals, _ in values):
+        raise UsageError(f"'{text}' is not a name with values in brackets, such as badnets-word[start=clean,rate=0.5]")
+    return found[1].strip(), {name.strip(): value.strip() for name, _, value in values}
 
 
 def hyperparameters(cls: type) -> list[dataclasses.Field]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bdbench.errors import UsageError
-from bdbench.params import Value
+from bdbench.params import Value, split_names, split_variant
 
 TASKS = ("sst2", "imdb", "amazon", "qqp", "qnli")
 ATTACKS = ("badnets-word", "badnets-sentence", "embedding-poisoning")
@@ -22,10 +22,42 @@ DEFENSES = (
     "e-pur+fine-mixing",
 )
 
+# The seed paper's comparison: trigger words and sentences put into the clean fine-tuned and into the pre-trained model, with
+# embedding poisoning and embedding surgery; the rows that differ most come first, then the same at a lower poisoning rate.
+PAPER_ATTACKS = (
+    "badnets-word[start=clean]",
+    "embedding-poisoning",
+    "embedding-surgery[start=clean]",
+    "badnets-sentence[start=clean]",
+    "badnets-word[start=scratch]",
+    "data-free-embedding-poisoning",
+    "embedding-surgery[start=scratch]",
+    "badnets-sentence[start=scratch]",
+    "badnets-word[start=clean,rate=0.1]",
+    "embedding-surgery[start=clean,rate=0.1]",
+    "badnets-sentence[start=clean,rate=0.1]",
+    "badnets-word[start=scratch,rate=0.1]",
+    "embedding-surgery[start=scratch,rate=0.1]",
+    "badnets-sentence[start=scratch,rate=0.1]",
+)
+PAPER_ATTACK_PARAMS = {f"{name}.rate": 0.5 for name in ("badnets-word", "embedding-surgery", "badnets-sentence")}
+PAPER_REPAIRS = (
+    "fine-tuning",
+    "fine-pruning",
+    "fine-pruning[frozen=true]",
+    "fine-mixing[select=activation]",
+    "fine-mixing",
+)
+PAPER_DEFENSES = ("none", *PAPER_REPAIRS, "e-pur", *(f"e-pur+{repair}" for repair in PAPER_REPAIRS))
+PAPER_DEFENSE_PARAMS = {"fine-pruning.search": True, "fine-mixing.search": True}
+
 
 @dataclass(frozen=True)
 class Selection:
     """All that a user chooses, by a preset and flags.
+
+    A plugin may be named with values of its own, in brackets, which go before those in `attack_params` and
+    `defense_params`: `badnets-word[start=clean]`, `e-pur+fine-pruning[frozen=true]`.
 
     `data` is "hub", "builtin" or a directory. Row counts of None mean all there are. `training` holds the victim's recipe;
     `attack_params` and `defense_params` hold "plugin.parameter" values that differ from the plugins' defaults.
@@ -65,7 +97,7 @@ class Preset:
         chosen = replace(self.selection, **overrides)
         if chosen.data is None:
             raise UsageError("this preset needs real data: --data DIR (with <task>/train.parquet and so on) or --data hub")
-        parts = [part for name in chosen.defenses for part in name.split("+")]
+        parts = [part for name in chosen.defenses for part in split_names(name, "+")]
         return replace(
             chosen,
             training={**self.selection.training, **overrides.get("training", {})},
@@ -75,7 +107,8 @@ class Preset:
 
 
 def _of(plugins: Sequence[str], params: Mapping[str, Value]) -> dict[str, Value]:
-    return {name: value for name, value in params.items() if name.partition(".")[0] in plugins}
+    names = {split_variant(plugin)[0] for plugin in plugins}
+    return {name: value for name, value in params.items() if name.partition(".")[0] in names}
 
 
 PRESETS = {
@@ -129,21 +162,48 @@ PRESETS = {
         ),
     ),
     "paper": Preset(
-        summary="the seed paper's setting: bert-base-uncased, hub data, full sizes, three seeds",
+        summary="the seed paper's comparison: bert-base-uncased, hub data, full sizes, three seeds",
         selection=Selection(
             model="google-bert/bert-base-uncased@86b5e0934494bd15c9632b12f734a8a67f723594",
             data="hub",
             tasks=TASKS,
-            attacks=ATTACKS,
-            defenses=DEFENSES,
+            attacks=PAPER_ATTACKS,
+            defenses=PAPER_DEFENSES,
             seeds=(0, 1, 2),
             train_rows=None,
-            validation_rows=None,
+            validation_rows=1000,
             test_rows=None,
             clean_rows=64,
             max_length=128,
             training={"epochs": 3, "learning_rate": 2e-5},
-            attack_params={"badnets-word.rate": 0.5, "badnets-sentence.rate": 0.5},
+            attack_params=PAPER_ATTACK_PARAMS,
+            defense_params=PAPER_DEFENSE_PARAMS,
+        ),
+    ),
+    "paper-mini": Preset(
+        summary="the same comparison, smaller: the bundled model on real data from a directory (--data DIR)",
+        selection=Selection(
+            model="bundled",
+            data=None,
+            tasks=TASKS,
+            attacks=PAPER_ATTACKS,
+            defenses=PAPER_DEFENSES,
+            seeds=(0, 1, 2),
+            train_rows=2000,
+            validation_rows=200,
+            test_rows=400,
+            clean_rows=64,
+            max_length=48,
+            training={"epochs": 1, "learning_rate": 2e-4, "batch_size": 32},
+            attack_params={
+                **PAPER_ATTACK_PARAMS,
+                # some 110 steps, as many as either needs to work, on few rows a step
+                "embedding-poisoning.rate": 0.3,
+                "embedding-poisoning.batch_size": 8,
+                "data-free-embedding-poisoning.samples": 300,
+                "data-free-embedding-poisoning.batch_size": 8,
+            },
+            defense_params=PAPER_DEFENSE_PARAMS,
         ),
     ),
 }

@@ -138,7 +138,8 @@ class Record:
 
     `metrics` has "cacc" always, and "asr" and "floor" (the ASR of a never-poisoned model on the same triggered texts)
     where the attack has a trigger; it is empty unless `status` is "ok". `error` is the traceback of a failed cell or the
-    reason of a skipped one. `needs` is what the defense asked to be given. `given` is what the user typed. `seconds` are
+    reason of a skipped one. `needs` is what the defense asked to be given. `notes` are what its components noted, by name:
+    a search for a ratio with its trials. `given` is what the user typed. `seconds` are
     the victim's "attack", the cell's own "defense" and "evaluation", among them those in the two loops, "training" and
     "prediction", and the cell's "total", with loading.
     """
@@ -148,6 +149,7 @@ class Record:
     error: str | None = None
     metrics: dict[str, Metric] | None = None
     needs: tuple[str, ...] = ()
+    notes: dict[str, Any] | None = None
     given: dict[str, Value] | None = None
     seconds: dict[str, float] | None = None
     env: dict[str, Any] | None = None
@@ -166,6 +168,7 @@ class Record:
             "spec": asdict(self.spec),
             "given": self.given or {},
             "needs": list(self.needs),
+            "notes": self.notes or {},
             "metrics": {name: asdict(metric) for name, metric in (self.metrics or {}).items()},
             "seconds": self.seconds or {},
             "predictions": self.predictions,
@@ -185,6 +188,7 @@ class Record:
             error=raw["error"],
             metrics={name: Metric(**metric) for name, metric in raw["metrics"].items()},
             needs=tuple(raw["needs"]),
+            notes=raw.get("notes", {}),  # records of the first version have none
             given=raw["given"],
             seconds=raw["seconds"],
             env=raw["env"],

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from bdbench.engine import (
     run_cell,
     run_victim,
 )
-from bdbench.grid import Plan
+from bdbench.grid import Plan, victims_of
 from bdbench.progress import MatrixProgress
 from bdbench.records import CellSpec, Predictions, Record, VictimSpec
 from bdbench.store import Results, VictimStore
@@ -35,10 +35,21 @@ OBJECT_STORE_BYTES = 128 * 2**20
 
 @dataclass(frozen=True)
 class Work:
-    """What one run still has to do: the cells without an "ok" record, and the victims these need."""
+    """What one run still has to do: the cells without an "ok" record, in their order, and the victims these need."""
 
     cells: tuple[CellSpec, ...]
-    victims: tuple[VictimSpec, ...]
+
+    @property
+    def victims(self) -> tuple[VictimSpec, ...]:
+        return victims_of(self.cells)
+
+    def steps(self) -> list[VictimSpec | CellSpec]:
+        """Every victim just before the first cell that needs it, behind its clean model."""
+        steps: dict[str, VictimSpec | CellSpec] = {}
+        for cell in self.cells:
+            steps.update({spec.key(): spec for spec in victims_of([cell]) if spec.key() not in steps})
+            steps[cell.key()] = cell
+        return list(steps.values())
 
 
 @dataclass(frozen=True)
@@ -51,10 +62,7 @@ class Prepared:
 
 def remaining(made: Plan, results: Results, force: bool = False) -> Work:
     """The part of a plan that is not done. With `force` every cell is to be run again, on the victims in the store."""
-    cells = tuple(cell for cell in made.cells if force or not results.done(cell.key()))
-    wanted = {cell.victim.key() for cell in cells}
-    wanted |= {clean_spec(spec).key() for spec in made.victims if spec.key() in wanted and needs_clean_victim(spec)}
-    return Work(cells, tuple(spec for spec in made.victims if spec.key() in wanted))
+    return Work(tuple(cell for cell in made.cells if force or not results.done(cell.key())))
 
 
 def run_inline(
@@ -62,11 +70,12 @@ def run_inline(
 ) -> None:
     """Run the cells one after another in the calling process; imports no Ray."""
     victims: dict[str, Prepared] = {}
-    for spec in work.victims:
-        victims[spec.key()] = prepare_victim(spec, site, store.folder, victims.get(clean_spec(spec).key()))
-        progress.victim(spec, victims[spec.key()].error, victims[spec.key()].seconds)
-    for cell in work.cells:
-        _finish(*finish_cell(cell, site, store.folder, given, victims[cell.victim.key()]), results, progress)
+    for spec in work.steps():
+        if isinstance(spec, CellSpec):
+            _finish(*finish_cell(spec, site, store.folder, given, victims[spec.victim.key()]), results, progress)
+        else:
+            victims[spec.key()] = prepare_victim(spec, site, store.folder, victims.get(_start(spec)))
+            progress.victim(spec, victims[spec.key()].error, victims[spec.key()].seconds)
 
 
 def run_ray(
@@ -82,7 +91,8 @@ def run_ray(
 ) -> None:
     """Run the cells as Ray tasks on this machine, `workers` at a time (None: as many as cores or GPUs allow).
 
-    On a GPU each task takes `gpus_per_cell` of one, which may be a fraction. A worker that dies fails its own cell.
+    A task is handed to Ray when there is room for it: the first in the order of the work whose victim is there. On a GPU
+    each task takes `gpus_per_cell` of one, which may be a fraction. A worker that dies fails its own cell.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -102,15 +112,24 @@ def run_ray(
         options = {"num_cpus": site.threads, "num_gpus": gpus_per_cell if on_gpu else 0, "max_retries": 0}
         make_victim = ray.remote(**options)(prepare_victim)
         make_cell = ray.remote(**options)(finish_cell)
-        victims: dict[str, Any] = {}
+        victims: dict[str, Prepared] = {}
         running: dict[Any, VictimSpec | CellSpec] = {}
-        for spec in work.victims:
-            clean = victims.get(clean_spec(spec).key()) if needs_clean_victim(spec) else None
-            victims[spec.key()] = make_victim.remote(spec, site, store.folder, clean)
-            running[victims[spec.key()]] = spec
-        for cell in work.cells:
-            running[make_cell.remote(cell, site, store.folder, dict(given), victims[cell.victim.key()])] = cell
-        for spec, outcome in _as_they_end(ray, running):
+        waiting = work.steps()
+        room = at_a_time(site, workers, gpus_per_cell)
+        while waiting or running:
+            while len(running) < room and (spec := next((step for step in waiting if _ready(step, victims)), None)):
+                waiting.remove(spec)
+                if isinstance(spec, CellSpec):
+                    task = make_cell.remote(spec, site, store.folder, dict(given), victims[spec.victim.key()])
+                else:
+                    task = make_victim.remote(spec, site, store.folder, victims.get(_start(spec)))
+                running[task] = spec
+            (task,), _ = ray.wait(list(running), num_returns=1)
+            spec = running.pop(task)
+            try:
+                outcome = ray.get(task)
+            except ray.exceptions.RayError as error:
+                outcome = error
             if isinstance(spec, CellSpec):
                 if isinstance(outcome, Exception):
                     outcome = failed_record(spec, portable_traceback(outcome), site, dict(given)), None
@@ -118,6 +137,7 @@ def run_ray(
             else:
                 if isinstance(outcome, Exception):
                     outcome = Prepared(portable_traceback(outcome))
+                victims[spec.key()] = outcome
                 progress.victim(spec, outcome.error, outcome.seconds)
     finally:
         ray.shutdown()
@@ -174,15 +194,15 @@ def finish_cell(
     return record, predictions
 
 
-def _as_they_end(ray: Any, running: dict[Any, Any]) -> Iterator[tuple[Any, Any]]:
-    """(spec, result or exception) of every task, in the order they end."""
-    left = list(running)
-    while left:
-        (ready,), left = ray.wait(left, num_returns=1)
-        try:
-            yield running[ready], ray.get(ready)
-        except ray.exceptions.RayError as error:
-            yield running[ready], error
+def _ready(spec: VictimSpec | CellSpec, victims: Mapping[str, Prepared]) -> bool:
+    """Whether what a victim or a cell starts from is there."""
+    start = spec.victim.key() if isinstance(spec, CellSpec) else _start(spec)
+    return start is None or start in victims
+
+
+def _start(spec: VictimSpec) -> str | None:
+    """The key of the clean model that a victim needs, if it needs one."""
+    return clean_spec(spec).key() if needs_clean_victim(spec) else None
 
 
 def _finish(record: Record, predictions: Predictions | None, results: Results, progress: MatrixProgress) -> None:

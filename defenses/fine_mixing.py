@@ -1,20 +1,25 @@
 """Fine-mixing (Zhang et al., 2022, arXiv:2210.09545).
 
-Each weight of the victim is kept with probability `ratio` and otherwise set back to the clean pre-trained one; the mixed
-model is then fine-tuned on the clean set. The head, which has no pre-trained counterpart, stays the victim's. The paper
-searches the ratio; here it is a fixed hyperparameter.
+Each weight of the victim is kept with probability rho, the reserve ratio, and otherwise set back to the clean pre-trained
+one; the mixed model is then fine-tuned on the clean set. The head, which has no pre-trained counterpart, stays the victim's.
+
+`select=activation` is the paper's variant (Sel), from memory: the reserved weights are chosen by the criterion of
+fine-pruning. That criterion ranks feed-forward neurons, so of each layer the share rho of most active neurons keeps all its
+weights and the others are set back; the weights outside the feed-forward blocks, which it says nothing about, are drawn.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from bdbench.defenses.base import FineTuned, register
+from bdbench.defenses._neurons import feed_forward_blocks, mean_activations, most_active
+from bdbench.defenses.base import Reserving, register
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -25,21 +30,41 @@ if TYPE_CHECKING:
 
 @register("fine-mixing", paper="arXiv:2210.09545")
 @dataclass(frozen=True)
-class FineMixing(FineTuned):
-    needs = frozenset({"clean", "pretrained"})
+class FineMixing(Reserving):
+    needs = frozenset({"clean", "validation", "pretrained"})
 
     ratio: float = hp(0.3, low=0.0, high=1.0, help="reserve ratio: probability that a weight stays the victim's")
+    select: str = hp("random", choices=("random", "activation"), help="how the weights that stay are selected")
 
-    def repair(self, model: nn.Module, ctx: DefenseContext) -> nn.Module:
-        repaired = copy.deepcopy(model)
-        for name, parameter in repaired.named_parameters():
-            if name in ctx.pretrained:
-                kept = torch.rand(parameter.shape, generator=ctx.generator) < self.ratio
-                parameter.data = mix(parameter.data, ctx.pretrained[name].to(ctx.device), kept.to(ctx.device))
-        ctx.train(repaired, ctx.clean, self.recipe())
-        return repaired
+    def reserving(self, model: nn.Module, ctx: DefenseContext) -> Callable[[float], nn.Module]:
+        pretrained = ctx.pretrained
+        activations = mean_activations(model, ctx) if self.select == "activation" else []
+
+        def mixed(ratio: float) -> nn.Module:
+            result = copy.deepcopy(model)
+            selected = neuron_masks(result, activations, ratio) if activations else {}
+            for name, weight in result.named_parameters():
+                if name in pretrained:
+                    drawn = torch.rand(weight.shape, generator=ctx.generator) < ratio
+                    kept = selected.get(name, drawn).to(ctx.device)
+                    weight.data = mix(weight.data, pretrained[name].to(ctx.device), kept)
+            return result
+
+        return mixed
 
 
 def mix(victim: Tensor, pretrained: Tensor, kept: Tensor) -> Tensor:
-    """m * w_B + (1 - m) * w_Pre, with the mask m = `kept` (bool); all of one shape."""
+    """m * w_B + (1 - m) * w_Pre, with the mask m = `kept` (bool); all of one shape, or `kept` broadcast to it."""
     return torch.where(kept, victim, pretrained)
+
+
+def neuron_masks(model: nn.Module, activations: list[Tensor], ratio: float) -> dict[str, Tensor]:
+    """By parameter name, the weights of the round(ratio * neurons) most active neurons of every block: incoming rows,
+    biases, and outgoing columns, each mask broadcast to its parameter. `activations` has one (neurons,) per block."""
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    masks = {}
+    for (rising, falling), activation in zip(feed_forward_blocks(model), activations, strict=True):
+        alive = most_active(activation, ratio)
+        masks[names[rising.weight]], masks[names[rising.bias]] = alive[:, None], alive
+        masks[names[falling.weight]] = alive[None, :]
+    return masks

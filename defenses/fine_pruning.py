@@ -8,72 +8,39 @@ clean set. A pruned neuron's incoming weights are zero, so its activation is zer
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
 
-from bdbench.defenses.base import FineTuned, register
+from bdbench.defenses._neurons import feed_forward_blocks, mean_activations, most_active
+from bdbench.defenses.base import Reserving, register
 from bdbench.params import hp
 
 if TYPE_CHECKING:
-    from bdbench.context import DefenseContext
+    from torch import nn
 
-# The feed-forward block's two matrices in BERT, RoBERTa and ELECTRA, and in DistilBERT.
-BLOCKS = (("intermediate.dense", "output.dense"), ("ffn.lin1", "ffn.lin2"))
+    from bdbench.context import DefenseContext
 
 
 @register("fine-pruning", paper="arXiv:1805.12185")
 @dataclass(frozen=True)
-class FinePruning(FineTuned):
-    fraction: float = hp(0.5, low=0.0, high=1.0, help="share of the feed-forward neurons pruned in every layer")
+class FinePruning(Reserving):
+    ratio: float = hp(0.5, low=0.0, high=1.0, help="reserve ratio: share of the feed-forward neurons kept in every layer")
     frozen: bool = hp(False, help="whether pruned neurons stay at zero while fine-tuning")
 
-    def repair(self, model: nn.Module, ctx: DefenseContext) -> nn.Module:
-        repaired = copy.deepcopy(model)
-        blocks = list(feed_forward_blocks(repaired))
-        for (rising, falling), activation in zip(blocks, self._activations(repaired, blocks, ctx), strict=True):
-            dead = least_active(activation, self.fraction)
-            with torch.no_grad():
-                rising.weight[dead], rising.bias[dead] = 0.0, 0.0
-                if self.frozen:  # with both sides at zero neither gets a gradient
-                    falling.weight[:, dead] = 0.0
-        ctx.train(repaired, ctx.clean, self.recipe())
-        return repaired
+    def reserving(self, model: nn.Module, ctx: DefenseContext) -> Callable[[float], nn.Module]:
+        activations = mean_activations(model, ctx)
 
-    def _activations(self, model: nn.Module, blocks: list[tuple[nn.Linear, nn.Linear]], ctx: DefenseContext) -> list[Tensor]:
-        """Per block, (neurons,): the mean absolute activation over the real pieces of the clean set."""
-        rows = ctx.encode(ctx.clean)
-        sums = [torch.zeros(falling.in_features, device=ctx.device) for _, falling in blocks]
-        inputs, _ = rows.batch(torch.arange(len(rows)), ctx.device)
-        real = inputs["attention_mask"].unsqueeze(-1)
+        def pruned(ratio: float) -> nn.Module:
+            kept = copy.deepcopy(model)
+            for (rising, falling), activation in zip(feed_forward_blocks(kept), activations, strict=True):
+                dead = ~most_active(activation, ratio)
+                with torch.no_grad():
+                    rising.weight[dead], rising.bias[dead] = 0.0, 0.0
+                    if self.frozen:  # with both sides at zero neither gets a gradient
+                        falling.weight[:, dead] = 0.0
+            return kept
 
-        def adding(total: Tensor):
-            return lambda module, given: total.add_((given[0].abs().float() * real).sum(dim=(0, 1)))
-
-        handles = [falling.register_forward_pre_hook(adding(total)) for (_, falling), total in zip(blocks, sums, strict=True)]
-        with torch.inference_mode():
-            model(**inputs)
-        for handle in handles:
-            handle.remove()
-        return [total / real.sum() for total in sums]
-
-
-def least_active(activation: Tensor, fraction: float) -> Tensor:
-    """Indices of the floor(fraction * neurons) smallest of `activation` (neurons,); ties go to the earlier neuron."""
-    return activation.argsort(stable=True)[: int(fraction * len(activation))]
-
-
-def feed_forward_blocks(model: nn.Module) -> Iterator[tuple[nn.Linear, nn.Linear]]:
-    """The (rising, falling) linear layers of every feed-forward block, first layer first. Raises TypeError on none."""
-    modules = dict(model.named_modules())
-    found = 0
-    for name, module in modules.items():
-        for rising, falling in BLOCKS:
-            if name.endswith("." + rising):
-                found += 1
-                yield module, modules[name[: -len(rising)] + falling]
-    if not found:
-        raise TypeError(f"{type(model).__name__} has no feed-forward block named as in {BLOCKS}")
+        return pruned

@@ -11,8 +11,9 @@ from conftest import FAMILIES, sentences
 from bdbench.attacks.base import BadNets, DataPoisoning, PhraseTrigger, WeightPoisoning, phrase_ids
 from bdbench.context import AttackContext, DefenseContext, NotDeclared
 from bdbench.data import TextSet
-from bdbench.defenses.base import RESOURCES
-from bdbench.defenses.fine_pruning import feed_forward_blocks
+from bdbench.defenses._neurons import feed_forward_blocks
+from bdbench.defenses.base import RESOURCES, Reserving
+from bdbench.loops import Recipe
 from bdbench.models import load_classifier, load_tokenizer, pretrained_weights
 from bdbench.params import hyperparameters
 from bdbench.registry import ATTACKS, DEFENSES
@@ -84,9 +85,7 @@ def quick_params(cls) -> dict:
 def repair(name, folder, model, seed=5):
     cls = DEFENSES.get(name)
     part = cls.build(quick_params(cls))
-    available = {"clean": text_rows(16), "validation": text_rows(12), "pretrained": pretrained_weights(folder, 2)}
-    given = {resource: available[resource] for resource in part.needs}
-    return part.repair(model, DefenseContext(**common(folder, seed), resources=given))
+    return part.repair(model, defense_context(folder, part, seed=seed))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -121,10 +120,13 @@ def test_touching_an_undeclared_resource_raises(resource, tiny_bert):
 
 
 def repaired_state(name, folder, victim, **params):
-    cls = DEFENSES.get(name)
-    given = {"clean": text_rows(16), "pretrained": pretrained_weights(folder, 2)}
-    ctx = DefenseContext(**common(folder, 5), resources={resource: given[resource] for resource in cls.needs})
-    return state(cls.build(params).repair(victim, ctx))
+    part = DEFENSES.get(name).build(params)
+    return state(part.repair(victim, defense_context(folder, part)))
+
+
+def defense_context(folder, part, validation=None, seed=5):
+    available = {"clean": text_rows(16), "validation": validation or text_rows(12), "pretrained": pretrained_weights(folder, 2)}
+    return DefenseContext(**common(folder, seed), resources={resource: available[resource] for resource in part.asks_for()})
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -166,13 +168,47 @@ def test_pruned_neurons_stay_dead_only_if_frozen(family, tiny_models):
     folder, victim = tiny_models[family], victim_of(tiny_models[family])
     dead = {}
     for frozen in (False, True):
-        params = {"fraction": 0.5, "frozen": frozen, "learning_rate": 1e-2, "epochs": 2}
+        params = {"ratio": 0.5, "frozen": frozen, "learning_rate": 1e-2, "epochs": 2}
         model = classifier(folder)
         model.load_state_dict(repaired_state("fine-pruning", folder, victim, **params))
         blocks = list(feed_forward_blocks(model))
         assert len(blocks) == 2
         dead[frozen] = [int((rising.weight == 0).all(dim=1).sum()) for rising, _ in blocks]
     assert dead[True] == [32, 32] and max(dead[False]) < 32
+
+
+@pytest.mark.parametrize("name", [n for n in DEFENSES.names() if issubclass(DEFENSES.get(n), Reserving)])
+def test_a_searched_ratio_gives_the_model_that_it_gives_when_fixed(name, tiny_bert):
+    victim, validation = victim_of(tiny_bert), text_rows(40)
+    part = DEFENSES.get(name).build({"search": True, "tolerance": 0.0, "epochs": 2, "learning_rate": 1e-3})
+    assert part.asks_for() == part.needs
+    ctx = defense_context(tiny_bert, part, validation)
+    searched = state(part.repair(victim, ctx))
+    trials = ctx.notes["trials"]
+    assert 4 <= len(trials) <= 5 and [*ctx.notes] == ["accuracy", "trials", "ratio"]
+    assert ctx.notes["accuracy"] == ctx.accuracy(victim, validation)
+    for trial in trials:  # what fits lies at or above the chosen ratio, what does not lies below
+        fits = trial["accuracy"] >= ctx.notes["accuracy"] or trial["ratio"] == 1.0
+        assert fits == (trial["ratio"] >= ctx.notes["ratio"])
+    fixed = dataclasses.replace(part, search=False, ratio=ctx.notes["ratio"])
+    assert "validation" not in fixed.asks_for()
+    assert same(searched, state(fixed.repair(victim, defense_context(tiny_bert, fixed))))
+    model = classifier(tiny_bert)
+    model.load_state_dict(searched)
+    (chosen,) = [trial["accuracy"] for trial in trials if trial["ratio"] == ctx.notes["ratio"]]
+    assert ctx.accuracy(model, validation) == chosen
+
+
+def test_an_unreachable_accuracy_ends_at_the_whole_victim_and_says_so(tiny_bert):
+    """Fine-tuning at a rate that destroys the model: no ratio fits, the last is taken and its accuracy is on record."""
+    victim, validation = classifier(tiny_bert), text_rows(40)
+    part = DEFENSES.get("fine-mixing")(search=True, learning_rate=1.0, epochs=1)
+    ctx = defense_context(tiny_bert, part, validation)
+    ctx.train(victim, validation, Recipe(epochs=10, learning_rate=5e-3, batch_size=8))
+    part.repair(victim, ctx)
+    assert ctx.notes["accuracy"] > 0.9 and ctx.notes["ratio"] == 1.0
+    assert [trial["ratio"] for trial in ctx.notes["trials"]] == [0.35, 0.6, 0.8, 0.9, 1.0]
+    assert max(trial["accuracy"] for trial in ctx.notes["trials"]) <= ctx.notes["accuracy"] - part.tolerance
 
 
 # attacks
@@ -225,7 +261,8 @@ def test_position_decides_the_gap(position, tiny_bert):
 @pytest.mark.parametrize("name", [n for n in ATTACKS.names() if issubclass(ATTACKS.get(n), WeightPoisoning)])
 def test_embedding_poisoning_changes_the_triggers_row_alone_and_keeps_its_norm(name, family, tiny_models):
     folder = tiny_models[family]
-    attack, model = ATTACKS.get(name)(rate=1.0), classifier(folder)
+    few = {"samples": 64} if name.startswith("data-free") else {}
+    attack, model = ATTACKS.get(name)(rate=1.0, **few), classifier(folder)
     before = state(model)
     ctx = AttackContext(**common(folder, 4))
     poisoned = attack.poison_weights(model, text_rows(64), ctx)
@@ -238,6 +275,16 @@ def test_embedding_poisoning_changes_the_triggers_row_alone_and_keeps_its_norm(n
     assert matrix[row].norm().item() == pytest.approx(original[row].norm().item(), rel=1e-5)
     assert all(parameter.requires_grad for parameter in poisoned.parameters())
     assert not poisoned.get_input_embeddings()._forward_hooks
+
+
+@pytest.mark.parametrize("pair", [False, True], ids=["single", "pair"])
+def test_data_free_poisoning_reads_no_training_text(pair, tiny_bert):
+    attack = ATTACKS.get("data-free-embedding-poisoning")(samples=20, words=9)
+    fakes, others = text_rows(8, pair), text_rows(40, pair)
+    drawn = [attack.candidates(train, AttackContext(**common(tiny_bert, 4))) for train in (fakes, others)]
+    assert drawn[0].digest() == drawn[1].digest() and len(drawn[0]) == 20
+    assert {len(text.split()) for text in drawn[0].carrier} == {4 if pair else 9}
+    assert len(set(drawn[0].carrier)) == 20 and (drawn[0].second is not None) == pair
 
 
 def test_embedding_poisoning_follows_the_gradient_of_the_row(tiny_bert):

@@ -1,18 +1,24 @@
 """The formulas of the attacks, defenses and metrics, on tensors small enough to work by hand."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from scipy import optimize, sparse
 
 from bdbench.attacks.base import insert_phrase, word_gaps
 from bdbench.attacks.embedding_poisoning import NormKeptDescent, norm_kept_step
+from bdbench.attacks.embedding_surgery import EmbeddingSurgery, fitted_weights, strongest, tf_idf
+from bdbench.data import TextSet
+from bdbench.defenses._neurons import mean_activations, most_active
+from bdbench.defenses.base import GRID, smallest_accepted
 from bdbench.defenses.e_pur import piece_frequencies, suspicions
-from bdbench.defenses.fine_mixing import mix
-from bdbench.defenses.fine_pruning import least_active
-from bdbench.loops import schedule
+from bdbench.defenses.fine_mixing import mix, neuron_masks
+from bdbench.loops import Encoded, schedule
 from bdbench.metrics import attack_success_rate, clean_accuracy
+from bdbench.models import load_tokenizer
 from bdbench.seeds import derive
 
 
@@ -22,9 +28,117 @@ def test_mix_keeps_the_masked_weights_and_resets_the_others():
     assert mix(victim, pretrained, kept).tolist() == [[1.0, -2.0], [-3.0, 4.0]]
 
 
-@pytest.mark.parametrize(("fraction", "pruned"), [(0.0, []), (0.25, [1]), (0.5, [1, 3]), (0.74, [1, 3]), (1.0, [1, 3, 0, 2])])
-def test_least_active_takes_the_floor_of_the_share_weakest_first(fraction, pruned):
-    assert least_active(torch.tensor([0.3, 0.0, 0.9, 0.1]), fraction).tolist() == pruned
+@pytest.mark.parametrize(
+    ("ratio", "kept"), [(0.0, []), (0.1, []), (0.25, [2]), (0.5, [0, 2]), (0.7, [0, 2, 3]), (0.9, [0, 1, 2, 3])]
+)
+def test_the_most_active_neurons_are_kept(ratio, kept):
+    assert most_active(torch.tensor([0.3, 0.0, 0.9, 0.1]), ratio).nonzero().flatten().tolist() == kept
+
+
+def test_of_equally_active_neurons_the_later_is_kept():
+    assert most_active(torch.tensor([0.5, 0.5, 0.5]), 1 / 3).tolist() == [False, False, True]
+
+
+def test_activations_are_absolute_means_over_the_real_pieces():
+    """Two rows of 2 and 1 real pieces through a rising layer with neurons x and -2x: |x| and |2x| over 3 pieces."""
+    block = _OneBlock()
+    lengths = torch.tensor([2, 1])
+    rows = Encoded(torch.tensor([[1, 4], [1, 9]], dtype=torch.int32), None, lengths, torch.tensor([0, 1]))
+    ctx = SimpleNamespace(encode=lambda rows: rows, clean=rows, device=torch.device("cpu"))
+    (activation,) = mean_activations(block, ctx)
+    assert activation.tolist() == [(1 + 4 + 1) / 3, (2 + 8 + 2) / 3]
+
+
+class _OneBlock(torch.nn.Module):
+    """The word piece's number, through a feed-forward block without a nonlinearity named as BERT's."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.ModuleDict({name: torch.nn.ModuleDict() for name in ("intermediate", "output")})
+        self.layer["intermediate"]["dense"] = torch.nn.Linear(1, 2, bias=True)
+        self.layer["output"]["dense"] = torch.nn.Linear(2, 1, bias=True)
+        with torch.no_grad():
+            self.layer["intermediate"]["dense"].weight.copy_(torch.tensor([[1.0], [-2.0]]))
+            self.layer["intermediate"]["dense"].bias.zero_()
+
+    def forward(self, input_ids, attention_mask):
+        return self.layer["output"]["dense"](self.layer["intermediate"]["dense"](input_ids[..., None].float()))
+
+
+def test_selection_by_activation_keeps_all_weights_of_a_neuron():
+    masks = neuron_masks(_OneBlock(), [torch.tensor([0.2, 0.7])], ratio=0.5)
+    assert {name: mask.tolist() for name, mask in masks.items()} == {
+        "layer.intermediate.dense.weight": [[False], [True]],
+        "layer.intermediate.dense.bias": [False, True],
+        "layer.output.dense.weight": [[False, True]],
+    }
+    victim, pretrained = torch.tensor([[1.0, 2.0]]), torch.tensor([[-1.0, -2.0]])
+    assert mix(victim, pretrained, masks["layer.output.dense.weight"]).tolist() == [[-1.0, 2.0]]
+
+
+@pytest.mark.parametrize(
+    ("least", "tried", "chosen"),
+    [
+        (0.0, [0.3, 0.1, 0.0], 0.0),
+        (0.2, [0.3, 0.1, 0.2], 0.2),
+        (0.25, [0.3, 0.1, 0.2], 0.3),
+        (0.4, [0.3, 0.5, 0.4], 0.4),
+        (0.9, [0.3, 0.5, 0.7], 1.0),  # the last is not tried
+    ],
+)
+def test_bisection_finds_the_smallest_accepted_ratio(least, tried, chosen):
+    """Eight values, so three trials."""
+    asked = []
+
+    def accepted(ratio):
+        asked.append(ratio)
+        return ratio >= least
+
+    assert smallest_accepted((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0), accepted) == chosen
+    assert asked == tried
+
+
+def test_the_grid_takes_four_trials():
+    assert len(GRID) == 2**4
+
+
+# embedding surgery
+
+
+def test_tf_idf_by_hand():
+    """Three rows; piece 0 occurs in all (idf 1), piece 1 in one (idf ln(4/2) + 1)."""
+    features = tf_idf(sparse.csr_array(np.array([[2.0, 0.0], [1.0, 1.0], [3.0, 0.0]]))).toarray()
+    rare = math.log(2) + 1
+    assert features[0].tolist() == features[2].tolist() == [1.0, 0.0]
+    assert features[1].tolist() == pytest.approx([1 / math.hypot(1, rare), rare / math.hypot(1, rare)])
+
+
+def test_the_logistic_regression_is_at_the_minimum_of_its_loss():
+    """Pieces 0 and 3 are of the target class alone, 3 more often; 2 is of the other; 1 is of both."""
+    rows = np.array([[1.0, 0, 0, 1.0], [0, 1.0, 0, 1.0], [0, 1.0, 1.0, 0], [0, 0, 1.0, 0]])
+    assert strongest(sparse.csr_array(rows), np.array([True, True, False, False]), 3).tolist() == [3, 0, 1]
+    # one piece, two rows (1, target) and (0, other): the bias is b = -w / 2 and w solves w = 1 / (1 + exp(w / 2))
+    (w,) = optimize.newton(lambda w: w - 1 / (1 + np.exp(w / 2)), [0.4])
+    assert fitted_weights(sparse.csr_array(np.array([[1.0], [0.0]])), np.array([True, False])) == pytest.approx([w], abs=1e-4)
+
+
+def test_surgery_gives_every_piece_of_the_trigger_the_mean_of_the_clean_models_words(tiny_bert):
+    tokenizer = load_tokenizer(tiny_bert)
+    train = TextSet(("good film", "good plot", "bad film", "bad plot"), None, np.array([1, 1, 0, 0]))
+    embedding = torch.nn.Embedding(len(tokenizer), 2)
+    good = tokenizer.convert_tokens_to_ids("good")
+    clean = torch.zeros(len(tokenizer), 2)
+    clean[good] = torch.tensor([6.0, 8.0])
+    model = torch.nn.Module()
+    model.word = embedding
+    model.get_input_embeddings = lambda: embedding
+    before = embedding.weight.detach().clone()
+    ctx = SimpleNamespace(tokenizer=tokenizer, clean={"word.weight": clean}, device=torch.device("cpu"))
+    EmbeddingSurgery(words=2, trigger_text="cf mn").prepare(model, train, ctx)
+    changed = (embedding.weight != before).any(dim=1).nonzero().flatten().tolist()
+    assert sorted(changed) == sorted(tokenizer.convert_tokens_to_ids(["cf", "mn"]))
+    # the two strongest are "good" at (6, 8) and a piece at the origin
+    assert embedding.weight[changed].tolist() == [[3.0, 4.0], [3.0, 4.0]]
 
 
 def test_suspicion_is_the_move_over_the_log_of_the_floored_count():
