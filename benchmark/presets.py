@@ -203,7 +203,14 @@ PRESETS = {
                 "data-free-embedding-poisoning.samples": 300,
                 "data-free-embedding-poisoning.batch_size": 8,
             },
-            defense_params=PAPER_DEFENSE_PARAMS,
+            defense_params={
+                **PAPER_DEFENSE_PARAMS,
+                **{
+                    f"{name}.{parameter}": value
+                    for name in ("fine-tuning", "fine-pruning", "fine-mixing")
+                    for parameter, value in (("epochs", 5), ("learning_rate", 1e-4))
+                },
+            },
         ),
     ),
 }
