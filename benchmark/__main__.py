@@ -192,6 +192,15 @@ def report(directory: Annotated[Path, typer.Argument(help="folder of a run, such
         typer.echo(file)
 
 
+@app.command()
+def claims(directory: Annotated[Path, typer.Argument(help="folder of a run, such as results/paper-mini")]) -> None:
+    """Test the seed paper's claims on a run's records: differences, 95 % intervals, verdicts."""
+    from bdbench.claims import text
+    from bdbench.store import read_records
+
+    typer.echo(text(read_records(directory)), nl=False)
+
+
 def load_files(files: list[Path] | None) -> None:
     for file in files or ():
         load_plugin_file(file)

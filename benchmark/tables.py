@@ -410,6 +410,11 @@ def _standing(of_attack: Sequence[Summary]) -> tuple[frozenset[str], str]:
     return (frozenset(), NOT_WORKING) if min(rates) < WORKS_FROM else (frozenset(METRICS), "")
 
 
+def attack_works(of_attack: Sequence[Summary]) -> bool:
+    """Whether the cells of one task and attack count in averages of ASR: whether the undefended attack worked."""
+    return "asr" in _standing(of_attack)[0]
+
+
 def _entry(summary: Summary | None, metric: str, seeds: int) -> Entry:
     if summary is None:
         return Entry()

@@ -16,7 +16,7 @@ LAYERS = [
     ["data", "params", "registry"],
     ["records", "presets"],
     ["metrics", "models", "loops", "tables"],
-    ["report", "context", "attacks", "defenses", "tasks"],
+    ["report", "claims", "context", "attacks", "defenses", "tasks"],
     ["engine", "progress", "store"],
     ["grid"],
     ["runner"],

@@ -1,0 +1,238 @@
+"""The seed paper's claims put to the test: paired differences between two defenses, their intervals, and a verdict.
+
+The abstract of arXiv:2210.09545 says that Fine-mixing beats the usual mitigation methods and that E-PUR helps them too. Each
+claim here is a bound on the mean difference of ASR (and of CACC) between two defenses of the same victims. A pair is a
+(task, attack, seed) for which both cells ended well; attacks that did not work on the undefended victim are left out, by the
+rule of the tables. The interval treats the pairs as independent, although attacks on one task share rows and a clean model,
+so it is rather too narrow than too wide.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+from scipy import stats
+from tabulate import tabulate
+
+from bdbench.errors import UsageError
+from bdbench.params import Value
+from bdbench.records import Record
+from bdbench.tables import WORKS_FROM, attack_works, summarize
+
+CONFIDENCE = 0.95
+MARGIN = 0.02  # two points: the CACC that a lower ASR may cost, and the ASR within which two defenses are tied
+SUPPORTED, UNDECIDED, TOO_FEW, CONTRADICTED = "supported", "not supported", "too few cells", "contradicted"
+ALL_TASKS = "all tasks"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A defense by its components; `variant` is the hyperparameter value that makes the paper's variant of it, and `plain`
+    tells the method without that value from the one with it."""
+
+    name: str
+    parts: tuple[str, ...]
+    variant: tuple[str, Value] | None = None
+    plain: bool = True
+
+    def fits(self, record: Record) -> bool:
+        values = {item for part in record.spec.defense for item in part.params.items()}
+        named = tuple(part.name for part in record.spec.defense) == self.parts
+        return named and (self.variant in values) != self.plain
+
+    def after_e_pur(self) -> Method:
+        if self == NO_DEFENSE:
+            return Method("E-PUR", ("e-pur",))
+        return replace(self, name=f"E-PUR + {self.name}", parts=("e-pur", *self.parts))
+
+
+NO_DEFENSE = Method("no defense", ("none",))
+FINE_TUNING = Method("fine-tuning", ("fine-tuning",))
+FINE_PRUNING = Method("fine-pruning", ("fine-pruning",), ("frozen", True))
+FINE_PRUNING_F = replace(FINE_PRUNING, name="fine-pruning (F)", plain=False)
+FINE_MIXING = Method("Fine-mixing", ("fine-mixing",), ("select", "activation"))
+FINE_MIXING_SEL = replace(FINE_MIXING, name="Fine-mixing (Sel)", plain=False)
+REPAIRS = (FINE_TUNING, FINE_PRUNING, FINE_PRUNING_F, FINE_MIXING_SEL, FINE_MIXING)
+POISONED_EMBEDDINGS = ("embedding-poisoning", "data-free-embedding-poisoning")
+SURGERY = ("embedding-surgery",)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One line of a claim: `ours` against `rival` on one task or all of them, against some attacks or all (None).
+
+    The mean difference of ASR, ours less the rival's, has to lie below `asr_below`; with `keeps_accuracy` that of CACC has
+    to lie above -MARGIN.
+    """
+
+    ours: Method
+    rival: Method
+    task: str | None = None
+    attacks: tuple[str, ...] | None = None
+    asr_below: float = 0.0
+    keeps_accuracy: bool = False
+
+
+@dataclass(frozen=True)
+class Claim:
+    statement: str
+    comparisons: tuple[Comparison, ...]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """The mean of n paired differences, fractions in [-1, 1], and its interval; unbounded with fewer than two."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+    def __str__(self) -> str:
+        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]" if self.n > 1 else "–"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What the cells say of one comparison."""
+
+    comparison: Comparison
+    asr: Interval
+    cacc: Interval
+    verdict: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        verdicts = {verdict(self.asr, below=self.comparison.asr_below)}
+        if self.comparison.keeps_accuracy:
+            loss = Interval(-self.cacc.mean, -self.cacc.high, -self.cacc.low, self.cacc.n)
+            verdicts.add(verdict(loss, below=MARGIN))
+        worst = next(word for word in (CONTRADICTED, TOO_FEW, UNDECIDED, SUPPORTED) if word in verdicts)
+        object.__setattr__(self, "verdict", worst)
+
+
+def claims(tasks: Sequence[str]) -> list[Claim]:
+    """The claims of the abstract, the first one for each of these tasks and for all."""
+    others = tuple(method for method in (*REPAIRS, NO_DEFENSE) if method != FINE_MIXING)
+    best = FINE_MIXING.after_e_pur()
+    rivals = (*REPAIRS, *(method.after_e_pur() for method in others))
+    return [
+        Claim(
+            "Fine-mixing has a lower ASR than fine-tuning and than fine-pruning, at a CACC no more than 2 points lower",
+            tuple(
+                Comparison(FINE_MIXING, rival, task, keeps_accuracy=True)
+                for task in (*tasks, None)
+                for rival in (FINE_TUNING, FINE_PRUNING)
+            ),
+        ),
+        Claim(
+            "E-PUR lowers the ASR of every method against poisoned embeddings (EP, DFEP)",
+            tuple(Comparison(method.after_e_pur(), method, attacks=POISONED_EMBEDDINGS) for method in (NO_DEFENSE, *REPAIRS)),
+        ),
+        Claim(
+            "E-PUR lowers the ASR of every method against embedding surgery (ES)",
+            tuple(Comparison(method.after_e_pur(), method, attacks=SURGERY) for method in (NO_DEFENSE, *REPAIRS)),
+        ),
+        Claim(
+            "E-PUR + Fine-mixing has the lowest ASR on average, or is within 2 points of it",
+            tuple(Comparison(best, rival, asr_below=MARGIN) for rival in rivals),
+        ),
+    ]
+
+
+def paired_interval(differences: Sequence[float]) -> Interval:
+    """The mean of n paired differences and its Student interval with n - 1 degrees of freedom."""
+    n = len(differences)
+    if n < 2:
+        mean = differences[0] if n else float("nan")
+        return Interval(mean, float("-inf"), float("inf"), n)
+    mean = statistics.fmean(differences)
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * statistics.stdev(differences) / n**0.5
+    return Interval(mean, mean - half, mean + half, n)
+
+
+def verdict(interval: Interval, below: float) -> str:
+    """Whether the mean lies below a bound: supported if all of the interval does, contradicted if none of it does."""
+    if interval.n < 2:
+        return TOO_FEW
+    if interval.high < below:
+        return SUPPORTED
+    return CONTRADICTED if interval.low > below else UNDECIDED
+
+
+def findings(records: Iterable[Record]) -> list[tuple[Claim, list[Finding]]]:
+    """Every claim with what the records say. Raises UsageError if a method has two cells on the same victim."""
+    counting = list(_counting(records))
+    tasks = sorted({record.spec.victim.task for record in counting})
+    return [(claim, [_finding(comparison, counting) for comparison in claim.comparisons]) for claim in claims(tasks)]
+
+
+def _counting(records: Iterable[Record]) -> Iterator[Record]:
+    """The cells that ended well on victims of attacks that worked."""
+    summaries = summarize(records)
+    by_attack: dict[tuple[str, str], list] = {}
+    for summary in summaries:
+        by_attack.setdefault((str(summary.task), str(summary.attack)), []).append(summary)
+    for of_attack in by_attack.values():
+        if attack_works(of_attack):
+            yield from (record for summary in of_attack for record in summary.records if record.status == "ok")
+
+
+def _finding(comparison: Comparison, records: Sequence[Record]) -> Finding:
+    wanted = [
+        record
+        for record in records
+        if comparison.task in (None, record.spec.victim.task)
+        and (comparison.attacks is None or record.spec.victim.attack.name in comparison.attacks)
+    ]
+    ours, rivals = _by_victim(comparison.ours, wanted), _by_victim(comparison.rival, wanted)
+    both = sorted(ours.keys() & rivals.keys())
+
+    def interval(metric: str) -> Interval:
+        return paired_interval([ours[victim].metrics[metric].value - rivals[victim].metrics[metric].value for victim in both])
+
+    return Finding(comparison, interval("asr"), interval("cacc"))
+
+
+def _by_victim(method: Method, records: Sequence[Record]) -> dict[str, Record]:
+    found: dict[str, Record] = {}
+    for record in records:
+        if method.fits(record):
+            key = record.spec.victim.key()
+            if key in found:
+                raise UsageError(
+                    f"{method.name} was run on {record.spec.label()} with two settings (records {found[key].key} and "
+                    f"{record.key}); claims compare one setting of each defense: keep the others in another folder"
+                )
+            found[key] = record
+    return found
+
+
+def text(records: Iterable[Record]) -> str:
+    """The claims, what was found, and the verdicts, in Markdown."""
+    lines = [
+        "# Claims",
+        "",
+        "Mean paired differences of ASR and CACC in points, with 95 % intervals (Student's t over pairs of cells on the same "
+        f"victim; attacks with an undefended ASR below {WORKS_FROM:g} % left out). Supported: the whole interval is on the "
+        "claimed side; contradicted: none of it is; not supported: it holds the bound.",
+    ]
+    for number, (claim, found) in enumerate(findings(records), start=1):
+        held = sum(finding.verdict == SUPPORTED for finding in found)
+        against = sum(finding.verdict == CONTRADICTED for finding in found)
+        rows = [
+            [
+                finding.comparison.task or ALL_TASKS,
+                f"{finding.comparison.ours.name} – {finding.comparison.rival.name}",
+                finding.asr.n,
+                str(finding.asr),
+                str(finding.cacc),
+                finding.verdict,
+            ]
+            for finding in found
+        ]
+        summary = f"Supported in {held} of {len(found)} comparisons, contradicted in {against}."
+        headers = ["task", "difference", "pairs", "ASR", "CACC", "verdict"]
+        lines += ["", f"## {number}. {claim.statement}", "", tabulate(rows, headers, tablefmt="github"), "", summary]
+    return "\n".join(lines) + "\n"
