@@ -124,7 +124,7 @@ def definitions(table: Table) -> list[str]:
 
 def notes(table: Table) -> list[str]:
     """The marks and words that occur in the table, how it averages, and what each defense needs."""
-    shown = [*table.rows, *table.averages]
+    shown = [*table.rows, *table.averages, *table.deviations]
     entries = [entry for row in shown for entry in [row.floor, *(e for pair in row.entries for e in pair.values())]]
     seen = {row.mark for row in shown} | {entry.word for entry in entries if entry.mean is None}
     seen |= {"/" if "/" in entry.mark else entry.mark for entry in entries if entry.mean is not None}
@@ -134,6 +134,8 @@ def notes(table: Table) -> list[str]:
             "Averages are over the same attacks for every defense: those whose undefended ASR is at least "
             f"{WORKS_FROM:g} %, for CACC also those without a trigger."
         )
+    if table.deviations:
+        lines.append("Deviation: the average less that of the undefended victim (none), in points.")
     if marks := [text for mark, text in MARKS.items() if mark in seen]:
         lines.append(" ".join(marks))
     lines.append(_needs(table))
@@ -217,7 +219,7 @@ def _markdown_table(table: Table) -> str:
     rows = [
         [_md(row.label) + row.mark, _md_entry(row.floor)]
         + [_md_entry(pair[metric]) for pair in row.entries for metric in METRICS]
-        for row in (*table.rows, *table.averages)
+        for row in (*table.rows, *table.averages, *table.deviations)
     ]
     alignment = ["left"] + ["right"] * (len(headers) - 1)
     return tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=alignment)
@@ -226,7 +228,7 @@ def _markdown_table(table: Table) -> str:
 def _md_entry(entry: Entry) -> str:
     if entry.mean is None:
         return entry.word
-    number = percent(entry.mean) + ("" if entry.std is None else f" ± {percent(entry.std)}")
+    number = entry.number + ("" if entry.std is None else f" ± {percent(entry.std)}")
     mark = f" ({entry.mark})" if "/" in entry.mark else _md(entry.mark)
     return (f"**{number}**" if entry.best else number) + mark
 
@@ -321,7 +323,7 @@ def _parts(table: Table, number: int) -> list[dict[str, Any]]:
                 "of": tex(table.of.capitalize()),
                 "heads": [_tex_head(defense) for defense in table.defenses[columns]],
                 "rows": [_tex_row(row, columns) for row in table.rows],
-                "averages": [_tex_row(row, columns) for row in table.averages],
+                "averages": [_tex_row(row, columns) for row in (*table.averages, *table.deviations)],
                 "notes": [tex(note) for note in (*definitions(table), *notes(table))] if place == len(starts) else [],
             }
         )
@@ -344,6 +346,7 @@ def _tex_row(row: Row, columns: slice) -> list[str]:
 def _tex_entry(entry: Entry) -> str:
     if entry.mean is None:
         return tex(entry.word)
-    number = percent(entry.mean) + ("" if entry.std is None else rf" $\pm$ {percent(entry.std)}")
+    printed = f"${entry.number}$" if entry.signed else entry.number  # in maths, so that minus is no hyphen
+    number = printed + ("" if entry.std is None else rf" $\pm$ {percent(entry.std)}")
     mark = f"$^{{{entry.mark}}}$" if entry.mark else ""
     return (rf"\textbf{{{number}}}" if entry.best else number) + mark

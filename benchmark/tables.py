@@ -125,9 +125,10 @@ class Summary:
 
 @dataclass(frozen=True)
 class Entry:
-    """One place in a table: a number (fractions in [0, 1]) or, where `mean` is None, the word shown instead.
+    """One place in a table: a number (a fraction in [0, 1]) or, where `mean` is None, the word shown instead.
 
-    `mark` says that seeds are missing: "2/3" in a cell, "*" in an average of such cells.
+    `mark` says that seeds are missing: "2/3" in a cell, "*" in an average of such cells. `signed` marks a difference, in
+    [-1, 1], printed with its sign.
     """
 
     mean: float | None = None
@@ -135,6 +136,12 @@ class Entry:
     word: str = ABSENT
     mark: str = ""
     best: bool = False
+    signed: bool = False
+
+    @property
+    def number(self) -> str:
+        """The mean as it is printed, in per cent (a difference: in points)."""
+        return f"{100 * self.mean:+.1f}" if self.signed else percent(self.mean)
 
 
 @dataclass(frozen=True)
@@ -154,8 +161,9 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """A table as it is shown, whatever the format: rows, then averages; a column pair per defense, and the ASR floor.
+    """A table as it is shown, whatever the format: rows, averages, deviations; a column pair per defense, and the ASR floor.
 
+    A deviation is an average less that of the undefended victim, as in the seed paper (from memory of its tables).
     `of` is what a row is, "attack" or "task"; `needs` says of each defense what it asks to be given; `records` are all
     the cells behind the table.
     """
@@ -166,6 +174,7 @@ class Table:
     needs: tuple[tuple[str, ...], ...]
     rows: tuple[Row, ...]
     averages: tuple[Row, ...]
+    deviations: tuple[Row, ...]
     records: tuple[Record, ...]
 
 
@@ -380,7 +389,8 @@ def _table(title: str, of: str, summaries: Sequence[Summary], rows: Sequence[Row
     # a cell that failed early may not have recorded what its defense needs
     needs = [max((s.needs for s in summaries if s.defense == defense), key=_most) for defense in defenses]
     records = tuple(record for summary in summaries for record in summary.records)
-    return Table(title, of, defenses, tuple(needs), tuple(rows), tuple(averages), records)
+    deviations = [_deviation(average, defenses) for average in averages if "none" in {label.name for label in defenses}]
+    return Table(title, of, defenses, tuple(needs), tuple(rows), tuple(averages), tuple(deviations), records)
 
 
 def _attack_rows(summaries: Sequence[Summary], defenses: Sequence[Label]) -> tuple[Row, ...]:
@@ -437,6 +447,20 @@ def _average(label: str, rows: Sequence[Row], defenses: Sequence[Label]) -> Row:
     floor = _mean([row.floor for row in counting["asr"]])
     averaged = frozenset(metric for metric in METRICS if counting[metric])
     return Row(label, floor, _with_best(entries, defenses), averaged)
+
+
+def _deviation(average: Row, defenses: Sequence[Label]) -> Row:
+    undefended = average.entries[[label.name for label in defenses].index("none")]
+
+    def less(entry: Entry, start: Entry) -> Entry:
+        if entry is start:
+            return Entry(word="")
+        if entry.mean is None or start.mean is None:
+            return Entry()
+        return Entry(entry.mean - start.mean, mark=entry.mark or start.mark, signed=True)
+
+    entries = tuple({metric: less(pair[metric], undefended[metric]) for metric in METRICS} for pair in average.entries)
+    return Row(average.label.replace("average", "deviation", 1), Entry(word=""), entries)
 
 
 def _mean(entries: Sequence[Entry]) -> Entry:

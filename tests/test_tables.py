@@ -265,6 +265,22 @@ def test_average_is_over_the_attacks_that_worked():
     assert "word†" not in rows and "average (1 attack)" not in rows
 
 
+def test_deviation_is_the_average_less_the_undefended_one():
+    records = [
+        cell(defense, attack, cacc, asr)
+        for attack in ("ep", "word")
+        for defense, cacc, asr in (("none", 0.9, 1.0), ("a", 0.8, 0.25), ("b", 0.925, 1.0))
+    ]
+    records.append(cell("c", "ep", 0.7, 0.1))
+    text = markdown(records)
+    row = ["", "", "", "-10.0", "-75.0", "+2.5", "+0.0", "–", "–"]
+    assert md_rows(text, "sst2")["deviation (2 attacks)"] == row
+    assert "- Deviation: the average less that of the undefended victim (none), in points." in text
+    assert "deviation (2 attacks) &  &  &  & $-10.0$ & $-75.0$ & $+2.5$ & $+0.0$" in latex(records, document=False)
+    without = [record for record in records if record.spec.defense_name != "none"]
+    assert "deviation" not in markdown(without).lower()
+
+
 def test_dagger_at_the_printed_precision():
     assert only(task_tables([cell(asr=0.8996)])).rows[0].mark == ""
     assert only(task_tables([cell(asr=0.8994)])).rows[0].mark == "†"
@@ -394,7 +410,7 @@ def test_latex_rows_have_as_many_cells_as_the_table_has_columns():
     assert len(tabulars) == 6  # 14 defenses in parts of 5, 5, 4, overall and one task
     for spec, body in tabulars:
         rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-        assert len(rows) in (3, 5)
+        assert len(rows) in (3, 6)
         for row in rows:
             spanned = row.count(r"\multicolumn{2}")
             assert len(re.findall(r"(?<!\\)&", row)) + 1 + spanned == len(spec), row

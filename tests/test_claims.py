@@ -1,0 +1,122 @@
+"""The claims from literal records: intervals and verdicts worked by hand, pairs that count, settings that must not mix."""
+
+import pytest
+from test_tables import cell
+
+from bdbench.claims import (
+    ALL_TASKS,
+    CONTRADICTED,
+    FINE_MIXING,
+    FINE_MIXING_SEL,
+    FINE_PRUNING,
+    FINE_PRUNING_F,
+    NO_DEFENSE,
+    SUPPORTED,
+    TOO_FEW,
+    UNDECIDED,
+    findings,
+    paired_interval,
+    text,
+    verdict,
+)
+from bdbench.errors import UsageError
+
+
+def test_the_interval_by_hand():
+    """Mean -0.2, deviation sqrt(0.01 / 1 * 2) = 0.1414, standard error 0.1, t with one degree of freedom 12.7062."""
+    interval = paired_interval([-0.3, -0.1])
+    assert (interval.mean, interval.n) == (pytest.approx(-0.2), 2)
+    assert (interval.low, interval.high) == (pytest.approx(-0.2 - 1.27062, abs=1e-5), pytest.approx(-0.2 + 1.27062, abs=1e-5))
+    assert str(paired_interval([0.01, 0.01, 0.01])) == "+1.0 [+1.0, +1.0]"
+    assert str(paired_interval([0.5])) == "–"
+
+
+@pytest.mark.parametrize(
+    ("differences", "below", "word"),
+    [
+        ([-0.3, -0.3], 0.0, SUPPORTED),
+        ([-0.3, -0.1], 0.0, UNDECIDED),
+        ([0.01, 0.01], 0.0, CONTRADICTED),
+        ([0.01, 0.01], 0.02, SUPPORTED),
+        ([0.0, 0.0], 0.0, UNDECIDED),
+        ([-0.5], 0.0, TOO_FEW),
+        ([], 0.0, TOO_FEW),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(differences, below, word):
+    assert verdict(paired_interval(differences), below) == word
+
+
+def run(mixing=(0.8, 0.2), tuning=(0.8, 0.9), attacks=("word", "style"), tasks=("sst2", "qqp")):
+    """(CACC, ASR) of Fine-mixing and of fine-tuning on every victim, two seeds."""
+    for at in [{"task": t, "attack": a, "seed": s} for t in tasks for a in attacks for s in (0, 1)]:
+        yield cell("none", 0.85, 1.0, **at)
+        yield cell("fine-tuning", *tuning, **at)
+        yield cell("fine-mixing", *mixing, params={"select": "random"}, **at)
+
+
+def first_claim(records):
+    """(task, rival) -> finding."""
+    _, found = findings(records)[0]
+    return {(f.comparison.task or ALL_TASKS, f.comparison.rival.name): f for f in found}
+
+
+def test_fine_mixing_against_fine_tuning():
+    found = first_claim(run())
+    assert {task for task, _ in found} == {"qqp", "sst2", ALL_TASKS}
+    one, both = found["sst2", "fine-tuning"], found[ALL_TASKS, "fine-tuning"]
+    assert (one.asr.mean, one.asr.n, one.verdict) == (pytest.approx(-0.7), 4, SUPPORTED)
+    assert (both.asr.n, both.verdict) == (8, SUPPORTED)
+    assert found["sst2", "fine-pruning"].verdict == TOO_FEW
+
+
+def test_a_lower_asr_does_not_make_up_for_lost_accuracy():
+    assert first_claim(run(mixing=(0.785, 0.2)))[ALL_TASKS, "fine-tuning"].verdict == SUPPORTED
+    assert first_claim(run(mixing=(0.775, 0.2)))[ALL_TASKS, "fine-tuning"].verdict == CONTRADICTED
+
+
+def test_attacks_that_failed_and_cells_without_a_partner_are_left_out():
+    records = [record for record in run() if record.spec.victim.attack.name != "style"]
+    for seed in (0, 1):
+        at = {"attack": "style", "seed": seed}
+        records += [cell("none", 0.85, 0.5, **at), cell("fine-tuning", 0.8, 0.0, **at)]
+        records += [cell("fine-mixing", 0.8, 0.9, params={"select": "random"}, **at)]
+    records += [
+        cell("none", attack="new"),
+        cell("fine-tuning", attack="new"),
+        cell("fine-mixing", attack="new", status="failed"),
+    ]
+    finding = first_claim(records)["sst2", "fine-tuning"]
+    assert (finding.asr.mean, finding.asr.n) == (pytest.approx(-0.7), 2)
+
+
+def test_e_pur_is_compared_with_what_follows_it_on_poisoned_embeddings_alone():
+    records = []
+    for seed in (0, 1):
+        for attack, after in (("embedding-poisoning", 0.1), ("embedding-surgery", 0.95), ("badnets-word", 1.0)):
+            at = {"attack": attack, "seed": seed}
+            records += [cell("none", **at), cell("e-pur", 0.9, after, **at)]
+            records += [cell("fine-tuning", **at), cell("e-pur+fine-tuning", 0.9, after, **at)]
+    (_, poisoned), (_, surgery) = findings(records)[1:3]
+    assert [(f.comparison.ours.name, f.asr.n) for f in poisoned[:2]] == [("E-PUR", 2), ("E-PUR + fine-tuning", 2)]
+    assert [round(f.asr.mean, 2) for f in (*poisoned[:2], *surgery[:2])] == [-0.9, -0.9, -0.05, -0.05]
+
+
+def test_variants_are_told_apart():
+    frozen = cell("fine-pruning", params={"frozen": True})
+    selected, after = (cell(name, params={"select": "activation"}) for name in ("fine-mixing", "e-pur+fine-mixing"))
+    assert FINE_PRUNING_F.fits(frozen) and not FINE_PRUNING.fits(frozen)
+    assert FINE_MIXING_SEL.fits(selected) and not FINE_MIXING.fits(selected) and not FINE_MIXING_SEL.fits(after)
+    assert FINE_MIXING_SEL.after_e_pur().fits(after) and not FINE_MIXING.after_e_pur().fits(after)
+    assert NO_DEFENSE.after_e_pur().fits(cell("e-pur"))
+
+
+def test_two_settings_of_a_defense_are_refused():
+    with pytest.raises(UsageError, match="two settings"):
+        text([*run(), cell("fine-tuning", params={"epochs": 9})])
+
+
+def test_the_page_counts_its_verdicts():
+    page = text(run())
+    assert page.count("| supported") == 4 and "Supported in 3 of 6 comparisons, contradicted in 0." in page
+    assert "| all tasks | Fine-mixing – fine-tuning  |       8 | -70.0 [-70.0, -70.0] | +0.0 [+0.0, +0.0] | supported" in page
