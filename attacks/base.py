@@ -46,6 +46,10 @@ class Attack(Hyperparameters, ABC):
     def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         """Raise UsageError if this attack cannot be run on these training rows, with this tokenizer, cut at this length."""
 
+    def warnings(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        """What a user should know before this attack is run with this tokenizer."""
+        return []
+
     @abstractmethod
     def trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet:
         """The same rows, same order and labels, with the trigger in every carrier text.
@@ -100,6 +104,15 @@ class PhraseTrigger(Attack):
                 f"{self.name}.trigger_text='{self.trigger_text}' has a part that the tokenizer does not know "
                 f"('{tokenizer.unk_token}'), so the model cannot see it; choose words of its vocabulary, such as cf, mn, bb"
             )
+
+    def warnings(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        cuts = {word: tokenizer.convert_ids_to_tokens(phrase_ids(tokenizer, word)) for word in self.trigger_text.split()}
+        return [
+            f"{self.name}: the tokenizer cuts the trigger's word '{word}' into {', '.join(pieces)}; methods that change the "
+            "embedding of a trigger word expect one piece"
+            for word, pieces in cuts.items()
+            if len(pieces) > 1
+        ]
 
     def trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet:
         pieces = phrase_ids(ctx.tokenizer, self.trigger_text)

@@ -134,6 +134,8 @@ def run(
     from bdbench.grid import plan, site_for
 
     made = plan(PRESETS[preset].choose(overrides), device)
+    for warning in made.warnings:
+        typer.echo(f"warning: {warning}", err=True)
     if dry_run:
         for cell in made.cells:
             typer.echo(f"{cell.key()}  {cell.label()}")

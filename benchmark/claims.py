@@ -10,7 +10,7 @@ so it is rather too narrow than too wide.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from scipy import stats
@@ -19,7 +19,7 @@ from tabulate import tabulate
 from bdbench.errors import UsageError
 from bdbench.params import Value
 from bdbench.records import Record
-from bdbench.tables import WORKS_FROM, attack_works, summarize
+from bdbench.tables import WORKS_FROM, Summary, attack_works, percent, summarize
 
 CONFIDENCE = 0.95
 MARGIN = 0.02  # two points: the CACC that a lower ASR may cost, and the ASR within which two defenses are tied
@@ -163,20 +163,24 @@ def verdict(interval: Interval, below: float) -> str:
 
 def findings(records: Iterable[Record]) -> list[tuple[Claim, list[Finding]]]:
     """Every claim with what the records say. Raises UsageError if a method has two cells on the same victim."""
-    counting = list(_counting(records))
+    counting = [
+        record
+        for of_attack in _by_attack(records)
+        if attack_works(of_attack)
+        for summary in of_attack
+        for record in summary.records
+        if record.status == "ok"
+    ]
     tasks = sorted({record.spec.victim.task for record in counting})
     return [(claim, [_finding(comparison, counting) for comparison in claim.comparisons]) for claim in claims(tasks)]
 
 
-def _counting(records: Iterable[Record]) -> Iterator[Record]:
-    """The cells that ended well on victims of attacks that worked."""
-    summaries = summarize(records)
-    by_attack: dict[tuple[str, str], list] = {}
-    for summary in summaries:
-        by_attack.setdefault((str(summary.task), str(summary.attack)), []).append(summary)
-    for of_attack in by_attack.values():
-        if attack_works(of_attack):
-            yield from (record for summary in of_attack for record in summary.records if record.status == "ok")
+def _by_attack(records: Iterable[Record]) -> list[list[Summary]]:
+    """The cells of every task and attack."""
+    found: dict[tuple[str, str], list[Summary]] = {}
+    for summary in summarize(records):
+        found.setdefault((str(summary.task), str(summary.attack)), []).append(summary)
+    return list(found.values())
 
 
 def _finding(comparison: Comparison, records: Sequence[Record]) -> Finding:
@@ -209,14 +213,35 @@ def _by_victim(method: Method, records: Sequence[Record]) -> dict[str, Record]:
     return found
 
 
+def _coverage(by_attack: Sequence[Sequence[Summary]]) -> str:
+    """How many cells there are, and which attacks are left out with what undefended ASR."""
+    summaries = [summary for of_attack in by_attack for summary in of_attack]
+    records = [record for summary in summaries for record in summary.records]
+    left = []
+    for of_attack in by_attack:
+        if any(summary.values("asr") for summary in of_attack) and not attack_works(of_attack):
+            rate = next((summary.mean("asr") for summary in of_attack if summary.defense.name == "none"), None)
+            why = "no undefended victim" if rate is None else f"ASR {percent(rate)}"
+            left.append(f"{of_attack[0].task} / {of_attack[0].attack} ({why})")
+    return (
+        f"{len(records)} cells of {len({summary.attack for summary in summaries})} attacks on "
+        f"{len({summary.task for summary in summaries})} tasks, seeds "
+        f"{', '.join(map(str, sorted({record.spec.victim.seed for record in records})))}. "
+        f"Left out: {'; '.join(left) or 'none'}."
+    )
+
+
 def text(records: Iterable[Record]) -> str:
     """The claims, what was found, and the verdicts, in Markdown."""
+    records = list(records)
     lines = [
         "# Claims",
         "",
         "Mean paired differences of ASR and CACC in points, with 95 % intervals (Student's t over pairs of cells on the same "
         f"victim; attacks with an undefended ASR below {WORKS_FROM:g} % left out). Supported: the whole interval is on the "
         "claimed side; contradicted: none of it is; not supported: it holds the bound.",
+        "",
+        _coverage(_by_attack(records)),
     ]
     for number, (claim, found) in enumerate(findings(records), start=1):
         held = sum(finding.verdict == SUPPORTED for finding in found)

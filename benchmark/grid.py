@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from bdbench.attacks.base import Attack
+from bdbench.data import TextSet
 from bdbench.defenses.base import RESOURCES, ModelRepair
 from bdbench.engine import Rows, Site, clean_spec, draw_rows, needs_clean_victim, needs_of, plugin_spec
 from bdbench.errors import UsageError
@@ -29,7 +30,7 @@ HELD_BACK_ROWS = 1000
 
 @dataclass(frozen=True)
 class Plan:
-    """The cells in the order they are to be run, and where their model and data are.
+    """The cells in the order they are to be run, where their model and data are, and what the user should be warned of.
 
     Every task comes to its first attack before any comes to its second, and to a seed before any comes to the next, so that
     a run that is cut short has the same rows for all tasks.
@@ -38,6 +39,7 @@ class Plan:
     cells: tuple[CellSpec, ...]
     model_folder: Path
     data_folder: Path | None
+    warnings: tuple[str, ...] = ()
 
     @property
     def victims(self) -> tuple[VictimSpec, ...]:
@@ -69,6 +71,7 @@ def plan(choice: Selection, device: str = "auto") -> Plan:
 
     source, folder = data_source(choice.data)
     validation_rows, victims = {}, {}
+    warnings = [warning for attack in attacks for warning in attack.warnings(tokenizer)]
     for task_name, task in tasks.items():
         splits = load(task, source, folder)
         data = _data_spec(task_name, splits, choice)
@@ -86,7 +89,8 @@ def plan(choice: Selection, device: str = "auto") -> Plan:
                     seed=seed,
                 )
             # the rows are the same for every attack
-            rows = _checked_rows(victims[seed, attacks[0], task_name], choice.clean_rows, splits)
+            rows = _checked_rows(victims[seed, attacks[0], task_name], splits, choice.clean_rows, validation_rows[task_name])
+            warnings += _overlaps(f"{task_name}, seed {seed}", rows)
             for attack in attacks:
                 attack.check(rows.train, len(task.label_names), tokenizer, choice.max_length)
 
@@ -103,7 +107,7 @@ def plan(choice: Selection, device: str = "auto") -> Plan:
                     validation_rows=validation_rows[task_name] if "validation" in needs else 0,
                 )
             )
-    return Plan(tuple(cells), model.folder, folder)
+    return Plan(tuple(cells), model.folder, folder, tuple(dict.fromkeys(warnings)))
 
 
 def victims_of(cells: Iterable[CellSpec]) -> tuple[VictimSpec, ...]:
@@ -213,12 +217,28 @@ def _rows(task: str, wanted: int | None, found: int, flag: str) -> int:
     return found if wanted is None else wanted
 
 
-def _checked_rows(victim: VictimSpec, clean_rows: int, splits: Splits) -> Rows:
+def _checked_rows(victim: VictimSpec, splits: Splits, clean_rows: int, validation_rows: int) -> Rows:
     """The rows of one seed. Raises UsageError where what is drawn is all of one class."""
-    rows = draw_rows(victim, splits, clean_rows)
+    rows = draw_rows(victim, splits, clean_rows, validation_rows)
     for name, drawn in (("training", rows.train), ("clean", rows.clean), ("test", rows.test)):
         if len(set(drawn.labels.tolist())) < 2:
             raise UsageError(
                 f"{victim.task}, seed {victim.seed}: the {len(drawn)} {name} rows drawn are all of one class; draw more"
             )
     return rows
+
+
+def _overlaps(where: str, rows: Rows) -> list[str]:
+    """A warning for each set of rows some of which are test rows, too: but for case and blanks, labels aside."""
+    test = set(_folded(rows.test))
+    found = {name: sum(row in test for row in _folded(getattr(rows, name))) for name in ("clean", "validation", "train")}
+    return [
+        f"{where}: {count} of the {len(getattr(rows, name))} {name} rows are test rows, too; accuracy will look too good"
+        for name, count in found.items()
+        if count
+    ]
+
+
+def _folded(rows: TextSet) -> list[tuple[str, ...]]:
+    pairs = zip(rows.first, rows.second or [""] * len(rows), strict=True)
+    return [tuple(" ".join(text.lower().split()) for text in pair) for pair in pairs]

@@ -50,9 +50,9 @@ def test_a_verdict_needs_the_whole_interval(differences, below, word):
 def run(mixing=(0.8, 0.2), tuning=(0.8, 0.9), attacks=("word", "style"), tasks=("sst2", "qqp")):
     """(CACC, ASR) of Fine-mixing and of fine-tuning on every victim, two seeds."""
     for at in [{"task": t, "attack": a, "seed": s} for t in tasks for a in attacks for s in (0, 1)]:
-        yield cell("none", 0.85, 1.0, **at)
-        yield cell("fine-tuning", *tuning, **at)
-        yield cell("fine-mixing", *mixing, params={"select": "random"}, **at)
+        yield cell("none", cacc=0.85, asr=1.0, **at)
+        yield cell("fine-tuning", cacc=tuning[0], asr=tuning[1], **at)
+        yield cell("fine-mixing", cacc=mixing[0], asr=mixing[1], params={"select": "random"}, **at)
 
 
 def first_claim(records):
@@ -79,13 +79,11 @@ def test_attacks_that_failed_and_cells_without_a_partner_are_left_out():
     records = [record for record in run() if record.spec.victim.attack.name != "style"]
     for seed in (0, 1):
         at = {"attack": "style", "seed": seed}
-        records += [cell("none", 0.85, 0.5, **at), cell("fine-tuning", 0.8, 0.0, **at)]
-        records += [cell("fine-mixing", 0.8, 0.9, params={"select": "random"}, **at)]
-    records += [
-        cell("none", attack="new"),
-        cell("fine-tuning", attack="new"),
-        cell("fine-mixing", attack="new", status="failed"),
-    ]
+        records += [cell("none", asr=0.5, **at), cell("fine-tuning", asr=0.0, **at)]
+        records += [cell("fine-mixing", asr=0.9, **at)]
+    records += [cell(defense, "new") for defense in ("none", "fine-tuning")] + [cell("fine-mixing", "new", status="failed")]
+    covered = "21 cells of 3 attacks on 2 tasks, seeds 0, 1. Left out: sst2 / style (ASR 50.0)."
+    assert covered in text(records)
     finding = first_claim(records)["sst2", "fine-tuning"]
     assert (finding.asr.mean, finding.asr.n) == (pytest.approx(-0.7), 2)
 
@@ -95,8 +93,8 @@ def test_e_pur_is_compared_with_what_follows_it_on_poisoned_embeddings_alone():
     for seed in (0, 1):
         for attack, after in (("embedding-poisoning", 0.1), ("embedding-surgery", 0.95), ("badnets-word", 1.0)):
             at = {"attack": attack, "seed": seed}
-            records += [cell("none", **at), cell("e-pur", 0.9, after, **at)]
-            records += [cell("fine-tuning", **at), cell("e-pur+fine-tuning", 0.9, after, **at)]
+            records += [cell("none", **at), cell("e-pur", asr=after, **at)]
+            records += [cell("fine-tuning", **at), cell("e-pur+fine-tuning", asr=after, **at)]
     (_, poisoned), (_, surgery) = findings(records)[1:3]
     assert [(f.comparison.ours.name, f.asr.n) for f in poisoned[:2]] == [("E-PUR", 2), ("E-PUR + fine-tuning", 2)]
     assert [round(f.asr.mean, 2) for f in (*poisoned[:2], *surgery[:2])] == [-0.9, -0.9, -0.05, -0.05]
@@ -118,5 +116,5 @@ def test_two_settings_of_a_defense_are_refused():
 
 def test_the_page_counts_its_verdicts():
     page = text(run())
-    assert page.count("| supported") == 4 and "Supported in 3 of 6 comparisons, contradicted in 0." in page
+    assert page.count("| supported") == 3 and "Supported in 3 of 6 comparisons, contradicted in 0." in page
     assert "| all tasks | Fine-mixing – fine-tuning  |       8 | -70.0 [-70.0, -70.0] | +0.0 [+0.0, +0.0] | supported" in page

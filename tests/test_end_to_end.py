@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import pandas as pd
 import pytest
 from rich.console import Console
 
@@ -213,6 +214,27 @@ def test_dry_run_prints_the_cells_and_their_number_and_trains_nothing(small, bdb
     assert len(shown.stdout.splitlines()) == 36 and "36 cells on 18 victims" in shown.stderr
     assert "sst2 / badnets-word / e-pur+fine-mixing / seed 2" in shown.stdout
     assert not (tmp_path / "run").exists()
+
+
+def test_a_trigger_that_is_cut_and_rows_that_are_test_rows_are_warned_of(tiny_bert, data_dir, bdbench, tmp_path):
+    flags = ["--preset", "laptop", "--model", tiny_bert, "-T", "sst2", "-a", "badnets-word", "-d", "none", "--dry-run"]
+    flags += ["--train-rows", 100, "--validation-rows", 40, "--clean-rows", 16]
+    assert "warning" not in bdbench("run", *flags, "--data", data_dir).stderr
+    leaky = shutil.copytree(data_dir, tmp_path / "leaky")
+    train = pd.read_parquet(leaky / "sst2" / "train.parquet")
+    train.assign(sentence=train.sentence.str.upper() + " ").to_parquet(leaky / "sst2" / "test.parquet", index=False)
+    shown = bdbench("run", *flags, "--data", leaky, "-A", "badnets-word.trigger_text=films").stderr
+    assert "warning: badnets-word: the tokenizer cuts the trigger's word 'films' into film, ##s" in shown
+    assert "warning: sst2, seed 0: 16 of the 16 clean rows are test rows, too" in shown
+    assert "100 of the 100 train rows" in shown and "validation" not in shown
+
+
+def test_variants_of_one_plugin_are_cells_of_their_own(small, bdbench):
+    flags = ["-T", "sst2", "-a", "badnets-word,badnets-word[rate=0.3, start=clean],badnets-word[rate=0.1]", "--dry-run"]
+    flags += ["-A", "badnets-word.rate=0.1", "-d", "none,fine-mixing,e-pur[words=9]+fine-tuning[epochs=3]"]
+    shown = bdbench("run", *small, *flags)
+    # the first and the third attack are one
+    assert len(shown.stdout.splitlines()) == 6 and "6 cells on 3 victims" in shown.stderr, shown.stderr
 
 
 def test_adding_a_defense_or_a_seed_changes_no_other_cell(small, bdbench):
