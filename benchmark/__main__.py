@@ -132,13 +132,15 @@ def run(
     if preset not in PRESETS:
         raise UsageError(f"no preset named '{preset}'{nearest(preset, PRESETS)}; known: {', '.join(PRESETS)}")
     from bdbench.grid import plan, site_for
+    from bdbench.tables import cell_labels
 
     made = plan(PRESETS[preset].choose(overrides), device)
     for warning in made.warnings:
         typer.echo(f"warning: {warning}", err=True)
+    labels = cell_labels(made.cells)
     if dry_run:
         for cell in made.cells:
-            typer.echo(f"{cell.key()}  {cell.label()}")
+            typer.echo(f"{cell.key()}  {labels[cell.key()]}")
         typer.echo(f"{len(made.cells)} cells on {len(made.victims)} victims", err=True)
         return
 
@@ -152,7 +154,7 @@ def run(
     results = Results(out)
     store = VictimStore(victims or out.parent / "victims")
     work = remaining(made, results, force)
-    progress = MatrixProgress(len(work.cells), len(work.victims))
+    progress = MatrixProgress(len(work.cells), len(work.victims), labels=labels)
     if len(work.cells) < len(made.cells):
         typer.echo(f"{len(made.cells) - len(work.cells)} cells are there already; {len(work.cells)} to run", err=True)
     # what was typed, for the records; a directory by its last part, for no record may name a path of this machine
@@ -176,7 +178,7 @@ def run(
         typer.echo(progress.split(time.monotonic() - began, workers_used), err=True)
     failed = [results.records[key] for cell in made.cells if (key := cell.key()) in results.records and not results.done(key)]
     for record in failed:
-        typer.echo(f"{record.status}: {record.spec.label()} (results in records/{record.key}.json)", err=True)
+        typer.echo(f"{record.status}: {labels[record.key]} (results in records/{record.key}.json)", err=True)
     if interrupted:
         typer.echo("interrupted; the same command goes on where it stopped", err=True)
         raise typer.Exit(130)

@@ -16,11 +16,14 @@ from bdbench.records import Record, VictimSpec
 class MatrixProgress:
     """Counts victims and cells as they end. On a terminal a bar; elsewhere (a log file) one line per victim and cell."""
 
-    def __init__(self, cells: int, victims: int, console: Console | None = None) -> None:
+    def __init__(
+        self, cells: int, victims: int, console: Console | None = None, labels: Mapping[str, str] | None = None
+    ) -> None:
         self.console = console or Console(stderr=True)
         self.cells, self.units = cells, cells + victims
         self.done = self.failed = self.units_done = 0
         self.started = time.monotonic()
+        self.labels = labels or {}  # by key, where a name alone would not tell two cells apart
         self.spent: Counter[str] = Counter()
         self._bar: Progress | None = None
 
@@ -39,8 +42,8 @@ class MatrixProgress:
     def victim(self, spec: VictimSpec, error: str | None, seconds: Mapping[str, float]) -> None:
         """One victim is made, found in the store, or has failed; `seconds` are those of `Victim` and the "total"."""
         self.spent.update(seconds)
-        what = f"victim {spec.task} / {spec.attack.name} / seed {spec.seed}"
-        self._unit(what, "failed" if error else "ready", error)
+        what = self.labels.get(spec.key(), f"{spec.task} / {spec.attack.name} / seed {spec.seed}")
+        self._unit(f"victim {what}", "failed" if error else "ready", error)
 
     def cell(self, record: Record) -> None:
         """One cell has ended."""
@@ -49,7 +52,8 @@ class MatrixProgress:
         self.done += 1
         metrics = record.metrics or {}
         shown = ", ".join(f"{name} {100 * metrics[name].value:.1f}" for name in ("cacc", "asr") if name in metrics)
-        self._unit(f"cell {record.spec.label()}", f"{record.status} {shown}".strip(), record.error)
+        what = self.labels.get(record.key, record.spec.label())
+        self._unit(f"cell {what}", f"{record.status} {shown}".strip(), record.error)
 
     def split(self, seconds: float, workers: int) -> str:
         """Where the time of `workers` processes went in a run of this many seconds."""

@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from bdbench.params import Value
-from bdbench.records import Metric, PluginSpec, Record
+from bdbench.records import CellSpec, Metric, PluginSpec, Record
 
 WORKS_FROM = 90.0  # per cent: an attack with a lower undefended ASR did not work
 ABSENT, FAILED, SKIPPED, NO_TRIGGER = "–", "failed", "skipped", "n/a"
@@ -274,6 +274,17 @@ def summarize(records: Iterable[Record]) -> list[Summary]:
 
 
 # --- labels
+
+
+def cell_labels(cells: Iterable[CellSpec]) -> dict[str, str]:
+    """For people: the key of every cell, and of its victim, to task / attack / defense / seed, told apart as in a table."""
+    labels = {}
+    for summary in summarize(Record(cell, status="skipped") for cell in cells):
+        for record in summary.records:
+            victim = record.spec.victim
+            labels[victim.key()] = f"{summary.task} / {summary.attack} / seed {victim.seed}"
+            labels[record.key] = f"{summary.task} / {summary.attack} / {summary.defense} / seed {victim.seed}"
+    return labels
 
 
 def _setting(record: Record) -> dict[str, Value]:

@@ -235,6 +235,7 @@ def test_variants_of_one_plugin_are_cells_of_their_own(small, bdbench):
     shown = bdbench("run", *small, *flags)
     # the first and the third attack are one
     assert len(shown.stdout.splitlines()) == 6 and "6 cells on 3 victims" in shown.stderr, shown.stderr
+    assert "sst2 / badnets-word [rate=0.3, start=clean] / none / seed 0" in shown.stdout
 
 
 def test_adding_a_defense_or_a_seed_changes_no_other_cell(small, bdbench):
