@@ -206,6 +206,8 @@ PRESETS = {
             },
             defense_params={
                 **PAPER_DEFENSE_PARAMS,
+                "fine-pruning.trials": 3,
+                "fine-mixing.trials": 3,
                 **{
                     f"{name}.{parameter}": value
                     for name in ("fine-tuning", "fine-pruning", "fine-mixing")

@@ -80,10 +80,10 @@ GRID = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.7, 0.
 class Reserving(FineTuned):
     """A repair that keeps a part of the victim's weights, the reserve ratio rho, does away with the rest and fine-tunes.
 
-    With `search`, rho is chosen as a defender could: the smallest of `GRID` whose accuracy on the validation rows, after
-    fine-tuning, is no more than `tolerance` below that of the classifier it was given. Bisection finds it in four
-    fine-tunings, or five where only rho = 1 is left (whose accuracy then is what it is); the model of the chosen trial is
-    the result, the same as that of a fixed `ratio`. The rule is from memory of arXiv:2210.09545, the tolerance is ours.
+    With `search`, rho is chosen as a defender could: the smallest of a grid whose accuracy on the validation rows, after
+    fine-tuning, is no more than `tolerance` below that of the classifier it was given. Bisection finds it in `trials`
+    fine-tunings, and one more where only rho = 1 is left (whose accuracy then is what it is); the model of the chosen trial
+    is the result, the same as that of a fixed `ratio`. The rule is from memory of arXiv:2210.09545, the tolerance is ours.
     """
 
     needs = frozenset({"clean", "validation"})
@@ -91,6 +91,7 @@ class Reserving(FineTuned):
     ratio: float = hp(0.5, low=0.0, high=1.0, help="reserve ratio: share of the victim that is kept")
     search: bool = hp(False, help="whether the ratio is searched for on validation rows instead")
     tolerance: float = hp(0.05, low=0.0, high=1.0, help="accuracy on validation rows that a searched ratio may cost")
+    trials: int = hp(4, low=1, high=4, help="fine-tunings of a search: 4 for the whole grid, fewer for a coarser one")
 
     def asks_for(self) -> frozenset[str]:
         return self.needs if self.search else self.needs - {"validation"}
@@ -122,7 +123,7 @@ class Reserving(FineTuned):
             found = tried if fits or ratio == GRID[-1] else found
             return fits
 
-        ratio = smallest_accepted(GRID, accepted)
+        ratio = smallest_accepted(GRID[2 ** (4 - self.trials) - 1 :: 2 ** (4 - self.trials)], accepted)
         if ratio == GRID[-1]:
             accepted(ratio)
         ctx.notes.update(accuracy=accuracy, trials=trials, ratio=ratio)
