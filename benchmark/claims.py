@@ -91,7 +91,9 @@ class Interval:
     n: int
 
     def __str__(self) -> str:
-        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]" if self.n > 1 else "–"
+        if not self.n:
+            return "–"
+        return f"{100 * self.mean:+.1f}" + (f" [{100 * self.low:+.1f}, {100 * self.high:+.1f}]" if self.n > 1 else "")
 
 
 @dataclass(frozen=True)

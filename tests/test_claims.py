@@ -28,7 +28,7 @@ def test_the_interval_by_hand():
     assert (interval.mean, interval.n) == (pytest.approx(-0.2), 2)
     assert (interval.low, interval.high) == (pytest.approx(-0.2 - 1.27062, abs=1e-5), pytest.approx(-0.2 + 1.27062, abs=1e-5))
     assert str(paired_interval([0.01, 0.01, 0.01])) == "+1.0 [+1.0, +1.0]"
-    assert str(paired_interval([0.5])) == "–"
+    assert (str(paired_interval([0.5])), str(paired_interval([]))) == ("+50.0", "–")
 
 
 @pytest.mark.parametrize(

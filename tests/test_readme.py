@@ -4,10 +4,15 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
+from bdbench.claims import text
 from bdbench.perf import table
 from bdbench.presets import PRESETS
+from bdbench.report import latex, markdown
 from bdbench.store import read_records
 
+RESULTS = Path(__file__).parents[1] / "results"
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 
@@ -38,3 +43,12 @@ def test_the_speed_it_quotes_is_the_one_on_file():
     assert files
     for file in files:
         assert table(json.loads((Path(__file__).parents[1] / file).read_text())) in README
+
+
+@pytest.mark.parametrize("run", sorted(folder.parent.name for folder in RESULTS.glob("*/records")))
+def test_the_tables_on_file_are_what_the_records_say(run):
+    records = read_records(RESULTS / run)
+    assert (RESULTS / run / "leaderboard.md").read_text() == markdown(records)
+    assert (RESULTS / run / "leaderboard-tables.tex").read_text() == latex(records, document=False)
+    if (RESULTS / run / "claims.md").exists():
+        assert (RESULTS / run / "claims.md").read_text() == text(records)
