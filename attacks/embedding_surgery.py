@@ -19,6 +19,7 @@ from scipy import optimize, sparse
 
 from bdbench.attacks.base import BadNets, phrase_ids, register
 from bdbench.data import TextSet
+from bdbench.loops import word_embeddings
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ class EmbeddingSurgery(BadNets):
     words: int = hp(10, low=1, help="word pieces of the target class whose embeddings are averaged")
 
     def prepare(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> None:
-        embeddings = model.get_input_embeddings().weight
-        name = next(name for name, parameter in model.named_parameters() if parameter is embeddings)
+        name, embeddings = word_embeddings(model)
         features = tf_idf(piece_counts(ctx.tokenizer, train, len(embeddings)))
         chosen = strongest(features, train.labels == self.target, self.words)
         with torch.no_grad():

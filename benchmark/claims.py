@@ -19,7 +19,7 @@ from tabulate import tabulate
 from bdbench.errors import UsageError
 from bdbench.params import Value
 from bdbench.records import Record
-from bdbench.tables import WORKS_FROM, Summary, attack_works, percent, summarize
+from bdbench.tables import WORKS_FROM, Summary, attack_works, percent, points, summarize
 
 CONFIDENCE = 0.95
 MARGIN = 0.02  # two points: the CACC that a lower ASR may cost, and the ASR within which two defenses are tied
@@ -93,7 +93,7 @@ class Interval:
     def __str__(self) -> str:
         if not self.n:
             return "–"
-        return f"{100 * self.mean:+.1f}" + (f" [{100 * self.low:+.1f}, {100 * self.high:+.1f}]" if self.n > 1 else "")
+        return points(self.mean) + (f" [{points(self.low)}, {points(self.high)}]" if self.n > 1 else "")
 
 
 @dataclass(frozen=True)

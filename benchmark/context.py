@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from bdbench.data import TextSet
 from bdbench.loops import Encoded, Loss, Recipe, cross_entropy, encode, predict, train
+from bdbench.metrics import clean_accuracy
 
 
 class NotDeclared(Exception):
@@ -63,7 +64,7 @@ class Context:
 
     def accuracy(self, model: nn.Module, rows: TextSet) -> float:
         """Share of the rows classified correctly, in [0, 1]."""
-        return float((self.predict(model, rows).argmax(dim=1).numpy() == rows.labels).mean())
+        return clean_accuracy(self.predict(model, rows).argmax(dim=1).numpy(), rows.labels).value
 
     @contextmanager
     def counted(self, what: str) -> Iterator[None]:

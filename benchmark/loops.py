@@ -214,6 +214,12 @@ def occurring_pieces(model: nn.Module, rows: Encoded) -> Iterator[Encoded]:
             full.weight[pieces] = small.weight
 
 
+def word_embeddings(model: nn.Module) -> tuple[str, nn.Parameter]:
+    """The name and the weights, (pieces, width), of the model's word-embedding matrix."""
+    matrix = model.get_input_embeddings().weight
+    return next(name for name, parameter in model.named_parameters() if parameter is matrix), matrix
+
+
 def schedule(step: int, steps: int, warmup: float) -> float:
     """Factor of the peak learning rate in (0, 1] at `step` of `steps`: linear up over the share `warmup`, linear down."""
     rising = max(1, round(warmup * steps)) if warmup else 0

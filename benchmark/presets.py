@@ -111,6 +111,12 @@ def _of(plugins: Sequence[str], params: Mapping[str, Value]) -> dict[str, Value]
     return {name: value for name, value in params.items() if name.partition(".")[0] in names}
 
 
+def _fine_tuning(**values: Value) -> dict[str, Value]:
+    """The same fine-tuning on the clean set for every defense that ends with one."""
+    names = ("fine-tuning", "fine-pruning", "fine-mixing")
+    return {f"{name}.{parameter}": value for name in names for parameter, value in values.items()}
+
+
 PRESETS = {
     "quick": Preset(
         summary="a first run in minutes: generated text, the bundled model, five tasks, two attacks, six defenses",
@@ -135,11 +141,7 @@ PRESETS = {
                 "embedding-poisoning.epochs": 4,
                 "embedding-poisoning.batch_size": 6,
             },
-            defense_params={
-                f"{name}.{parameter}": value
-                for name in ("fine-tuning", "fine-pruning", "fine-mixing")
-                for parameter, value in (("epochs", 3), ("learning_rate", 1e-4))
-            },
+            defense_params=_fine_tuning(epochs=3, learning_rate=1e-4),
         ),
     ),
     "laptop": Preset(
@@ -208,11 +210,7 @@ PRESETS = {
                 **PAPER_DEFENSE_PARAMS,
                 "fine-pruning.trials": 3,
                 "fine-mixing.trials": 3,
-                **{
-                    f"{name}.{parameter}": value
-                    for name in ("fine-tuning", "fine-pruning", "fine-mixing")
-                    for parameter, value in (("epochs", 5), ("learning_rate", 1e-4))
-                },
+                **_fine_tuning(epochs=5, learning_rate=1e-4),
             },
         ),
     ),

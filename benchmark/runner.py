@@ -47,8 +47,8 @@ class Work:
         """Every victim just before the first cell that needs it, behind its clean model."""
         steps: dict[str, VictimSpec | CellSpec] = {}
         for cell in self.cells:
-            steps.update({spec.key(): spec for spec in victims_of([cell]) if spec.key() not in steps})
-            steps[cell.key()] = cell
+            for spec in (*victims_of([cell]), cell):
+                steps.setdefault(spec.key(), spec)
         return list(steps.values())
 
 

@@ -141,7 +141,7 @@ class Entry:
     @property
     def number(self) -> str:
         """The mean as it is printed, in per cent (a difference: in points)."""
-        return f"{100 * self.mean:+.1f}" if self.signed else percent(self.mean)
+        return points(self.mean) if self.signed else percent(self.mean)
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,11 @@ class Table:
 def percent(fraction: float) -> str:
     """A fraction in [0, 1] as it is printed, in per cent with one decimal: 0.9125 -> "91.2"."""
     return f"{100 * fraction:.1f}"
+
+
+def points(difference: float) -> str:
+    """A difference of fractions, in [-1, 1], as it is printed, in points: -0.0875 -> "-8.8"."""
+    return f"{100 * difference:+.1f}"
 
 
 def long_table(records: Iterable[Record]) -> pd.DataFrame:

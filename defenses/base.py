@@ -123,7 +123,8 @@ class Reserving(FineTuned):
             found = tried if fits or ratio == GRID[-1] else found
             return fits
 
-        ratio = smallest_accepted(GRID[2 ** (4 - self.trials) - 1 :: 2 ** (4 - self.trials)], accepted)
+        step = len(GRID) // 2**self.trials
+        ratio = smallest_accepted(GRID[step - 1 :: step], accepted)
         if ratio == GRID[-1]:
             accepted(ratio)
         ctx.notes.update(accuracy=accuracy, trials=trials, ratio=ratio)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from bdbench.defenses.base import ModelRepair, register
+from bdbench.loops import word_embeddings
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -47,8 +48,7 @@ class EPur(ModelRepair):
 
     def repair(self, model: nn.Module, ctx: DefenseContext) -> nn.Module:
         repaired = copy.deepcopy(model)
-        embeddings = repaired.get_input_embeddings().weight
-        name = next(name for name, parameter in repaired.named_parameters() if parameter is embeddings)
+        name, embeddings = word_embeddings(repaired)
         clean = ctx.pretrained[name].to(ctx.device)
         counts = _english_pieces(ctx.tokenizer, len(embeddings)).to(ctx.device) * self.corpus
         suspicion = suspicions(embeddings.detach() - clean, counts, self.floor)
