@@ -1,4 +1,6 @@
-"""Attention and dropout made for a CPU: the same as PyTorch's, or of the same distribution."""
+"""Attention, dropout and linear layers made for a CPU: the same as PyTorch's, or of the same distribution."""
+
+import copy
 
 import pytest
 import torch
@@ -7,8 +9,9 @@ from conftest import FAMILIES
 from test_loops import classifier, rows_of
 from torch import nn
 
-from bdbench.kernels import FastDropout, attention, cpu_kernels, dropout_factors
-from bdbench.loops import predict
+from bdbench import kernels
+from bdbench.kernels import FastDropout, WidenedLinear, attention, cpu_kernels, dropout_factors
+from bdbench.loops import Recipe, predict, train
 
 
 @pytest.mark.parametrize("pieces", [3, 15, 16, 21])
@@ -66,6 +69,80 @@ def test_dropout_of_everything_and_of_nothing():
     assert torch.equal(FastDropout(1.0)(x), torch.zeros(1000))
     assert torch.equal(FastDropout(0.0)(x), x)
     assert torch.equal(FastDropout(0.5).eval()(x), x)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_widened_layer_and_its_gradients_are_those_of_autocast(bias, dtype):
+    torch.manual_seed(4)
+    plain = nn.Linear(96, 40, bias=bias)
+    widened = copy.deepcopy(plain)
+    widened.__class__ = WidenedLinear
+    x = torch.randn(3, 7, 96).to(dtype).requires_grad_()
+    weight = torch.randn(3, 7, 40)
+    found = []
+    for layer in (plain, widened):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            result = layer(x)
+        found.append([result, *torch.autograd.grad((result.float() * weight).sum(), [x, *layer.parameters()])])
+    for expected, own in zip(*found, strict=True):
+        assert own.dtype == expected.dtype and own.shape == expected.shape
+        assert torch.allclose(own.float(), expected.float(), rtol=2**-7, atol=0.05)  # bf16 has eight bits
+    assert not torch.equal(found[1][0].float(), plain(x.float()))  # it does round to bf16
+    assert torch.equal(widened(x.float()), plain(x.float()))  # and without autocast it is the plain layer
+
+
+def test_a_frozen_widened_layer_passes_the_gradient_on():
+    layer = WidenedLinear(4, 2).requires_grad_(False)
+    x = torch.ones(1, 4, requires_grad=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        layer(x).sum().backward()
+    assert torch.allclose(x.grad, layer.weight.bfloat16().float().sum(0), rtol=2**-7)
+    assert layer.weight.grad is None and layer.bias.grad is None
+
+
+@pytest.mark.parametrize("slow", [torch.bfloat16, torch.float32])
+def test_layers_are_widened_where_bf16_is_the_slower_one(monkeypatch, slow):
+    def clock():
+        clock.now += 1.0
+        return clock.now
+
+    clock.now = 0.0
+    real = torch.ones
+
+    def ones(*shape, dtype):  # the matrix is made before the clock is read, so time passes with the product alone
+        return Slow(real(*shape, dtype=dtype)) if dtype is slow else real(*shape, dtype=dtype)
+
+    class Slow:
+        def __init__(self, matrix):
+            self.matrix = matrix
+
+        def __matmul__(self, other):
+            clock.now += 1.0
+            return self.matrix @ other.matrix
+
+    monkeypatch.setattr(kernels.time, "perf_counter", clock)
+    monkeypatch.setattr(kernels.torch, "ones", ones)
+    kernels.widening_pays.cache_clear()
+    try:
+        assert kernels.widening_pays() == (slow is torch.bfloat16)
+    finally:
+        kernels.widening_pays.cache_clear()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_learns_the_same_with_widened_layers(monkeypatch, family, tiny_models):
+    rows = rows_of(tiny_models[family])
+    trained = {}
+    for widened in (False, True):
+        monkeypatch.setattr(kernels, "widening_pays", lambda widened=widened: widened)
+        model = classifier(tiny_models[family])
+        with cpu_kernels(model):
+            assert any(type(module) is WidenedLinear for module in model.modules()) == widened
+        assert not any(type(module) is WidenedLinear for module in model.modules())
+        train(model, rows, Recipe(epochs=2, learning_rate=1e-3, batch_size=8), seed=1, precision="bf16")
+        trained[widened] = predict(model, rows, precision="bf16")
+    assert torch.allclose(trained[True], trained[False], atol=0.05)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
