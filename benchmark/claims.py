@@ -19,7 +19,7 @@ from tabulate import tabulate
 from bdbench.errors import UsageError
 from bdbench.params import Value
 from bdbench.records import Record
-from bdbench.tables import WORKS_FROM, Summary, attack_works, percent, points, summarize
+from bdbench.tables import ABSENT, WORKS_FROM, Label, Summary, attack_works, percent, points, summarize
 
 CONFIDENCE = 0.95
 MARGIN = 0.02  # two points: the CACC that a lower ASR may cost, and the ASR within which two defenses are tied
@@ -55,6 +55,7 @@ FINE_PRUNING_F = replace(FINE_PRUNING, name="fine-pruning (F)", plain=False)
 FINE_MIXING = Method("Fine-mixing", ("fine-mixing",), ("select", "activation"))
 FINE_MIXING_SEL = replace(FINE_MIXING, name="Fine-mixing (Sel)", plain=False)
 REPAIRS = (FINE_TUNING, FINE_PRUNING, FINE_PRUNING_F, FINE_MIXING_SEL, FINE_MIXING)
+METHODS = (NO_DEFENSE, *REPAIRS, *(method.after_e_pur() for method in (NO_DEFENSE, *REPAIRS)))
 POISONED_EMBEDDINGS = ("embedding-poisoning", "data-free-embedding-poisoning")
 SURGERY = ("embedding-surgery",)
 
@@ -165,14 +166,7 @@ def verdict(interval: Interval, below: float) -> str:
 
 def findings(records: Iterable[Record]) -> list[tuple[Claim, list[Finding]]]:
     """Every claim with what the records say. Raises UsageError if a method has two cells on the same victim."""
-    counting = [
-        record
-        for of_attack in _by_attack(records)
-        if attack_works(of_attack)
-        for summary in of_attack
-        for record in summary.records
-        if record.status == "ok"
-    ]
+    counting = [record for of_label in _counting(_by_attack(records)).values() for record in of_label]
     tasks = sorted({record.spec.victim.task for record in counting})
     return [(claim, [_finding(comparison, counting) for comparison in claim.comparisons]) for claim in claims(tasks)]
 
@@ -183,6 +177,16 @@ def _by_attack(records: Iterable[Record]) -> list[list[Summary]]:
     for summary in summarize(records):
         found.setdefault((str(summary.task), str(summary.attack)), []).append(summary)
     return list(found.values())
+
+
+def _counting(by_attack: Iterable[Sequence[Summary]]) -> dict[Label, list[Record]]:
+    """By the attack's label, in the order of the tables: the cells that ended well on victims whose attack works."""
+    found: dict[Label, list[Record]] = {}
+    for of_attack in by_attack:
+        if attack_works(of_attack):
+            cells = [record for summary in of_attack for record in summary.records if record.status == "ok"]
+            found.setdefault(of_attack[0].attack, []).extend(cells)
+    return dict(sorted(found.items(), key=lambda item: item[0].rank))
 
 
 def _finding(comparison: Comparison, records: Sequence[Record]) -> Finding:
@@ -215,6 +219,48 @@ def _by_victim(method: Method, records: Sequence[Record]) -> dict[str, Record]:
     return found
 
 
+def _means(by_attack: Iterable[Sequence[Summary]]) -> list[str]:
+    """Two tables over the victims on which every method that occurs ended well: ASR by attack, all rates by method."""
+    counting = _counting(by_attack)
+    label_of = {record.spec.victim.key(): label for label, records in counting.items() for record in records}
+    everything = [record for records in counting.values() for record in records]
+    cells = {method: found for method in METHODS if (found := _by_victim(method, everything))}
+    common = [victim for victim in label_of if all(victim in found for found in cells.values())]
+
+    def values(method: Method, metric: str, victims: Iterable[str]) -> list[float]:
+        metrics = [cells[method][victim].metrics for victim in victims]
+        return [found[metric].value for found in metrics if metric in found]  # early records have no base rate
+
+    def mean(rates: Sequence[float]) -> str:
+        return percent(statistics.fmean(rates)) if rates else ABSENT
+
+    by_label, by_method = [], []
+    for label in counting:
+        victims = [victim for victim in common if label_of[victim] == label]
+        by_label.append([str(label), len(victims), *(mean(values(method, "asr", victims)) for method in cells)])
+    for method in cells:
+        cacc, asr, base = (values(method, metric, common) for metric in ("cacc", "asr", "base"))
+        excess = paired_interval([of_both[0] - of_both[1] for of_both in zip(asr, base, strict=False)])
+        by_method.append([method.name, len(common), mean(cacc), mean(asr), mean(base), str(excess)])
+    return [
+        "## Means",
+        "",
+        "Over the victims on which every method ended well. ASR by attack:",
+        "",
+        _table(by_label, ["attack", "victims", *(method.name for method in cells)]),
+        "",
+        "By method. Base: the share of the same rows that goes to the target without the trigger, as a repaired model may "
+        "owe to its fine-tuning; the trigger's doing is ASR - base.",
+        "",
+        _table(by_method, ["method", "victims", "CACC", "ASR", "base", "ASR - base"]),
+    ]
+
+
+def _table(rows: Sequence[Sequence[object]], headers: Sequence[str]) -> str:
+    alignment = ["left"] + ["right"] * (len(headers) - 1)
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=alignment if rows else None)
+
+
 def _coverage(by_attack: Sequence[Sequence[Summary]]) -> str:
     """How many cells there are, and which attacks are left out with what undefended ASR."""
     summaries = [summary for of_attack in by_attack for summary in of_attack]
@@ -236,6 +282,7 @@ def _coverage(by_attack: Sequence[Sequence[Summary]]) -> str:
 def text(records: Iterable[Record]) -> str:
     """The claims, what was found, and the verdicts, in Markdown."""
     records = list(records)
+    by_attack = _by_attack(records)
     lines = [
         "# Claims",
         "",
@@ -243,7 +290,9 @@ def text(records: Iterable[Record]) -> str:
         f"victim; attacks with an undefended ASR below {WORKS_FROM:g} % left out). Supported: the whole interval is on the "
         "claimed side; contradicted: none of it is; not supported: it holds the bound.",
         "",
-        _coverage(_by_attack(records)),
+        _coverage(by_attack),
+        "",
+        *_means(by_attack),
     ]
     for number, (claim, found) in enumerate(findings(records), start=1):
         held = sum(finding.verdict == SUPPORTED for finding in found)

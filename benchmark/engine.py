@@ -169,7 +169,7 @@ def run_cell(
     rows = rows_of(spec.victim, site, spec.clean_rows, spec.validation_rows)
     notes: dict[str, Any] = {}
     if all(part.unchanged for part in parts):
-        predictions, metrics = victim.predictions, dict(victim.metrics)
+        predictions, metrics = victim.predictions, metrics_of(victim.predictions, spec.victim)
         seconds = {"defense": 0.0, "evaluation": 0.0}
     else:
         spent: Counter[str] = Counter()
@@ -189,10 +189,10 @@ def run_cell(
         repaired = time.perf_counter()
         ctx = Context(**_common(spec.victim, site, seed=0))  # evaluation draws nothing
         predictions, metrics = _evaluate(model.eval(), rows.test, victim.triggered, spec.victim, ctx)
-        if "floor" in victim.metrics:
-            metrics["floor"] = victim.metrics["floor"]
         spent += ctx.spent
         seconds = {"defense": repaired - started, "evaluation": time.perf_counter() - repaired, **spent}
+    if "floor" in victim.metrics:
+        metrics["floor"] = victim.metrics["floor"]
     record = Record(
         spec=spec,
         status="ok",
@@ -323,13 +323,16 @@ def _evaluate(
 
 
 def metrics_of(predictions: Predictions, spec: VictimSpec) -> dict[str, Metric]:
-    """The metrics of saved predictions: "cacc" of the clean rows and "asr" of the triggered ones, where there are any."""
+    """The metrics of saved predictions: "cacc" of the clean rows, "asr" of the triggered ones, where there are any, and
+    "base", the same share of the same rows without the trigger, where there are both."""
     metrics = {}
     if "clean" in predictions:
         metrics["cacc"] = clean_accuracy(predictions["clean"], predictions["clean_gold"])
     if "triggered" in predictions:
         target = int(spec.attack.params["target"])
         metrics["asr"] = attack_success_rate(predictions["triggered"], predictions["triggered_gold"], target)
+        if "clean" in predictions:
+            metrics["base"] = attack_success_rate(predictions["clean"], predictions["clean_gold"], target)
     return metrics
 
 

@@ -18,6 +18,7 @@ def clean_accuracy(predicted: Labels, gold: Labels) -> Metric:
 def attack_success_rate(predicted: Labels, gold: Labels, target: int) -> Metric:
     """Share of the triggered rows whose gold label is not `target` that are assigned to `target`.
 
+    Of the same rows without their trigger it is the base rate: what the classifier sends to the target by itself.
     `predicted` and `gold` are (n,); rows of the target class do not count, neither above nor below the line. Raises
     ValueError if every row is of the target class.
     """

@@ -136,12 +136,12 @@ class Victim:
 class Record:
     """The JSON that one finished cell leaves behind.
 
-    `metrics` has "cacc" always, and "asr" and "floor" (the ASR of a never-poisoned model on the same triggered texts)
-    where the attack has a trigger; it is empty unless `status` is "ok". `error` is the traceback of a failed cell or the
-    reason of a skipped one. `needs` is what the defense asked to be given. `notes` are what its components noted, by name:
-    a search for a ratio with its trials. `given` is what the user typed. `seconds` are
-    the victim's "attack", the cell's own "defense" and "evaluation", among them those in the two loops, "training" and
-    "prediction", and the cell's "total", with loading.
+    `metrics` has "cacc" always, and "asr", "base" (the same share of the same rows without the trigger) and "floor" (the
+    ASR of a never-poisoned model on the same triggered texts) where the attack has a trigger; it is empty unless `status`
+    is "ok". `error` is the traceback of a failed cell or the reason of a skipped one. `needs` is what the defense asked to
+    be given. `notes` are what its components noted, by name: a search for a ratio with its trials. `given` is what the user
+    typed. `seconds` are the victim's "attack", the cell's own "defense" and "evaluation", among them those in the two
+    loops, "training" and "prediction", and the cell's "total", with loading.
     """
 
     spec: CellSpec

@@ -57,6 +57,7 @@ LONG_COLUMNS = {
     "cacc_std": "float64",
     "asr_mean": "float64",
     "asr_std": "float64",
+    "base_mean": "float64",
     "floor_mean": "float64",
     "cacc_n": "Int64",
     "asr_n": "Int64",
@@ -193,8 +194,8 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
 
     `seeds`, `failed` and `skipped` count cells; means and deviations are fractions in [0, 1] over the seeds that
     finished, the deviation with ddof = 1 and missing with fewer than two; `cacc_n` and `asr_n` are the rows that one
-    seed's fraction is of. ASR and floor are missing where the attack has no trigger. Raises ValueError if a cell occurs
-    twice.
+    seed's fraction is of. ASR, base rate (of the same rows without the trigger) and floor are missing where the attack has
+    no trigger. Raises ValueError if a cell occurs twice.
     """
     rows = [_long_row(summary) for summary in summarize(records)]
     return pd.DataFrame(rows, columns=list(LONG_COLUMNS)).astype(LONG_COLUMNS)
@@ -219,6 +220,7 @@ def _long_row(summary: Summary) -> dict[str, Any]:
         "cacc_std": summary.std("cacc"),
         "asr_mean": summary.mean("asr"),
         "asr_std": summary.std("asr"),
+        "base_mean": summary.mean("base"),
         "floor_mean": summary.mean("floor"),
         "cacc_n": summary.denominator("cacc"),
         "asr_n": summary.denominator("asr"),

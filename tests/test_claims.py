@@ -114,6 +114,38 @@ def test_two_settings_of_a_defense_are_refused():
         text([*run(), cell("fine-tuning", params={"epochs": 9})])
 
 
+def mean_rows(page):
+    """The rows of the tables of means, header included: each first cell to its other cells."""
+    section = page.split("## Means\n")[1].split("\n## ")[0]
+    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")]
+    return {row[0].strip(): [value.strip() for value in row[1:]] for row in rows}
+
+
+def test_the_means_are_over_the_victims_that_all_methods_share():
+    records = []
+    for task, tuned, mixed in (("sst2", 0.9, 0.3), ("qqp", 0.7, 0.2)):
+        at = {"task": task, "attack": "word"}
+        records += [cell("none", cacc=0.9, asr=1.0, base=0.1, **at), cell("fine-tuning", asr=tuned, base=0.2, **at)]
+        records += [cell("fine-mixing", cacc=0.8, asr=mixed, base=0.25, params={"select": "random"}, **at)]
+    # neither a victim that one method lacks, nor one whose attack failed
+    records += [cell("none", "new"), cell("fine-tuning", "new", asr=0.0)]
+    records += [cell(defense, "failed", asr=0.1) for defense in ("none", "fine-tuning", "fine-mixing")]
+    rows = mean_rows(text(records))
+    assert rows["attack"] == ["victims", "no defense", "fine-tuning", "Fine-mixing"]
+    assert rows["word"] == ["2", "100.0", "80.0", "25.0"] and rows["new"] == ["0", "–", "–", "–"] and "failed" not in rows
+    # ASR - base: 0.05 and -0.05 around 0, standard error 0.05, t 12.7062
+    assert rows["Fine-mixing"] == ["2", "80.0", "25.0", "25.0", "+0.0 [-63.5, +63.5]"]
+    assert rows["no defense"] == ["2", "90.0", "100.0", "10.0", "+90.0 [+90.0, +90.0]"]
+
+
+def test_records_from_before_the_base_rate_have_means_without_it():
+    records = [cell("none"), cell("fine-tuning", asr=0.5)]
+    for record in records:
+        del record.metrics["base"]
+    assert mean_rows(text(records))["fine-tuning"] == ["1", "90.0", "50.0", "–", "–"]
+    assert "no defense" not in mean_rows(text([]))
+
+
 def test_the_page_counts_its_verdicts():
     page = text(run())
     assert page.count("| supported") == 3 and "Supported in 3 of 6 comparisons, contradicted in 0." in page

@@ -73,7 +73,7 @@ def test_records_and_predictions_agree_and_tables_are_regenerated(small, bdbench
         assert metrics_of(read_predictions(out, record), record.spec.victim) == {
             name: metric for name, metric in record.metrics.items() if name != "floor"
         }
-        assert record.metrics["asr"].n == record.metrics["floor"].n == 30
+        assert record.metrics["asr"].n == record.metrics["floor"].n == record.metrics["base"].n == 30
         assert str(tmp_path) not in (out / "records" / f"{record.key}.json").read_text()
     tables = {file: file.read_bytes() for file in out.glob("leaderboard*")}
     for file in tables:

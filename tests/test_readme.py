@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 
 from bdbench.claims import text
+from bdbench.engine import metrics_of
 from bdbench.perf import table
 from bdbench.presets import PRESETS
 from bdbench.report import latex, markdown
-from bdbench.store import read_records
+from bdbench.store import read_predictions, read_records
 
 RESULTS = Path(__file__).parents[1] / "results"
 README = (Path(__file__).parents[1] / "README.md").read_text()
@@ -46,8 +47,12 @@ def test_the_speed_it_quotes_is_the_one_on_file():
 
 
 @pytest.mark.parametrize("run", sorted(folder.parent.name for folder in RESULTS.glob("*/records")))
-def test_the_tables_on_file_are_what_the_records_say(run):
+def test_the_tables_on_file_are_what_the_records_say_and_these_what_was_predicted(run):
     records = read_records(RESULTS / run)
+    for record in records:
+        if record.status == "ok":
+            found = {name: metric for name, metric in record.metrics.items() if name != "floor"}
+            assert found == metrics_of(read_predictions(RESULTS / run, record), record.spec.victim), record.key
     assert (RESULTS / run / "leaderboard.md").read_text() == markdown(records)
     assert (RESULTS / run / "leaderboard-tables.tex").read_text() == latex(records, document=False)
     if (RESULTS / run / "claims.md").exists():

@@ -39,6 +39,7 @@ def cell(
     status: str = "ok",
     error: str | None = None,
     floor: float = 0.05,
+    base: float = 0.1,
     params: dict | None = None,
     attack_params: dict | None = None,
     needs: tuple[str, ...] = (),
@@ -64,7 +65,8 @@ def cell(
     parts = (*(PluginSpec(name, "1", {}) for name in first), PluginSpec(last, "1", params or {}))
     metrics = {"cacc": Metric(cacc, TEST_ROWS)}
     if asr is not None:
-        metrics |= {"asr": Metric(asr, TRIGGERED_ROWS), "floor": Metric(floor, TRIGGERED_ROWS)}
+        rates = {"asr": asr, "floor": floor, "base": base}
+        metrics |= {name: Metric(rate, TRIGGERED_ROWS) for name, rate in rates.items()}
     return Record(
         CellSpec(victim, parts, clean_rows, validation_rows=0),
         status,
@@ -114,20 +116,21 @@ def md_rows(text: str, title: str) -> dict[str, list[str]]:
 
 
 def test_long_table_mean_and_sample_deviation():
-    records = [cell(cacc=c, asr=a, floor=f, seed=s) for s, (c, a, f) in enumerate([(0.90, 1.0, 0.1), (0.94, 0.9, 0.3)])]
+    rates = [(0.90, 1.0, 0.1, 0.2), (0.94, 0.9, 0.3, 0.6)]
+    records = [cell(cacc=c, asr=a, floor=f, base=b, seed=s) for s, (c, a, f, b) in enumerate(rates)]
     row = long_table(records).iloc[0]
     assert (row.task, row.attack, row.defense, row.model, row.source) == ("sst2", "word", "none", "minilm", "hub")
     assert (row.seeds, row.failed, row.skipped, row.cacc_n, row.asr_n) == (2, 0, 0, 872, 428)
     assert (row.train_rows, row.clean_rows, row.test_rows) == (8000, 64, 872)
     assert row.cacc_mean == pytest.approx(0.92) and row.asr_mean == pytest.approx(0.95)
-    assert row.floor_mean == pytest.approx(0.2)
+    assert row.floor_mean == pytest.approx(0.2) and row.base_mean == pytest.approx(0.4)
     # (0.02² + 0.02²) / (2 - 1) and (0.05² + 0.05²) / (2 - 1)
     assert row.cacc_std == pytest.approx(0.02 * math.sqrt(2)) and row.asr_std == pytest.approx(0.05 * math.sqrt(2))
 
 
 def test_one_seed_has_no_deviation_and_no_trigger_has_no_asr():
     row = long_table([cell(asr=None, attack="none")]).iloc[0]
-    assert row[["cacc_std", "asr_mean", "asr_std", "floor_mean", "asr_n"]].isna().all()
+    assert row[["cacc_std", "asr_mean", "asr_std", "base_mean", "floor_mean", "asr_n"]].isna().all()
     assert row.cacc_mean == 0.9
 
 
