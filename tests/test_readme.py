@@ -46,6 +46,12 @@ def test_the_speed_it_quotes_is_the_one_on_file():
         assert table(json.loads((Path(__file__).parents[1] / file).read_text())) in README
 
 
+def test_the_means_it_quotes_are_those_of_the_claims():
+    claims = (RESULTS / "paper-mini" / "claims.md").read_text()
+    (by_method,) = re.findall(r"\n\n(\| method .*?)\n\n", claims, flags=re.DOTALL)
+    assert by_method in README
+
+
 @pytest.mark.parametrize("run", sorted(folder.parent.name for folder in RESULTS.glob("*/records")))
 def test_the_tables_on_file_are_what_the_records_say_and_these_what_was_predicted(run):
     records = read_records(RESULTS / run)
