@@ -229,7 +229,8 @@ def _means(by_attack: Iterable[Sequence[Summary]]) -> list[str]:
 
     def values(method: Method, metric: str, victims: Iterable[str]) -> list[float]:
         metrics = [cells[method][victim].metrics for victim in victims]
-        return [found[metric].value for found in metrics if metric in found]  # early records have no base rate
+        # early records have no base rate, and then there is no mean of it
+        return [found[metric].value for found in metrics] if all(metric in found for found in metrics) else []
 
     def mean(rates: Sequence[float]) -> str:
         return percent(statistics.fmean(rates)) if rates else ABSENT
@@ -240,7 +241,7 @@ def _means(by_attack: Iterable[Sequence[Summary]]) -> list[str]:
         by_label.append([str(label), len(victims), *(mean(values(method, "asr", victims)) for method in cells)])
     for method in cells:
         cacc, asr, base = (values(method, metric, common) for metric in ("cacc", "asr", "base"))
-        excess = paired_interval([of_both[0] - of_both[1] for of_both in zip(asr, base, strict=False)])
+        excess = paired_interval([with_it - without for with_it, without in zip(asr, base, strict=True)] if base else [])
         by_method.append([method.name, len(common), mean(cacc), mean(asr), mean(base), str(excess)])
     return [
         "## Means",

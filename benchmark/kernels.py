@@ -144,15 +144,17 @@ def _register_attention() -> None:
 
 
 @contextmanager
-def cpu_kernels(model: nn.Module) -> Iterator[None]:
-    """Inside the block a model that lies on the CPU uses the functions above; afterwards it is as it was.
+def cpu_kernels(model: nn.Module, precision: str) -> Iterator[None]:
+    """Inside the block a model that lies on the CPU uses the functions above, in `precision`; afterwards it is as it was.
 
     Attention is exchanged where transformers would call PyTorch's fused one; a model with an attention of its own keeps it.
     """
     if next(model.parameters()).device.type != "cpu":
         yield
         return
-    exchanged = {nn.Dropout: FastDropout, **({nn.Linear: WidenedLinear} if widening_pays() else {})}
+    exchanged: dict[type, type] = {nn.Dropout: FastDropout}
+    if precision == "bf16" and widening_pays():
+        exchanged[nn.Linear] = WidenedLinear
     modules = [module for module in model.modules() if type(module) in exchanged]
     config = getattr(model, "config", None)  # a defense may wrap the classifier in a module of its own
     fused = getattr(config, "_attn_implementation", None) == "sdpa"

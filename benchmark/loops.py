@@ -1,11 +1,11 @@
 """The one training loop and the one prediction loop.
 
-What makes them fast: bf16 autocast where the machine multiplies bf16 natively, the fused AdamW,
-batches of texts of similar length padded to their own longest, an embedding matrix cut down to the word pieces that occur,
-texts tokenized once into one tensor, dropout and attention made for a CPU (`kernels`), and nothing in the loop that waits
-for the device. Tried and left out, with the bundled model on two cores: `torch.compile` (a step takes 1.2 times as long,
-after 80 s of compiling), bf16 copies of the weights kept from step to step (1 %), clipping inside the optimizer (1 %),
-batches cut into smaller ones (none), huge pages and a malloc that keeps its memory (none).
+What makes them fast: bf16 autocast where the machine multiplies bf16 natively, the fused AdamW, batches of texts of similar
+length padded to their own longest, an embedding matrix cut down to the word pieces that occur, texts tokenized once into one
+tensor, dropout, attention and linear layers made for a CPU (`kernels`), and nothing in the loop that waits for the device.
+Tried and left out, with the bundled model on two cores: `torch.compile` (a step takes 1.2 times as long, after 80 s of
+compiling), bf16 copies of the weights kept from step to step (1 %), clipping inside the optimizer (1 %), batches cut into
+smaller ones (none), huge pages and a malloc that keeps its memory (none).
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ def _descend(
     order = torch.Generator().manual_seed(seed)
     total = torch.zeros((), device=device)
     halvings = 0
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), cpu_kernels(model):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), cpu_kernels(model, precision):
         torch.manual_seed(seed)
         model.train()
         for step, chosen in enumerate(_batches(rows.lengths, recipe, order)):
@@ -239,7 +239,7 @@ def predict(model: nn.Module, rows: Encoded, *, precision: str) -> Tensor:
     batches = [order[cut] for cut in even_cuts(rows.lengths[order].tolist(), PIECES_AT_ONCE[device.type])]
     logits_of = functools.partial(_logits, model, rows, device=device, precision=precision)
     threads = torch.get_num_threads()
-    with cpu_kernels(model):
+    with cpu_kernels(model, precision):
         if device.type == "cpu" and threads > 1:
             # a batch a thread wastes less than all threads on one batch: 1.2 times as fast on two cores
             with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:

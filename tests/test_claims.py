@@ -139,10 +139,11 @@ def test_the_means_are_over_the_victims_that_all_methods_share():
 
 
 def test_records_from_before_the_base_rate_have_means_without_it():
-    records = [cell("none"), cell("fine-tuning", asr=0.5)]
-    for record in records:
-        del record.metrics["base"]
-    assert mean_rows(text(records))["fine-tuning"] == ["1", "90.0", "50.0", "–", "–"]
+    records = [cell(defense, asr=asr, seed=seed) for seed in (0, 1) for defense, asr in (("none", 1.0), ("fine-tuning", 0.5))]
+    del records[1].metrics["base"]
+    rows = mean_rows(text(records))
+    assert rows["fine-tuning"] == ["2", "90.0", "50.0", "–", "–"]
+    assert rows["no defense"] == ["2", "90.0", "100.0", "10.0", "+90.0 [+90.0, +90.0]"]
     assert "no defense" not in mean_rows(text([]))
 
 

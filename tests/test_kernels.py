@@ -137,7 +137,9 @@ def test_a_model_learns_the_same_with_widened_layers(monkeypatch, family, tiny_m
     for widened in (False, True):
         monkeypatch.setattr(kernels, "widening_pays", lambda widened=widened: widened)
         model = classifier(tiny_models[family])
-        with cpu_kernels(model):
+        with cpu_kernels(model, "fp32"):
+            assert not any(type(module) is WidenedLinear for module in model.modules())
+        with cpu_kernels(model, "bf16"):
             assert any(type(module) is WidenedLinear for module in model.modules()) == widened
         assert not any(type(module) is WidenedLinear for module in model.modules())
         train(model, rows, Recipe(epochs=2, learning_rate=1e-3, batch_size=8), seed=1, precision="bf16")
@@ -151,7 +153,7 @@ def test_a_model_gives_the_same_logits_with_the_kernels_and_is_afterwards_as_bef
     inputs, _ = rows.batch(torch.arange(len(rows)), torch.device("cpu"))
     with torch.inference_mode():
         before = model(**inputs).logits
-        with cpu_kernels(model):
+        with cpu_kernels(model, "fp32"):
             assert any(type(module) is FastDropout for module in model.modules())
             assert model.config._attn_implementation == "bdbench-cpu"
             within = model(**inputs).logits
@@ -163,6 +165,6 @@ def test_a_model_gives_the_same_logits_with_the_kernels_and_is_afterwards_as_bef
 
 def test_a_module_around_the_model_keeps_its_attention_and_gets_the_dropout():
     wrapped = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
-    with cpu_kernels(wrapped):
+    with cpu_kernels(wrapped, "fp32"):
         assert type(wrapped[1]) is FastDropout
     assert type(wrapped[1]) is nn.Dropout
