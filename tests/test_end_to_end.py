@@ -47,7 +47,9 @@ def test_ray_and_inline_give_the_same_metrics_and_a_second_run_does_nothing(smal
     for ended, workers in ((ray, cores()), (inline, 1)):
         split = re.search(rf"on {workers} workers?: (\d+)% in training \((\d+)%\) and evaluation \((\d+)%\)", ended.stderr)
         together, training, prediction = map(int, split.groups())
-        assert training > 0 and prediction > 0 and abs(together - training - prediction) <= 1
+        # of a model this small a prediction may round to no per cent
+        assert training > 0 and abs(together - training - prediction) <= 1
+    assert all(record.seconds["prediction"] > 0 for record in records if record.spec.defense_name != "none")
 
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "ray").rglob("*.*")}
     again = bdbench("run", *small, "--out", tmp_path / "ray" / "run", "--threads", "1")
