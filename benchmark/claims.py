@@ -10,7 +10,7 @@ so it is rather too narrow than too wide.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from scipy import stats
@@ -93,7 +93,7 @@ class Interval:
 
     def __str__(self) -> str:
         if not self.n:
-            return "–"
+            return ABSENT
         return points(self.mean) + (f" [{points(self.low)}, {points(self.high)}]" if self.n > 1 else "")
 
 
@@ -166,9 +166,13 @@ def verdict(interval: Interval, below: float) -> str:
 
 def findings(records: Iterable[Record]) -> list[tuple[Claim, list[Finding]]]:
     """Every claim with what the records say. Raises UsageError if a method has two cells on the same victim."""
-    counting = [record for of_label in _counting(_by_attack(records)).values() for record in of_label]
-    tasks = sorted({record.spec.victim.task for record in counting})
-    return [(claim, [_finding(comparison, counting) for comparison in claim.comparisons]) for claim in claims(tasks)]
+    return _findings(_counting(_by_attack(records)))
+
+
+def _findings(counting: Mapping[Label, Sequence[Record]]) -> list[tuple[Claim, list[Finding]]]:
+    records = [record for of_label in counting.values() for record in of_label]
+    tasks = sorted({record.spec.victim.task for record in records})
+    return [(claim, [_finding(comparison, records) for comparison in claim.comparisons]) for claim in claims(tasks)]
 
 
 def _by_attack(records: Iterable[Record]) -> list[list[Summary]]:
@@ -219,9 +223,8 @@ def _by_victim(method: Method, records: Sequence[Record]) -> dict[str, Record]:
     return found
 
 
-def _means(by_attack: Iterable[Sequence[Summary]]) -> list[str]:
+def _means(counting: Mapping[Label, Sequence[Record]]) -> list[str]:
     """Two tables over the victims on which every method that occurs ended well: ASR by attack, all rates by method."""
-    counting = _counting(by_attack)
     label_of = {record.spec.victim.key(): label for label, records in counting.items() for record in records}
     everything = [record for records in counting.values() for record in records]
     cells = {method: found for method in METHODS if (found := _by_victim(method, everything))}
@@ -282,8 +285,8 @@ def _coverage(by_attack: Sequence[Sequence[Summary]]) -> str:
 
 def text(records: Iterable[Record]) -> str:
     """The claims, what was found, and the verdicts, in Markdown."""
-    records = list(records)
     by_attack = _by_attack(records)
+    counting = _counting(by_attack)
     lines = [
         "# Claims",
         "",
@@ -293,9 +296,9 @@ def text(records: Iterable[Record]) -> str:
         "",
         _coverage(by_attack),
         "",
-        *_means(by_attack),
+        *_means(counting),
     ]
-    for number, (claim, found) in enumerate(findings(records), start=1):
+    for number, (claim, found) in enumerate(_findings(counting), start=1):
         held = sum(finding.verdict == SUPPORTED for finding in found)
         against = sum(finding.verdict == CONTRADICTED for finding in found)
         rows = [

@@ -1,7 +1,7 @@
 """The claims from literal records: intervals and verdicts worked by hand, pairs that count, settings that must not mix."""
 
 import pytest
-from test_tables import cell
+from test_tables import cell, md_rows
 
 from bdbench.claims import (
     ALL_TASKS,
@@ -114,13 +114,6 @@ def test_two_settings_of_a_defense_are_refused():
         text([*run(), cell("fine-tuning", params={"epochs": 9})])
 
 
-def mean_rows(page):
-    """The rows of the tables of means, header included: each first cell to its other cells."""
-    section = page.split("## Means\n")[1].split("\n## ")[0]
-    rows = [line.strip("|").split("|") for line in section.splitlines() if line.startswith("| ")]
-    return {row[0].strip(): [value.strip() for value in row[1:]] for row in rows}
-
-
 def test_the_means_are_over_the_victims_that_all_methods_share():
     records = []
     for task, tuned, mixed in (("sst2", 0.9, 0.3), ("qqp", 0.7, 0.2)):
@@ -130,7 +123,7 @@ def test_the_means_are_over_the_victims_that_all_methods_share():
     # neither a victim that one method lacks, nor one whose attack failed
     records += [cell("none", "new"), cell("fine-tuning", "new", asr=0.0)]
     records += [cell(defense, "failed", asr=0.1) for defense in ("none", "fine-tuning", "fine-mixing")]
-    rows = mean_rows(text(records))
+    rows = md_rows(text(records), "Means")
     assert rows["attack"] == ["victims", "no defense", "fine-tuning", "Fine-mixing"]
     assert rows["word"] == ["2", "100.0", "80.0", "25.0"] and rows["new"] == ["0", "–", "–", "–"] and "failed" not in rows
     # ASR - base: 0.05 and -0.05 around 0, standard error 0.05, t 12.7062
@@ -141,10 +134,10 @@ def test_the_means_are_over_the_victims_that_all_methods_share():
 def test_records_from_before_the_base_rate_have_means_without_it():
     records = [cell(defense, asr=asr, seed=seed) for seed in (0, 1) for defense, asr in (("none", 1.0), ("fine-tuning", 0.5))]
     del records[1].metrics["base"]
-    rows = mean_rows(text(records))
+    rows = md_rows(text(records), "Means")
     assert rows["fine-tuning"] == ["2", "90.0", "50.0", "–", "–"]
     assert rows["no defense"] == ["2", "90.0", "100.0", "10.0", "+90.0 [+90.0, +90.0]"]
-    assert "no defense" not in mean_rows(text([]))
+    assert "no defense" not in md_rows(text([]), "Means")
 
 
 def test_the_page_counts_its_verdicts():
