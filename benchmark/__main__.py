@@ -147,7 +147,7 @@ def run(
     from bdbench.progress import MatrixProgress
     from bdbench.report import write_report
     from bdbench.runner import at_a_time, cores, remaining, run_inline, run_ray
-    from bdbench.store import Results, VictimStore
+    from bdbench.store import Results, VictimStore, read_records
 
     site = site_for(made, plugin or (), threads or (cores() if inline else 1), device)
     out = out or Path("results") / preset
@@ -171,7 +171,7 @@ def run(
                     run_ray(work, site, results, store, progress, given, workers=workers, gpus_per_cell=gpus_per_cell)
         except KeyboardInterrupt:
             interrupted = True
-    for file in write_report(out, list(results.records.values())):
+    for file in write_report(out, read_records(out)):  # with what another process may have added meanwhile
         typer.echo(file)
     if work.cells:
         workers_used = 1 if inline else at_a_time(site, workers, gpus_per_cell)

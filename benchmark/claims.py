@@ -2,14 +2,18 @@
 
 The abstract of arXiv:2210.09545 says that Fine-mixing beats the usual mitigation methods and that E-PUR helps them too. Each
 claim here is a bound on the mean difference of ASR (and of CACC) between two defenses of the same victims. A pair is a
-(task, attack, seed) for which both cells ended well; attacks that did not work on the undefended victim are left out, by the
-rule of the tables. The interval treats the pairs as independent, although attacks on one task share rows and a clean model,
-so it is rather too narrow than too wide.
+(task, attack, seed) for which both cells ended well; victims on which the attack did not work undefended are left out.
+
+All attacks on a task share its rows, its clean model and, of a seed, the clean set and the draws of a defense. So an interval
+over several tasks takes the pairs of a task for one cluster (Liang and Zeger, 1986): the five tasks decide, not the seventy
+pairs. The interval of one task is over its pairs as if they were independent, and holds for the rows that were drawn.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -19,7 +23,7 @@ from tabulate import tabulate
 from bdbench.errors import UsageError
 from bdbench.params import Value
 from bdbench.records import Record
-from bdbench.tables import ABSENT, WORKS_FROM, Label, Summary, attack_works, percent, points, summarize
+from bdbench.tables import ABSENT, WORKS_FROM, Label, Summary, percent, points, summarize
 
 CONFIDENCE = 0.95
 MARGIN = 0.02  # two points: the CACC that a lower ASR may cost, and the ASR within which two defenses are tied
@@ -84,7 +88,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Interval:
-    """The mean of n paired differences, fractions in [-1, 1], and its interval; unbounded with fewer than two."""
+    """The mean of n paired differences, fractions in [-1, 1], and its interval; unbounded with fewer than two pairs."""
 
     mean: float
     low: float
@@ -144,14 +148,23 @@ def claims(tasks: Sequence[str]) -> list[Claim]:
     ]
 
 
-def paired_interval(differences: Sequence[float]) -> Interval:
-    """The mean of n paired differences and its Student interval with n - 1 degrees of freedom."""
+def paired_interval(differences: Sequence[float], tasks: Sequence[str] = ()) -> Interval:
+    """The mean d of n paired differences d_i with an interval of Student's t around it.
+
+    Of several `tasks` (one name per difference) each is a cluster g, so that with G of them the squared standard error is
+    G / (G - 1) sum_g (sum_{i in g} (d_i - d))^2 / n^2, at G - 1 degrees of freedom; otherwise each pair is its own cluster.
+    """
     n = len(differences)
     if n < 2:
         mean = differences[0] if n else float("nan")
         return Interval(mean, float("-inf"), float("inf"), n)
     mean = statistics.fmean(differences)
-    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * statistics.stdev(differences) / n**0.5
+    clusters: dict[object, float] = {}
+    for cluster, difference in zip(tasks if len(set(tasks)) > 1 else range(n), differences, strict=True):
+        clusters[cluster] = clusters.get(cluster, 0.0) + difference - mean
+    count = len(clusters)
+    error = math.sqrt(count / (count - 1) * math.fsum(total**2 for total in clusters.values())) / n
+    half = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * error
     return Interval(mean, mean - half, mean + half, n)
 
 
@@ -184,13 +197,30 @@ def _by_attack(records: Iterable[Record]) -> list[list[Summary]]:
 
 
 def _counting(by_attack: Iterable[Sequence[Summary]]) -> dict[Label, list[Record]]:
-    """By the attack's label, in the order of the tables: the cells that ended well on victims whose attack works."""
+    """By the attack's label, in the order of the tables: the cells that ended well on victims on which the attack works."""
     found: dict[Label, list[Record]] = {}
     for of_attack in by_attack:
-        if attack_works(of_attack):
-            cells = [record for summary in of_attack for record in summary.records if record.status == "ok"]
+        working = {victim for victim, rate in _undefended(of_attack).items() if _works(rate)}
+        cells = [record for record in _ended_well(of_attack) if record.spec.victim.key() in working]
+        if cells:
             found.setdefault(of_attack[0].attack, []).extend(cells)
     return dict(sorted(found.items(), key=lambda item: item[0].rank))
+
+
+def _ended_well(of_attack: Iterable[Summary]) -> list[Record]:
+    return [record for summary in of_attack for record in summary.records if record.status == "ok"]
+
+
+def _undefended(of_attack: Iterable[Summary]) -> dict[str, float]:
+    """The undefended ASR of every victim of a task and attack with a trigger, by the victim's key; NaN if it is not known."""
+    records = [record for record in _ended_well(of_attack) if "asr" in record.metrics]
+    rates = dict.fromkeys((record.spec.victim.key() for record in records), math.nan)
+    return rates | {r.spec.victim.key(): r.metrics["asr"].value for r in records if NO_DEFENSE.fits(r)}
+
+
+def _works(rate: float) -> bool:
+    """Whether an undefended ASR, a fraction, is one of an attack that works, by the figure that the tables show."""
+    return not math.isnan(rate) and float(percent(rate)) >= WORKS_FROM
 
 
 def _finding(comparison: Comparison, records: Sequence[Record]) -> Finding:
@@ -204,7 +234,8 @@ def _finding(comparison: Comparison, records: Sequence[Record]) -> Finding:
     both = sorted(ours.keys() & rivals.keys())
 
     def interval(metric: str) -> Interval:
-        return paired_interval([ours[victim].metrics[metric].value - rivals[victim].metrics[metric].value for victim in both])
+        differences = [ours[victim].metrics[metric].value - rivals[victim].metrics[metric].value for victim in both]
+        return paired_interval(differences, [ours[victim].spec.victim.task for victim in both])
 
     return Finding(comparison, interval("asr"), interval("cacc"))
 
@@ -229,6 +260,8 @@ def _means(counting: Mapping[Label, Sequence[Record]]) -> list[str]:
     everything = [record for records in counting.values() for record in records]
     cells = {method: found for method in METHODS if (found := _by_victim(method, everything))}
     common = [victim for victim in label_of if all(victim in found for found in cells.values())]
+    specs = {record.spec.victim.key(): record.spec.victim for record in everything}
+    tasks, seeds = [specs[victim].task for victim in common], Counter(specs[victim].seed for victim in common)
 
     def values(method: Method, metric: str, victims: Iterable[str]) -> list[float]:
         metrics = [cells[method][victim].metrics for victim in victims]
@@ -244,17 +277,22 @@ def _means(counting: Mapping[Label, Sequence[Record]]) -> list[str]:
         by_label.append([str(label), len(victims), *(mean(values(method, "asr", victims)) for method in cells)])
     for method in cells:
         cacc, asr, base = (values(method, metric, common) for metric in ("cacc", "asr", "base"))
-        excess = paired_interval([with_it - without for with_it, without in zip(asr, base, strict=True)] if base else [])
-        by_method.append([method.name, len(common), mean(cacc), mean(asr), mean(base), str(excess)])
+        excess = [with_it - without for with_it, without in zip(asr, base, strict=True)] if base else []
+        added = str(paired_interval(excess, tasks if base else ()))
+        by_method.append([method.name, len(common), mean(cacc), mean(asr), mean(base), added])
+    floor = mean(values(next(iter(cells)), "floor", common)) if cells else ABSENT
     return [
         "## Means",
         "",
-        "Over the victims on which every method ended well. ASR by attack:",
+        "Over the victims on which every method ended well"
+        + (f" ({', '.join(f'{n} of seed {seed}' for seed, n in sorted(seeds.items()))})" if seeds else "")
+        + ". ASR by attack:",
         "",
         _table(by_label, ["attack", "victims", *(method.name for method in cells)]),
         "",
         "By method. Base: the share of the same rows that goes to the target without the trigger, as a repaired model may "
-        "owe to its fine-tuning; the trigger's doing is ASR - base.",
+        "owe to its fine-tuning; ASR - base is what the trigger adds. Of a never-poisoned model the ASR on the same texts, the "
+        f"floor, is {floor} on average: the words of a trigger move any model, to either side.",
         "",
         _table(by_method, ["method", "victims", "CACC", "ASR", "base", "ASR - base"]),
     ]
@@ -271,10 +309,14 @@ def _coverage(by_attack: Sequence[Sequence[Summary]]) -> str:
     records = [record for summary in summaries for record in summary.records]
     left = []
     for of_attack in by_attack:
-        if any(summary.values("asr") for summary in of_attack) and not attack_works(of_attack):
-            rate = next((summary.mean("asr") for summary in of_attack if summary.defense.name == "none"), None)
-            why = "no undefended victim" if rate is None else f"ASR {percent(rate)}"
-            left.append(f"{of_attack[0].task} / {of_attack[0].attack} ({why})")
+        rates = _undefended(of_attack)
+        failed = [victim for victim, rate in rates.items() if not _works(rate)]
+        if failed:
+            found = [rates[victim] for victim in failed if not math.isnan(rates[victim])]
+            why = f"ASR {percent(statistics.fmean(found))}" if found else "no undefended victim"
+            seeds = {r.spec.victim.seed for r in _ended_well(of_attack) if r.spec.victim.key() in failed}
+            which = f", seed {', '.join(map(str, sorted(seeds)))}" if len(failed) < len(rates) else ""
+            left.append(f"{of_attack[0].task} / {of_attack[0].attack}{which} ({why})")
     return (
         f"{len(records)} cells of {len({summary.attack for summary in summaries})} attacks on "
         f"{len({summary.task for summary in summaries})} tasks, seeds "
@@ -290,9 +332,11 @@ def text(records: Iterable[Record]) -> str:
     lines = [
         "# Claims",
         "",
-        "Mean paired differences of ASR and CACC in points, with 95 % intervals (Student's t over pairs of cells on the same "
-        f"victim; attacks with an undefended ASR below {WORKS_FROM:g} % left out). Supported: the whole interval is on the "
-        "claimed side; contradicted: none of it is; not supported: it holds the bound.",
+        "Mean paired differences of ASR and CACC in points between two cells on the same victim, with 95 % intervals; victims "
+        f"with an undefended ASR below {WORKS_FROM:g} % are left out. The attacks on a task share rows, clean model and draws, "
+        "so an interval over several tasks is over clusters, one a task (Student's t); that of one task is over its pairs, and "
+        "holds for the rows that were drawn. Supported: the whole interval is on the claimed side; contradicted: none of it is; "
+        "not supported: it holds the bound.",
         "",
         _coverage(by_attack),
         "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import platform
 import resource
@@ -188,7 +189,7 @@ def run_cell(
             model = part.repair(model, given_to)
             spent += given_to.spent
             if given_to.notes:
-                notes[part.name] = given_to.notes
+                notes[part.name] = _json_values(given_to.notes, part.name)
         repaired = time.perf_counter()
         ctx = Context(**_common(spec.victim, site, seed=0))  # evaluation draws nothing
         predictions, metrics = _evaluate(model.eval(), rows.test, victim.triggered, spec.victim, ctx)
@@ -220,6 +221,17 @@ def failed_record(spec: CellSpec, error: str, site: Site, given: dict[str, Any] 
         given=given,
         env=environment(site),
     )
+
+
+def _json_values(notes: dict[str, Any], name: str) -> dict[str, Any]:
+    """The notes of the defense called `name`. Raises TypeError where a record could not hold them."""
+    try:
+        json.dumps(notes, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"'{name}' puts into ctx.notes what JSON does not hold ({error}); note bool, int, finite float, str, list, dict"
+        ) from error
+    return notes
 
 
 def needs_of(parts: Sequence[ModelRepair]) -> tuple[str, ...]:

@@ -245,12 +245,13 @@ def overall_table(records: Iterable[Record]) -> Table | None:
     if not summaries:
         return None
     defenses = _in_order(summary.defense for summary in summaries)
+    seeds = _seeds(summaries)
     differing = {field for summary in summaries for field, _ in summary.task.variant}
     rows: list[Row] = []
     by_setting: dict[Label, list[Row]] = {}
     for task in _in_order(summary.task for summary in summaries):
         of_task = [summary for summary in summaries if summary.task == task]
-        row = _average(str(task), _attack_rows(of_task, defenses), defenses)
+        row = _average(str(task), _attack_rows(of_task, defenses, seeds), defenses)
         fields = _setting(of_task[0].records[0])
         setting = Label("average", tuple((field, fields[field]) for field in fields if field in differing))
         rows.append(row)
@@ -397,7 +398,7 @@ def _defense_fields(record: Record) -> dict[str, Value]:
 
 def _task_table(task: Label, summaries: Sequence[Summary]) -> Table:
     defenses = _in_order(summary.defense for summary in summaries)
-    rows = _attack_rows(summaries, defenses)
+    rows = _attack_rows(summaries, defenses, _seeds(summaries))
     averages = [_average(f"average ({_counted(rows, 'attack')})", rows, defenses)] if len(rows) > 1 else []
     return _table(str(task), "attack", summaries, rows, averages)
 
@@ -411,9 +412,12 @@ def _table(title: str, of: str, summaries: Sequence[Summary], rows: Sequence[Row
     return Table(title, of, defenses, tuple(needs), tuple(rows), tuple(averages), tuple(deviations), records)
 
 
-def _attack_rows(summaries: Sequence[Summary], defenses: Sequence[Label]) -> tuple[Row, ...]:
-    """The attacks of one task."""
-    seeds = len({record.spec.victim.seed for summary in summaries for record in summary.records})
+def _seeds(summaries: Sequence[Summary]) -> int:
+    return len({record.spec.victim.seed for summary in summaries for record in summary.records})
+
+
+def _attack_rows(summaries: Sequence[Summary], defenses: Sequence[Label], seeds: int) -> tuple[Row, ...]:
+    """The attacks of one task; a cell of fewer than `seeds` seeds is marked."""
     rows = []
     for attack in _in_order(summary.attack for summary in summaries):
         of_attack = [summary for summary in summaries if summary.attack == attack]
@@ -436,11 +440,6 @@ def _standing(of_attack: Sequence[Summary]) -> tuple[frozenset[str], str]:
     if not rates:
         return frozenset(), UNCHECKED
     return (frozenset(), NOT_WORKING) if min(rates) < WORKS_FROM else (frozenset(METRICS), "")
-
-
-def attack_works(of_attack: Sequence[Summary]) -> bool:
-    """Whether the cells of one task and attack count in averages of ASR: whether the undefended attack worked."""
-    return "asr" in _standing(of_attack)[0]
 
 
 def _entry(summary: Summary | None, metric: str, seeds: int) -> Entry:

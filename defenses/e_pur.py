@@ -7,7 +7,8 @@ back, where delta_i = E_B[i] - E_Pre[i] and f_i is the word's count in a large c
 
 The "words" are word pieces, as in the paper's embedding matrix. Their counts are expected ones: wordfreq's frequency of
 each English word, put on the pieces the tokenizer cuts it into, times a corpus size, for which the paper gives no figure
-that we could read. wordfreq folds case, so a cased vocabulary's capitalized pieces count as unseen. Special pieces ([CLS],
+that we could read. wordfreq folds case, so a cased vocabulary's capitalized pieces count as unseen; so do numbers of two
+digits and more, which its list leaves out, and that makes them look more suspicious than they are. Special pieces ([CLS],
 [SEP], [PAD], ...) stand in every text and are never reset.
 """
 
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
 
     from bdbench.context import DefenseContext
 
-# Words beyond these, all rarer than 1e-7, add nothing that the floor of 20 in a corpus of 1e9 words does not cover.
+# Words beyond these are rarer than 1e-7, a hundred occurrences in a corpus of 1e9 words; pieces of these alone count as unseen.
 LISTED_WORDS = 100_000
 
 

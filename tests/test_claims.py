@@ -1,6 +1,8 @@
 """The claims from literal records: intervals and verdicts worked by hand, pairs that count, settings that must not mix."""
 
+import numpy as np
 import pytest
+from scipy import stats
 from test_tables import cell, md_rows
 
 from bdbench.claims import (
@@ -29,6 +31,25 @@ def test_the_interval_by_hand():
     assert (interval.low, interval.high) == (pytest.approx(-0.2 - 1.27062, abs=1e-5), pytest.approx(-0.2 + 1.27062, abs=1e-5))
     assert str(paired_interval([0.01, 0.01, 0.01])) == "+1.0 [+1.0, +1.0]"
     assert (str(paired_interval([0.5])), str(paired_interval([]))) == ("+50.0", "–")
+
+
+def test_the_pairs_of_a_task_are_one_cluster():
+    """Mean -0.3, sums of deviations 0.2 and -0.2: 2 / 1 * (0.04 + 0.04) / 16 = 0.1 squared, one degree of freedom."""
+    differences = [-0.3, -0.5, -0.1, -0.3]
+    interval = paired_interval(differences, ["sst2", "qqp", "sst2", "qqp"])
+    assert (interval.mean, interval.n) == (pytest.approx(-0.3), 4)
+    assert (interval.low, interval.high) == (pytest.approx(-0.3 - 1.27062, abs=1e-5), pytest.approx(-0.3 + 1.27062, abs=1e-5))
+    # of one task each pair stands for itself: standard error sqrt(0.08 / 3 / 4), t with three degrees of freedom 3.18245
+    for alone in (paired_interval(differences, ["sst2"] * 4), paired_interval(differences)):
+        assert alone.high == pytest.approx(-0.3 + 3.18245 * (0.08 / 12) ** 0.5, abs=1e-5)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_with_as_many_pairs_on_every_task_the_interval_is_that_of_the_tasks_means(seed):
+    differences = np.random.default_rng(seed).normal(size=(5, 14))
+    interval = paired_interval(differences.ravel().tolist(), [task for task in "abcde" for _ in range(14)])
+    expected = stats.ttest_1samp(differences.mean(axis=1), 0).confidence_interval(0.95)
+    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
 
 
 @pytest.mark.parametrize(
@@ -86,6 +107,34 @@ def test_attacks_that_failed_and_cells_without_a_partner_are_left_out():
     assert covered in text(records)
     finding = first_claim(records)["sst2", "fine-tuning"]
     assert (finding.asr.mean, finding.asr.n) == (pytest.approx(-0.7), 2)
+
+
+def test_the_interval_of_all_tasks_takes_a_task_for_one():
+    """Of each task two equal differences, of -0.7 and -0.5: standard error 0.1 at one degree of freedom, of each task none."""
+    records = [*run(tasks=("sst2",), attacks=("word",)), *run(tasks=("qqp",), attacks=("word",), mixing=(0.8, 0.4))]
+    found = first_claim(records)
+    one, both = found["qqp", "fine-tuning"], found[ALL_TASKS, "fine-tuning"]
+    assert (str(one.asr), one.verdict) == ("-50.0 [-50.0, -50.0]", SUPPORTED)
+    assert (str(both.asr), both.asr.n, both.verdict) == ("-60.0 [-187.1, +67.1]", 4, UNDECIDED)
+
+
+def test_each_victim_is_judged_by_its_own_undefended_asr():
+    """90.1 % on average works in the tables, but the victim of seed 0 is left out here; and one that works stays."""
+    for rates, left in (((0.704, 1.0, 1.0), "0 (ASR 70.4)"), ((0.704, 0.5, 1.0), "0, 1 (ASR 60.2)")):
+        records = []
+        for seed, rate in enumerate(rates):
+            records += [cell("none", asr=rate, seed=seed), cell("fine-tuning", asr=rate, seed=seed)]
+            records += [cell("fine-mixing", asr=0.2, params={"select": "random"}, seed=seed)]
+        working = rates.count(1.0)
+        assert first_claim(records)["sst2", "fine-tuning"].asr.n == working
+        (attack,) = {record.spec.victim.attack.name for record in records}
+        assert f"Left out: sst2 / {attack}, seed {left}." in text(records)
+        assert md_rows(text(records), "Means")["no defense"][:3] == [str(working), "90.0", "100.0"]
+
+
+def test_the_means_say_how_many_victims_are_of_which_seed():
+    records = [cell(defense, attack, seed=seed) for seed, attack in ((0, "word"), (0, "style"), (1, "word")) for defense in ("none", "e-pur")]
+    assert "every method ended well (2 of seed 0, 1 of seed 1)." in text(records)
 
 
 def test_e_pur_is_compared_with_what_follows_it_on_poisoned_embeddings_alone():

@@ -100,7 +100,7 @@ def test_a_killed_run_goes_on_where_it_stopped(small, bdbench, tmp_path):
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
-FAULTY = '''"""A defense that breaks, and one whose worker dies."""
+FAULTY = '''"""A defense that breaks, one whose worker dies, and one whose notes no record can hold."""
 
 import os
 from dataclasses import dataclass
@@ -130,6 +130,14 @@ class Declines(ModelRepair):
 class Dies(ModelRepair):
     def repair(self, model, ctx):
         os._exit(1)
+
+
+@register("scribbles", paper="none")
+@dataclass(frozen=True)
+class Scribbles(ModelRepair):
+    def repair(self, model, ctx):
+        ctx.notes["share"] = next(model.parameters()).detach().mean()
+        return model
 '''
 
 
@@ -139,7 +147,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(small, bdbench, tmp_pat
         "-T",
         "sst2",
         "-d",
-        "none,breaks,declines,dies,fine-tuning",
+        "none,breaks,declines,dies,scribbles,fine-tuning",
         "--plugin",
         tmp_path / "faulty.py",
         "--out",
@@ -150,15 +158,16 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(small, bdbench, tmp_pat
     records = {(record.spec.victim.attack.name, record.spec.defense_name): record for record in read_records(tmp_path / "run")}
     assert records.pop(("badnets-word", "declines")).status == "skipped"
     assert {key: record.status for key, record in records.items()} == {
-        (attack, defense): "failed" if defense in ("breaks", "dies") else "ok"
+        (attack, defense): "failed" if defense in ("breaks", "dies", "scribbles") else "ok"
         for attack in ("badnets-word", "embedding-poisoning")
-        for defense in ("none", "breaks", "declines", "dies", "fine-tuning")
+        for defense in ("none", "breaks", "declines", "dies", "scribbles", "fine-tuning")
         if (attack, defense) != ("badnets-word", "declines")
     }
     broken = records["badnets-word", "breaks"].error
     assert "NotDeclared: this defense touches 'clean' but declares needs = []" in broken and "faulty.py" in broken
     assert str(tmp_path) not in broken
     assert "worker died" in records["badnets-word", "dies"].error
+    assert "'scribbles' puts into ctx.notes what JSON does not hold" in records["badnets-word", "scribbles"].error
     board = (tmp_path / "run" / "leaderboard.md").read_text()
     assert "failed" in board and "not against this one" in board
 

@@ -322,6 +322,13 @@ def test_overall_is_the_mean_over_tasks():
     assert list(rows)[0] == "Task"
 
 
+def test_a_task_that_lacks_a_seed_is_marked_in_the_overall_table():
+    records = [cell(d, task=t, seed=s) for d in ("none", "a") for t, s in (("sst2", 0), ("sst2", 1), ("qqp", 0))]
+    rows = {row.label: row.entries[0]["asr"].mark for row in overall_table(records).rows}
+    assert rows == {"qqp": "*", "sst2": ""}
+    assert {row.entries[0]["asr"].mark for table in task_tables(records) for row in table.rows} == {""}
+
+
 def test_overall_does_not_average_over_models():
     runs = (("imdb", "x", 0.9), ("sst2", "x", 0.7), ("imdb", "y", 0.5), ("sst2", "y", 0.3), ("qqp", "z", 0.1))
     records = [cell("none", cacc=cacc, task=task, model=model) for task, model, cacc in runs]
