@@ -335,8 +335,8 @@ def text(records: Iterable[Record]) -> str:
         "Mean paired differences of ASR and CACC in points between two cells on the same victim, with 95 % intervals; victims "
         f"with an undefended ASR below {WORKS_FROM:g} % are left out. The attacks on a task share rows, clean model and draws, "
         "so an interval over several tasks is over clusters, one a task (Student's t); that of one task is over its pairs, and "
-        "holds for the rows that were drawn. Supported: the whole interval is on the claimed side; contradicted: none of it is; "
-        "not supported: it holds the bound.",
+        "holds for the rows that were drawn. Supported: the whole interval is on the claimed side; contradicted: none of it "
+        "is; not supported: it holds the bound.",
         "",
         _coverage(by_attack),
         "",

@@ -133,7 +133,8 @@ def test_each_victim_is_judged_by_its_own_undefended_asr():
 
 
 def test_the_means_say_how_many_victims_are_of_which_seed():
-    records = [cell(defense, attack, seed=seed) for seed, attack in ((0, "word"), (0, "style"), (1, "word")) for defense in ("none", "e-pur")]
+    victims = ((0, "word"), (0, "style"), (1, "word"))
+    records = [cell(defense, attack, seed=seed) for seed, attack in victims for defense in ("none", "e-pur")]
     assert "every method ended well (2 of seed 0, 1 of seed 1)." in text(records)
 
 
