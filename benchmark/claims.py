@@ -23,7 +23,7 @@ from tabulate import tabulate
 from bdbench.errors import UsageError
 from bdbench.params import Value
 from bdbench.records import Record
-from bdbench.tables import ABSENT, WORKS_FROM, Label, Summary, percent, points, summarize
+from bdbench.tables import ABSENT, WORKS_FROM, Label, Summary, percent, points, summarize, works
 
 CONFIDENCE = 0.95
 MARGIN = 0.02  # two points: the CACC that a lower ASR may cost, and the ASR within which two defenses are tied
@@ -200,7 +200,7 @@ def _counting(by_attack: Iterable[Sequence[Summary]]) -> dict[Label, list[Record
     """By the attack's label, in the order of the tables: the cells that ended well on victims on which the attack works."""
     found: dict[Label, list[Record]] = {}
     for of_attack in by_attack:
-        working = {victim for victim, rate in _undefended(of_attack).items() if _works(rate)}
+        working = {victim for victim, rate in _undefended(of_attack).items() if works(rate)}
         cells = [record for record in _ended_well(of_attack) if record.spec.victim.key() in working]
         if cells:
             found.setdefault(of_attack[0].attack, []).extend(cells)
@@ -216,11 +216,6 @@ def _undefended(of_attack: Iterable[Summary]) -> dict[str, float]:
     records = [record for record in _ended_well(of_attack) if "asr" in record.metrics]
     rates = dict.fromkeys((record.spec.victim.key() for record in records), math.nan)
     return rates | {r.spec.victim.key(): r.metrics["asr"].value for r in records if NO_DEFENSE.fits(r)}
-
-
-def _works(rate: float) -> bool:
-    """Whether an undefended ASR, a fraction, is one of an attack that works, by the figure that the tables show."""
-    return not math.isnan(rate) and float(percent(rate)) >= WORKS_FROM
 
 
 def _finding(comparison: Comparison, records: Sequence[Record]) -> Finding:
@@ -310,7 +305,7 @@ def _coverage(by_attack: Sequence[Sequence[Summary]]) -> str:
     left = []
     for of_attack in by_attack:
         rates = _undefended(of_attack)
-        failed = [victim for victim, rate in rates.items() if not _works(rate)]
+        failed = [victim for victim, rate in rates.items() if not works(rate)]
         if failed:
             found = [rates[victim] for victim in failed if not math.isnan(rates[victim])]
             why = f"ASR {percent(statistics.fmean(found))}" if found else "no undefended victim"

@@ -184,6 +184,11 @@ def percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
 
 
+def works(rate: float) -> bool:
+    """Whether an undefended ASR, a fraction, is that of an attack that works, by the figure printed; NaN, unknown, is not."""
+    return float(percent(rate)) >= WORKS_FROM
+
+
 def points(difference: float) -> str:
     """A difference of fractions, in [-1, 1], as it is printed, in points: -0.0875 -> "-8.8"."""
     return f"{100 * difference:+.1f}"
@@ -436,10 +441,10 @@ def _standing(of_attack: Sequence[Summary]) -> tuple[frozenset[str], str]:
     undefended = [summary for summary in of_attack if summary.defense.name == "none"]
     if not any(summary.values("asr") for summary in of_attack):
         return frozenset({"cacc"} if any(summary.values("cacc") for summary in of_attack) else ()), ""
-    rates = [float(percent(rate)) for rate in (summary.mean("asr") for summary in undefended) if rate is not None]
+    rates = [rate for rate in (summary.mean("asr") for summary in undefended) if rate is not None]
     if not rates:
         return frozenset(), UNCHECKED
-    return (frozenset(), NOT_WORKING) if min(rates) < WORKS_FROM else (frozenset(METRICS), "")
+    return (frozenset(METRICS), "") if all(works(rate) for rate in rates) else (frozenset(), NOT_WORKING)
 
 
 def _entry(summary: Summary | None, metric: str, seeds: int) -> Entry:
