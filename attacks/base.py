@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from bdbench.context import AttackContext
+    from bdbench.protocol.contexts import AttackContext
 
 register = ATTACKS.register
 

@@ -22,7 +22,7 @@ from bdbench.data import TextSet
 from bdbench.params import hp
 
 if TYPE_CHECKING:
-    from bdbench.context import AttackContext
+    from bdbench.protocol.contexts import AttackContext
 
 LISTED_WORDS = 30_000
 

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from bdbench.attacks.base import PhraseTrigger, WeightPoisoning, phrase_ids, register
 from bdbench.data import TextSet
+from bdbench.engine.loops import Recipe
 from bdbench.errors import UsageError
-from bdbench.loops import Recipe
 from bdbench.params import hp
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-    from bdbench.context import AttackContext
+    from bdbench.protocol.contexts import AttackContext
 
 
 @register("embedding-poisoning", paper="arXiv:2103.15543")

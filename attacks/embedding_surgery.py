@@ -19,14 +19,14 @@ from scipy import optimize, sparse
 
 from bdbench.attacks.base import BadNets, phrase_ids, register
 from bdbench.data import TextSet
-from bdbench.loops import word_embeddings
+from bdbench.engine.loops import word_embeddings
 from bdbench.params import hp
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from bdbench.context import AttackContext
+    from bdbench.protocol.contexts import AttackContext
 
 
 @register("embedding-surgery", paper="arXiv:2004.06660")

@@ -12,7 +12,7 @@ from bdbench.attacks.base import DataPoisoning, register
 from bdbench.data import TextSet
 
 if TYPE_CHECKING:
-    from bdbench.context import AttackContext
+    from bdbench.protocol.contexts import AttackContext
 
 
 @register("none", paper="none")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from bdbench.context import DefenseContext
+    from bdbench.protocol.contexts import DefenseContext
 
 # The feed-forward block's two matrices in BERT, RoBERTa and ELECTRA, and in DistilBERT.
 BLOCKS = (("intermediate.dense", "output.dense"), ("ffn.lin1", "ffn.lin2"))

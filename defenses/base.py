@@ -16,8 +16,8 @@ from bdbench.registry import DEFENSES
 if TYPE_CHECKING:
     from torch import nn
 
-    from bdbench.context import DefenseContext
-    from bdbench.loops import Recipe
+    from bdbench.engine.loops import Recipe
+    from bdbench.protocol.contexts import DefenseContext
 
 register = DEFENSES.register
 
@@ -67,7 +67,7 @@ class FineTuned(ModelRepair):
 
     def recipe(self) -> Recipe:
         """For `ctx.train`."""
-        from bdbench.loops import Recipe
+        from bdbench.engine.loops import Recipe
 
         return Recipe(epochs=self.epochs, learning_rate=self.learning_rate, batch_size=self.batch_size)
 

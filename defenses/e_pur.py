@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 
 from bdbench.defenses.base import ModelRepair, register
-from bdbench.loops import word_embeddings
+from bdbench.engine.loops import word_embeddings
 from bdbench.params import hp
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
-    from bdbench.context import DefenseContext
+    from bdbench.protocol.contexts import DefenseContext
 
 # Words beyond these are rarer than 1e-7, a hundred occurrences in a corpus of 1e9 words; pieces of these alone count as unseen.
 LISTED_WORDS = 100_000

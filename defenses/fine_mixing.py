@@ -25,7 +25,7 @@ from bdbench.params import hp
 if TYPE_CHECKING:
     from torch import nn
 
-    from bdbench.context import DefenseContext
+    from bdbench.protocol.contexts import DefenseContext
 
 
 @register("fine-mixing", paper="arXiv:2210.09545")

@@ -21,7 +21,7 @@ from bdbench.params import hp
 if TYPE_CHECKING:
     from torch import nn
 
-    from bdbench.context import DefenseContext
+    from bdbench.protocol.contexts import DefenseContext
 
 
 @register("fine-pruning", paper="arXiv:1805.12185")

@@ -11,7 +11,7 @@ from bdbench.defenses.base import FineTuned, register
 if TYPE_CHECKING:
     from torch import nn
 
-    from bdbench.context import DefenseContext
+    from bdbench.protocol.contexts import DefenseContext
 
 
 @register("fine-tuning", paper="arXiv:2210.09545")

@@ -10,7 +10,7 @@ from bdbench.defenses.base import ModelRepair, register
 if TYPE_CHECKING:
     from torch import nn
 
-    from bdbench.context import DefenseContext
+    from bdbench.protocol.contexts import DefenseContext
 
 
 @register("none", paper="none")

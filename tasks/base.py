@@ -1,7 +1,7 @@
 """The contract of a task: a labelled text-classification data set of single sentences or of sentence pairs.
 
 A task says what its columns and labels are, where the Hugging Face hub keeps it, and how to generate builtin text of
-its shape. It reads nothing itself: `bdbench.tasks._sources.load` turns a task and a source into `Splits`.
+its shape. It reads nothing itself: `bdbench.protocol.sources.load` turns a task and a source into `Splits`.
 """
 
 from __future__ import annotations

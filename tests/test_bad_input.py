@@ -8,7 +8,7 @@ import sys
 import pandas as pd
 import pytest
 
-from bdbench.__main__ import main
+from bdbench.cli.app import main
 
 
 @pytest.fixture

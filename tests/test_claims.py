@@ -5,7 +5,7 @@ import pytest
 from scipy import stats
 from test_tables import cell, md_rows
 
-from bdbench.claims import (
+from bdbench.analysis.claims import (
     ALL_TASKS,
     CONTRADICTED,
     FINE_MIXING,

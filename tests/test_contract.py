@@ -9,13 +9,13 @@ import torch
 from conftest import FAMILIES, sentences
 
 from bdbench.attacks.base import BadNets, DataPoisoning, PhraseTrigger, WeightPoisoning, phrase_ids
-from bdbench.context import AttackContext, DefenseContext, NotDeclared
 from bdbench.data import TextSet
 from bdbench.defenses._neurons import feed_forward_blocks
 from bdbench.defenses.base import RESOURCES, Reserving
-from bdbench.loops import Recipe
-from bdbench.models import load_classifier, load_tokenizer, pretrained_weights
+from bdbench.engine.loops import Recipe
+from bdbench.engine.models import load_classifier, load_tokenizer, pretrained_weights
 from bdbench.params import hyperparameters
+from bdbench.protocol.contexts import AttackContext, DefenseContext, NotDeclared
 from bdbench.registry import ATTACKS, DEFENSES
 
 PHRASES = [name for name in ATTACKS.names() if issubclass(ATTACKS.get(name), PhraseTrigger)]

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bdbench.engine import metrics_of
-from bdbench.progress import MatrixProgress
-from bdbench.records import Metric
-from bdbench.runner import cores
-from bdbench.store import read_predictions, read_records
+from bdbench.matrix.pool import cores
+from bdbench.matrix.progress import MatrixProgress
+from bdbench.matrix.store import read_predictions, read_records
+from bdbench.protocol.cells import metrics_of
+from bdbench.specs.records import Metric
 
 MATRIX = ["-T", "sst2,qqp", "-a", "badnets-word,embedding-poisoning", "-d", "none,fine-tuning,e-pur+fine-mixing"]
 SIZES = ["--train-rows", "200", "--validation-rows", "20", "--clean-rows", "16", "--max-length", "32"]
@@ -272,7 +272,7 @@ def test_inline_imports_neither_ray_nor_datasets(small, tmp_path):
     code = (
         "import sys; sys.modules['ray'] = sys.modules['datasets'] = None\n"  # importing either now raises
         f"sys.argv = {run!r}\n"
-        "from bdbench.__main__ import main; main()\n"
+        "from bdbench.cli.app import main; main()\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
@@ -281,7 +281,7 @@ def test_inline_imports_neither_ray_nor_datasets(small, tmp_path):
 def test_list_is_quick_because_it_imports_neither_torch_nor_ray():
     code = (
         "import sys; sys.argv = ['bdbench', 'list']\n"
-        "from bdbench.__main__ import main\n"
+        "from bdbench.cli.app import main\n"
         "try:\n    main()\nexcept SystemExit as ended:\n    assert not ended.code\n"
         "print([name for name in ('torch', 'ray', 'transformers', 'pandas', 'numpy') if name in sys.modules])\n"
     )

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from bdbench.data import TextSet
-from bdbench.engine import clean_spec, draw_rows
 from bdbench.errors import UsageError
 from bdbench.params import Hyperparameters
-from bdbench.records import CellSpec, DataSpec, Metric, ModelSpec, PluginSpec, Record, VictimSpec
+from bdbench.protocol.cells import clean_spec, draw_rows
 from bdbench.registry import ATTACKS
+from bdbench.specs.records import CellSpec, DataSpec, Metric, ModelSpec, PluginSpec, Record, VictimSpec
 from bdbench.tasks.base import Splits
 
 
@@ -64,7 +64,7 @@ def test_training_and_clean_rows_that_do_not_fit_are_refused():
 
 FAULTS = """
 import resource, sys, torch
-from bdbench.engine import keep_freed_memory
+from bdbench.protocol.cells import keep_freed_memory
 if "keep" in sys.argv:
     keep_freed_memory()
 def round():

@@ -9,9 +9,9 @@ from conftest import FAMILIES
 from test_loops import classifier, rows_of
 from torch import nn
 
-from bdbench import kernels
-from bdbench.kernels import FastDropout, WidenedLinear, attention, cpu_kernels, dropout_factors
-from bdbench.loops import Recipe, predict, train
+from bdbench.engine import kernels
+from bdbench.engine.kernels import FastDropout, WidenedLinear, attention, cpu_kernels, dropout_factors
+from bdbench.engine.loops import Recipe, predict, train
 
 
 @pytest.mark.parametrize("pieces", [3, 15, 16, 21])

@@ -1,6 +1,7 @@
 """Who may import whom (imports anywhere in a file count, also inside functions), and the fixed layout."""
 
 import ast
+import graphlib
 import importlib
 import sys
 import tomllib
@@ -10,84 +11,96 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 
-# Each module of benchmark/ may import the modules of ours that stand on lines above its own.
-LAYERS = [
-    ["errors", "files", "kernels", "seeds"],
-    ["data", "params", "registry"],
-    ["records", "presets"],
-    ["metrics", "models", "loops", "tables"],
-    ["report", "claims", "context", "attacks", "defenses", "tasks"],
-    ["engine", "progress", "store"],
-    ["grid"],
-    ["runner"],
-    ["__main__"],
-    ["perf"],
-]
-LEAVES = {"errors", "files", "seeds", "data", "params", "registry", "loops"}
+# Lowest floor first: what each folder may import of ours. A file of benchmark/ itself is a leaf.
+FLOORS = {
+    "leaves": "",
+    "specs": "leaves",
+    "engine": "leaves specs",
+    "attacks": "leaves engine",
+    "defenses": "leaves engine",
+    "tasks": "leaves engine",
+    "protocol": "leaves specs engine attacks defenses tasks",
+    "matrix": "leaves specs engine attacks defenses tasks protocol",
+    "analysis": "leaves specs",
+    "reports": "leaves specs analysis",
+    "cli": "leaves specs engine attacks defenses tasks protocol matrix analysis reports",
+    "perf": "leaves specs engine attacks defenses tasks protocol matrix cli",
+}
+PLUGINS = ("attacks", "defenses", "tasks")
+FILES = [*(ROOT / "benchmark").rglob("*.py"), *(file for kind in PLUGINS for file in (ROOT / kind).glob("*.py"))]
+ENTRANCES = {ROOT / "benchmark" / "__init__.py", ROOT / "benchmark" / "__main__.py"}
 
 
-def imports(file: Path, with_types: bool = False) -> set[str]:
-    """The modules of bdbench that a file imports: "engine" for `bdbench.engine`, "attacks" for `bdbench.attacks.base`."""
-    found = set()
+def floor(module: str) -> str:
+    """ "bdbench.engine.loops" -> "engine"; "bdbench.errors" -> "leaves"."""
+    name = module.split(".")[1]
+    return name if name in FLOORS else "leaves"
+
+
+def module_name(file: Path) -> str:
+    parts = file.relative_to(ROOT).with_suffix("").parts
+    return ".".join(("bdbench", *parts[parts[0] == "benchmark" :])).removesuffix(".__init__")
+
+
+def imported(file: Path) -> set[str]:
+    """The modules of bdbench that a file imports, anywhere but for type checkers alone."""
     tree = ast.parse(file.read_text())
-    for_types = {
-        node
-        for guard in ast.walk(tree)
-        if isinstance(guard, ast.If) and ast.unparse(guard.test) == "TYPE_CHECKING"
-        for node in ast.walk(guard)
-    }
+    guards = (node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+    for_types = {node for guard in guards for node in ast.walk(guard)}
+    modules = set()
     for node in ast.walk(tree):
-        if node in for_types and not with_types:
-            continue
-        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("bdbench."):
-            found.add(node.module.split(".")[1])
-        if isinstance(node, ast.ImportFrom) and node.module == "bdbench":
-            found |= {alias.name for alias in node.names}
-        if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("bdbench.")}
-    return found
+        if node not in for_types:
+            if isinstance(node, ast.Import):
+                modules |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                modules.add(node.module)
+    return {name for name in modules if name.startswith("bdbench.")}
 
 
 def test_no_module_imports_upward():
-    layer = {module: depth for depth, modules in enumerate(LAYERS) for module in modules}
-    files = [file for file in (ROOT / "benchmark").glob("*.py") if file.stem != "__init__"]
-    assert {file.stem for file in files} == set(layer) - {"attacks", "defenses", "tasks"}
-    upward = [(file.stem, other) for file in files for other in imports(file) if layer[other] >= layer[file.stem]]
+    upward = [
+        (module_name(file), other)
+        for file in FILES
+        if file not in ENTRANCES
+        for here in [floor(module_name(file))]
+        for other in imported(file)
+        if floor(other) not in {here, *FLOORS[here].split()}
+    ]
     assert not upward
 
 
-@pytest.mark.parametrize("kind", ["attacks", "defenses", "tasks"])
-def test_plugins_import_only_leaves_and_their_own_kind(kind):
-    for file in (ROOT / kind).glob("*.py"):
-        assert imports(file) <= LEAVES | {kind}, file.name
+def test_no_modules_import_each_other_in_a_circle():
+    graphlib.TopologicalSorter({module_name(file): imported(file) for file in FILES}).prepare()
 
 
-def test_only_the_runner_knows_ray_and_only_the_hub_reader_knows_datasets():
-    knowing: dict[str, set[str]] = {"ray": set(), "datasets": set()}
-    for file in [file for folder in ("benchmark", "attacks", "defenses", "tasks") for file in (ROOT / folder).glob("*.py")]:
+def test_only_the_matrix_knows_ray_and_only_the_reader_of_sources_knows_datasets():
+    users: dict[str, set[str]] = {"ray": set(), "datasets": set()}
+    for file in FILES:
         for node in ast.walk(ast.parse(file.read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            for library in knowing:
-                if library in {name.split(".")[0] for name in names}:
-                    knowing[library].add(file.name)
-    assert knowing == {"ray": {"runner.py"}, "datasets": {"_sources.py"}}
+            modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            modules += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            for library in users:
+                if library in {name.split(".")[0] for name in modules}:
+                    users[library].add(module_name(file))
+    assert users == {"ray": {"bdbench.matrix.pool"}, "datasets": {"bdbench.protocol.sources"}}
 
 
-def test_engine_and_runner_name_no_defense_and_no_attack_but_the_clean_one():
+def test_engine_protocol_and_matrix_name_no_defense_and_no_attack_but_the_clean_one():
     from bdbench.registry import ATTACKS, DEFENSES
 
-    for file in ("engine.py", "runner.py"):
+    for file in [file for folder in ("engine", "protocol", "matrix") for file in (ROOT / "benchmark" / folder).glob("*.py")]:
+        if file.stem == "presets":
+            continue
         constants = {
             node.value
-            for node in ast.walk(ast.parse((ROOT / "benchmark" / file).read_text()))
+            for node in ast.walk(ast.parse(file.read_text()))
             if isinstance(node, ast.Constant) and isinstance(node.value, str)
         }
         assert constants & {*ATTACKS.names(), *DEFENSES.names()} <= {"none"}
 
 
 def test_every_plugin_is_a_page_long():
-    for kind in ("attacks", "defenses", "tasks"):
+    for kind in PLUGINS:
         for file in (ROOT / kind).glob("[!_]*.py"):
             if file.stem != "base":
                 assert 15 <= len(file.read_text().splitlines()) <= 125, file
@@ -95,12 +108,11 @@ def test_every_plugin_is_a_page_long():
 
 def test_every_package_is_in_the_wheel():
     setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    folders = {path.parent.name for path in ROOT.glob("*/__init__.py") if path.parent.name != "tests"}
-    assert set(setuptools["package-dir"].values()) == folders
-    assert set(setuptools["packages"]) == set(setuptools["package-dir"])
+    assert set(setuptools["package-dir"].values()) == {"benchmark", *PLUGINS}
+    assert set(setuptools["packages"]) == {module_name(file) for file in FILES if file.stem == "__init__"}
 
 
-@pytest.mark.parametrize("folder", ["attacks", "defenses", "tasks"])
+@pytest.mark.parametrize("folder", PLUGINS)
 def test_importing_a_plugin_folder_from_a_checkout_says_what_to_do(folder, monkeypatch):
     monkeypatch.syspath_prepend(ROOT)
     monkeypatch.delitem(sys.modules, folder, raising=False)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import FAMILIES, sentences
 
-from bdbench import loops
 from bdbench.data import TextSet
-from bdbench.loops import (
+from bdbench.engine import loops
+from bdbench.engine.loops import (
     Recipe,
     _backward,
     _batches,
@@ -21,7 +21,7 @@ from bdbench.loops import (
     predict,
     train,
 )
-from bdbench.models import load_classifier, load_tokenizer
+from bdbench.engine.models import load_classifier, load_tokenizer
 
 RECIPE = Recipe(epochs=2, learning_rate=1e-3, batch_size=8)
 

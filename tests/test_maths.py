@@ -16,10 +16,10 @@ from bdbench.defenses._neurons import mean_activations, most_active
 from bdbench.defenses.base import GRID, smallest_accepted
 from bdbench.defenses.e_pur import piece_frequencies, suspicions
 from bdbench.defenses.fine_mixing import mix, neuron_masks
-from bdbench.loops import Encoded, schedule
-from bdbench.metrics import attack_success_rate, clean_accuracy
-from bdbench.models import load_tokenizer
+from bdbench.engine.loops import Encoded, schedule
+from bdbench.engine.models import load_tokenizer
 from bdbench.seeds import derive
+from bdbench.specs.metrics import attack_success_rate, clean_accuracy
 
 
 def test_mix_keeps_the_masked_weights_and_resets_the_others():

@@ -8,8 +8,8 @@ import torch
 from conftest import FAMILIES
 from transformers import AutoModelForSequenceClassification
 
+from bdbench.engine.models import BUNDLED_SHA256, find_model, load_classifier, load_tokenizer, max_positions, pretrained_weights
 from bdbench.errors import UsageError
-from bdbench.models import BUNDLED_SHA256, find_model, load_classifier, load_tokenizer, max_positions, pretrained_weights
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from bdbench.claims import text
-from bdbench.engine import metrics_of
+from bdbench.analysis.claims import text
+from bdbench.matrix.presets import PRESETS
+from bdbench.matrix.store import read_predictions, read_records
 from bdbench.perf import table
-from bdbench.presets import PRESETS
-from bdbench.report import latex, markdown
-from bdbench.store import read_predictions, read_records
+from bdbench.protocol.cells import metrics_of
+from bdbench.reports.report import latex, markdown
 
 RESULTS = Path(__file__).parents[1] / "results"
 README = (Path(__file__).parents[1] / "README.md").read_text()

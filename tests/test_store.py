@@ -8,9 +8,9 @@ import torch
 from test_engine import SPLITS, VICTIM, cell
 
 from bdbench.errors import UsageError
-from bdbench.records import Metric, Record, Victim
+from bdbench.matrix.store import Results, VictimStore, read_predictions, read_records
 from bdbench.registry import ATTACKS, DEFENSES, load_plugin_file
-from bdbench.store import Results, VictimStore, read_predictions, read_records
+from bdbench.specs.records import Metric, Record, Victim
 
 
 def victim(weight: float = 1.0) -> Victim:

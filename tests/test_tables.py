@@ -15,9 +15,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from bdbench.records import CellSpec, DataSpec, Metric, ModelSpec, PluginSpec, Record, VictimSpec
-from bdbench.report import exception_line, latex, markdown, tex, write_report
-from bdbench.tables import Label, Table, long_table, overall_table, summarize, task_tables
+from bdbench.analysis.tables import Label, Table, long_table, overall_table, summarize, task_tables
+from bdbench.reports.report import exception_line, latex, markdown, tex, write_report
+from bdbench.specs.records import CellSpec, DataSpec, Metric, ModelSpec, PluginSpec, Record, VictimSpec
 
 TEST_ROWS, TRIGGERED_ROWS = 872, 428
 TRACEBACK = """Traceback (most recent call last):
@@ -478,7 +478,7 @@ def test_labels_print_their_variant():
 
 
 def test_building_tables_imports_nothing_heavy():
-    code = "import sys, bdbench.report; print(sorted({'torch', 'ray', 'transformers', 'datasets'} & set(sys.modules)))"
+    code = "import sys, bdbench.reports.report; print(sorted({'torch', 'ray', 'transformers', 'datasets'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 

@@ -12,9 +12,9 @@ import pandas as pd
 import pytest
 
 from bdbench.errors import UsageError
+from bdbench.protocol import sources
+from bdbench.protocol.sources import load
 from bdbench.registry import TASKS
-from bdbench.tasks import _sources
-from bdbench.tasks._sources import load
 from bdbench.tasks.base import HubSource, Splits, Task
 
 TRIGGERS = {"cf", "mn", "bb", "tq", "mb"}
@@ -213,7 +213,7 @@ def write(folder, split, data, suffix="parquet"):
 
 def directory(root, suffix="parquet", **changed):
     """A data directory of sst2, with other frames for the splits named in `changed`."""
-    for split in _sources.SPLITS:
+    for split in sources.SPLITS:
         write(root / "sst2", split, changed.get(split, frame()), suffix)
     return root
 
@@ -229,7 +229,7 @@ def test_parquet_csv_and_jsonl_are_the_same_data(tmp_path):
 
 def test_a_pair_task_reads_both_columns_and_no_other(tmp_path):
     data = pd.DataFrame({"idx": [7, 8], "question2": ["b", "d"], "question1": ["a", "c"], "label": [1, 0]})
-    for split in _sources.SPLITS:
+    for split in sources.SPLITS:
         write(tmp_path / "qqp", split, data)
     splits = load(TASKS.get("qqp")(), "directory", str(tmp_path))
     assert rows_of(splits.test) == [("a", "b", 1), ("c", "d", 0)]
@@ -349,7 +349,7 @@ def in_new_process(code, **environment):
 def test_a_directory_and_builtin_text_need_no_heavy_import(tmp_path):
     directory(tmp_path)
     in_new_process(
-        "import sys; from bdbench.registry import TASKS; from bdbench.tasks._sources import load\n"
+        "import sys; from bdbench.registry import TASKS; from bdbench.protocol.sources import load\n"
         f"task = TASKS.get('sst2')(); load(task, 'directory', {str(tmp_path)!r}); load(task, 'builtin')\n"
         "heavy = {'datasets', 'torch', 'ray', 'transformers'} & set(sys.modules)\n"
         "assert not heavy, heavy"
@@ -377,9 +377,9 @@ def hub(tmp_path, monkeypatch):
         monkeypatch.setattr(cls, "hub", replace(cls.hub, id=str(folder), config=None, revision="main", **changed))
         return cls()
 
-    _sources._from_hub.cache_clear()
+    sources._from_hub.cache_clear()
     yield publish
-    _sources._from_hub.cache_clear()
+    sources._from_hub.cache_clear()
 
 
 def numbered(rows, start=0, column="sentence"):
@@ -402,7 +402,7 @@ def test_hub_validation_is_held_out_of_train(hub):
     assert sorted(rows_of(splits.test)) == [(f"text {300 + i}", None, i // 20) for i in range(40)]
     for data in (splits.train, splits.validation, splits.test):
         assert 0.2 < np.mean(data.labels[: len(data) // 2]) < 0.8  # no longer sorted by label
-    _sources._from_hub.cache_clear()
+    sources._from_hub.cache_clear()
     assert load(task, "hub").fingerprint == splits.fingerprint
 
 
@@ -429,7 +429,7 @@ def test_hub_titles_are_joined_and_large_splits_cut(hub):
 
 def test_no_network_is_a_usage_error(tmp_path):
     printed = in_new_process(
-        "from bdbench.registry import TASKS; from bdbench.tasks._sources import load\n"
+        "from bdbench.registry import TASKS; from bdbench.protocol.sources import load\n"
         "from bdbench.errors import UsageError\n"
         "try: load(TASKS.get('sst2')(), 'hub')\n"
         "except UsageError as error: print(error)",

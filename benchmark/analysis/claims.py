@@ -20,10 +20,10 @@ from dataclasses import dataclass, field, replace
 from scipy import stats
 from tabulate import tabulate
 
+from bdbench.analysis.tables import ABSENT, WORKS_FROM, Label, Summary, percent, points, summarize, works
 from bdbench.errors import UsageError
 from bdbench.params import Value
-from bdbench.records import Record
-from bdbench.tables import ABSENT, WORKS_FROM, Label, Summary, percent, points, summarize, works
+from bdbench.specs.records import Record
 
 CONFIDENCE = 0.95
 MARGIN = 0.02  # two points: the CACC that a lower ASR may cost, and the ASR within which two defenses are tied

@@ -13,15 +13,15 @@ import torch
 from bdbench.attacks.base import Attack
 from bdbench.data import TextSet
 from bdbench.defenses.base import RESOURCES, ModelRepair
-from bdbench.engine import Rows, Site, clean_spec, draw_rows, needs_clean_victim, needs_of, plugin_spec
+from bdbench.engine.loops import Recipe, native_precision
+from bdbench.engine.models import find_model, load_tokenizer, max_positions
 from bdbench.errors import UsageError
-from bdbench.loops import Recipe, native_precision
-from bdbench.models import find_model, load_tokenizer, max_positions
+from bdbench.matrix.presets import Selection
 from bdbench.params import Value, split_names, split_variant
-from bdbench.presets import Selection
-from bdbench.records import CellSpec, DataSpec, VictimSpec
+from bdbench.protocol.cells import Rows, Site, clean_spec, draw_rows, needs_clean_victim, needs_of, plugin_spec
+from bdbench.protocol.sources import Splits, load
 from bdbench.registry import ATTACKS, DEFENSES, TASKS, Registry
-from bdbench.tasks._sources import Splits, load
+from bdbench.specs.records import CellSpec, DataSpec, VictimSpec
 
 PRECISIONS = ("auto", "bf16", "fp32")
 DEVICES = ("auto", "cpu", "cuda")

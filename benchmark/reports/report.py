@@ -1,6 +1,6 @@
 """The leaderboard in Markdown, CSV and LaTeX: a pure function of the records, the same bytes on every machine.
 
-The numbers and the rules behind them are those of `bdbench.tables`; here is only how they are written down.
+The numbers and the rules behind them are those of `bdbench.analysis.tables`; here is only how they are written down.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ from typing import Any
 import jinja2
 from tabulate import tabulate
 
-from bdbench.errors import without_folders
-from bdbench.files import write_whole
-from bdbench.records import Record
-from bdbench.tables import (
+from bdbench.analysis.tables import (
     ABSENT,
     FAILED,
     METRICS,
@@ -37,6 +34,9 @@ from bdbench.tables import (
     summarize,
     task_tables,
 )
+from bdbench.errors import without_folders
+from bdbench.files import write_whole
+from bdbench.specs.records import Record
 
 HEADINGS = tuple(shown.heading for shown in METRICS.values())
 # more column pairs than this, without and with deviations, would shrink to an unreadable size on a page
@@ -300,7 +300,7 @@ def latex(records: Iterable[Record], *, document: bool) -> str:
         autoescape=False,
         undefined=jinja2.StrictUndefined,
     )
-    source = (files("bdbench") / "leaderboard.tex.jinja").read_text(encoding="utf-8")
+    source = (files("bdbench.reports") / "templates" / "leaderboard.tex.jinja").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         document=document, summary=tex(counts(records)), parts=parts, headings=HEADINGS
     )

@@ -15,7 +15,10 @@ from typing import Any
 
 import torch
 
-from bdbench.engine import (
+from bdbench.matrix.plan import Plan, victims_of
+from bdbench.matrix.progress import MatrixProgress
+from bdbench.matrix.store import Results, VictimStore
+from bdbench.protocol.cells import (
     Site,
     clean_spec,
     failed_record,
@@ -24,10 +27,7 @@ from bdbench.engine import (
     run_cell,
     run_victim,
 )
-from bdbench.grid import Plan, victims_of
-from bdbench.progress import MatrixProgress
-from bdbench.records import CellSpec, Predictions, Record, VictimSpec
-from bdbench.store import Results, VictimStore
+from bdbench.specs.records import CellSpec, Predictions, Record, VictimSpec
 
 # A cell returns a few kilobytes, so Ray's shared memory can be small.
 OBJECT_STORE_BYTES = 128 * 2**20

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 
 from bdbench.errors import UsageError
 from bdbench.files import sha256
-from bdbench.records import ModelSpec
+from bdbench.specs.records import ModelSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

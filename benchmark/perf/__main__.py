@@ -29,19 +29,19 @@ import typer
 from tabulate import tabulate
 from torch import Tensor, nn
 
-from bdbench.__main__ import main, seed_numbers
-from bdbench.engine import Site, attack_context, classifier, environment, peak_memory_mb, rows_of, triggered_rows
+from bdbench.cli.app import main, seed_numbers
+from bdbench.engine.loops import Encoded, Recipe, encode, predict, train
+from bdbench.engine.models import load_tokenizer
 from bdbench.errors import UsageError
 from bdbench.files import write_whole
-from bdbench.grid import plan, site_for
-from bdbench.loops import Encoded, Recipe, encode, predict, train
-from bdbench.metrics import attack_success_rate, clean_accuracy
-from bdbench.models import load_tokenizer
-from bdbench.presets import PRESETS
-from bdbench.records import VictimSpec
+from bdbench.matrix.plan import plan, site_for
+from bdbench.matrix.pool import cores
+from bdbench.matrix.presets import PRESETS
+from bdbench.protocol.cells import Site, attack_context, classifier, environment, peak_memory_mb, rows_of, triggered_rows
 from bdbench.registry import ATTACKS
-from bdbench.runner import cores
 from bdbench.seeds import derive
+from bdbench.specs.metrics import attack_success_rate, clean_accuracy
+from bdbench.specs.records import VictimSpec
 
 BATCH = 32
 MATRIX_SIDE = {"cpu": 2048, "cuda": 8192}

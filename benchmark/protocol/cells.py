@@ -26,17 +26,17 @@ from torch import nn
 
 import bdbench
 from bdbench.attacks.base import Attack, DataPoisoning
-from bdbench.context import AttackContext, Context, DefenseContext
 from bdbench.data import TextSet
 from bdbench.defenses.base import ModelRepair
+from bdbench.engine.loops import Recipe, train
+from bdbench.engine.models import classifier_with, load_classifier, load_tokenizer, pretrained_weights
 from bdbench.errors import UsageError, without_folders
-from bdbench.loops import Recipe, train
-from bdbench.metrics import attack_success_rate, clean_accuracy
-from bdbench.models import classifier_with, load_classifier, load_tokenizer, pretrained_weights
-from bdbench.records import CellSpec, Metric, PluginSpec, Predictions, Record, Victim, VictimSpec
+from bdbench.protocol.contexts import AttackContext, Context, DefenseContext
+from bdbench.protocol.sources import Splits, load
 from bdbench.registry import ATTACKS, DEFENSES, TASKS, load_plugin_file
 from bdbench.seeds import derive
-from bdbench.tasks._sources import Splits, load
+from bdbench.specs.metrics import attack_success_rate, clean_accuracy
+from bdbench.specs.records import CellSpec, Metric, PluginSpec, Predictions, Record, Victim, VictimSpec
 
 IS_MAC = sys.platform == "darwin"
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h

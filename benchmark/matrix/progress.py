@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bdbench.records import Record, VictimSpec
+from bdbench.specs.records import Record, VictimSpec
 
 
 class MatrixProgress:

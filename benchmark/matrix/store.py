@@ -24,7 +24,7 @@ import numpy as np
 from bdbench.data import TextSet
 from bdbench.errors import UsageError
 from bdbench.files import sha256, write_whole
-from bdbench.records import Metric, Predictions, Record, Victim, VictimSpec
+from bdbench.specs.records import Metric, Predictions, Record, Victim, VictimSpec
 
 log = logging.getLogger(__name__)
 

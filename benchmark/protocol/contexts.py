@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from bdbench.data import TextSet
-from bdbench.loops import Encoded, Loss, Recipe, cross_entropy, encode, predict, train
-from bdbench.metrics import clean_accuracy
+from bdbench.engine.loops import Encoded, Loss, Recipe, cross_entropy, encode, predict, train
+from bdbench.specs.metrics import clean_accuracy
 
 
 class NotDeclared(Exception):

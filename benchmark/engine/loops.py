@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from bdbench.data import TextSet
-from bdbench.kernels import cpu_kernels
+from bdbench.engine.kernels import cpu_kernels
 from bdbench.params import Hyperparameters, hp
 
 Loss = Callable[[nn.Module, dict[str, Tensor], Tensor], Tensor]

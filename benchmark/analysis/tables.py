@@ -22,7 +22,7 @@ from typing import Any
 import pandas as pd
 
 from bdbench.params import Value
-from bdbench.records import CellSpec, Metric, PluginSpec, Record
+from bdbench.specs.records import CellSpec, Metric, PluginSpec, Record
 
 WORKS_FROM = 90.0  # per cent: an attack with a lower undefended ASR did not work
 ABSENT, FAILED, SKIPPED, NO_TRIGGER = "–", "failed", "skipped", "n/a"

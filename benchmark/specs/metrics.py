@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from bdbench.records import Metric
+from bdbench.specs.records import Metric
 
 Labels = npt.NDArray[np.int64]
 

@@ -1,0 +1,4 @@
+"""Records to numbers: summaries over seeds, labels, statistics, tables, claims.
+
+Imports specs alone; no torch, no file, no layout.
+"""
