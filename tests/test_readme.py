@@ -9,7 +9,7 @@ import pytest
 from bdbench.analysis.claims import text
 from bdbench.matrix.presets import PRESETS
 from bdbench.matrix.store import read_predictions, read_records
-from bdbench.perf import table
+from bdbench.perf.__main__ import table
 from bdbench.protocol.cells import metrics_of
 from bdbench.reports.report import latex, markdown
 
