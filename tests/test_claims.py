@@ -1,55 +1,17 @@
-"""The claims from literal records: intervals and verdicts worked by hand, pairs that count, settings that must not mix."""
+"""The claims from literal records: verdicts worked by hand, pairs that count, settings that must not mix."""
 
-import numpy as np
+from dataclasses import replace
+
 import pytest
-from scipy import stats
 from test_tables import cell, md_rows
 
-from bdbench.analysis.claims import (
-    ALL_TASKS,
-    CONTRADICTED,
-    FINE_MIXING,
-    FINE_MIXING_SEL,
-    FINE_PRUNING,
-    FINE_PRUNING_F,
-    NO_DEFENSE,
-    SUPPORTED,
-    TOO_FEW,
-    UNDECIDED,
-    findings,
-    paired_interval,
-    text,
-    verdict,
-)
+from bdbench.analysis.claims import CONTRADICTED, SUPPORTED, TOO_FEW, UNDECIDED, findings, verdict
+from bdbench.analysis.evidence import gather
+from bdbench.analysis.intervals import paired_interval
+from bdbench.analysis.methods import FINE_MIXING, FINE_MIXING_SEL, FINE_PRUNING, FINE_PRUNING_F, NO_DEFENSE
 from bdbench.errors import UsageError
-
-
-def test_the_interval_by_hand():
-    """Mean -0.2, deviation sqrt(0.01 / 1 * 2) = 0.1414, standard error 0.1, t with one degree of freedom 12.7062."""
-    interval = paired_interval([-0.3, -0.1])
-    assert (interval.mean, interval.n) == (pytest.approx(-0.2), 2)
-    assert (interval.low, interval.high) == (pytest.approx(-0.2 - 1.27062, abs=1e-5), pytest.approx(-0.2 + 1.27062, abs=1e-5))
-    assert str(paired_interval([0.01, 0.01, 0.01])) == "+1.0 [+1.0, +1.0]"
-    assert (str(paired_interval([0.5])), str(paired_interval([]))) == ("+50.0", "–")
-
-
-def test_the_pairs_of_a_task_are_one_cluster():
-    """Mean -0.3, sums of deviations 0.2 and -0.2: 2 / 1 * (0.04 + 0.04) / 16 = 0.1 squared, one degree of freedom."""
-    differences = [-0.3, -0.5, -0.1, -0.3]
-    interval = paired_interval(differences, ["sst2", "qqp", "sst2", "qqp"])
-    assert (interval.mean, interval.n) == (pytest.approx(-0.3), 4)
-    assert (interval.low, interval.high) == (pytest.approx(-0.3 - 1.27062, abs=1e-5), pytest.approx(-0.3 + 1.27062, abs=1e-5))
-    # of one task each pair stands for itself: standard error sqrt(0.08 / 3 / 4), t with three degrees of freedom 3.18245
-    for alone in (paired_interval(differences, ["sst2"] * 4), paired_interval(differences)):
-        assert alone.high == pytest.approx(-0.3 + 3.18245 * (0.08 / 12) ** 0.5, abs=1e-5)
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_with_as_many_pairs_on_every_task_the_interval_is_that_of_the_tasks_means(seed):
-    differences = np.random.default_rng(seed).normal(size=(5, 14))
-    interval = paired_interval(differences.ravel().tolist(), [task for task in "abcde" for _ in range(14)])
-    expected = stats.ttest_1samp(differences.mean(axis=1), 0).confidence_interval(0.95)
-    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+from bdbench.reports.claims_page import ALL_TASKS, text
+from bdbench.specs.keys import PROTOCOL
 
 
 @pytest.mark.parametrize(
@@ -78,7 +40,7 @@ def run(mixing=(0.8, 0.2), tuning=(0.8, 0.9), attacks=("word", "style"), tasks=(
 
 def first_claim(records):
     """(task, rival) -> finding."""
-    _, found = findings(records)[0]
+    _, found = findings(gather(records))[0]
     return {(f.comparison.task or ALL_TASKS, f.comparison.rival.name): f for f in found}
 
 
@@ -145,7 +107,7 @@ def test_e_pur_is_compared_with_what_follows_it_on_poisoned_embeddings_alone():
             at = {"attack": attack, "seed": seed}
             records += [cell("none", **at), cell("e-pur", asr=after, **at)]
             records += [cell("fine-tuning", **at), cell("e-pur+fine-tuning", asr=after, **at)]
-    (_, poisoned), (_, surgery) = findings(records)[1:3]
+    (_, poisoned), (_, surgery) = findings(gather(records))[1:3]
     assert [(f.comparison.ours.name, f.asr.n) for f in poisoned[:2]] == [("E-PUR", 2), ("E-PUR + fine-tuning", 2)]
     assert [round(f.asr.mean, 2) for f in (*poisoned[:2], *surgery[:2])] == [-0.9, -0.9, -0.05, -0.05]
 
@@ -194,3 +156,72 @@ def test_the_page_counts_its_verdicts():
     page = text(run())
     assert page.count("| supported") == 3 and "Supported in 3 of 6 comparisons, contradicted in 0." in page
     assert "| all tasks | Fine-mixing – fine-tuning  |       8 | -70.0 [-70.0, -70.0] | +0.0 [+0.0, +0.0] | supported" in page
+
+
+def test_one_pair_keeps_its_sign_and_its_decimals():
+    records = [cell("none", asr=1.0), cell("fine-tuning", asr=1.0), cell("fine-pruning", asr=0.25)]
+    page = text([*records, cell("fine-mixing", cacc=0.8, asr=0.5)])
+    assert "| sst2      | Fine-mixing – fine-tuning  |       1 | -50.0 | -10.0  | too few cells |" in page
+    assert "| sst2      | Fine-mixing – fine-pruning |       1 | +25.0 | -10.0  | too few cells |" in page
+
+
+def victims_of_mixing(moved):
+    """Fine-mixing and fine-tuning on four victims; the cells in `moved`, (defense, seed), stood on other bits."""
+    records = []
+    for seed in range(4):
+        for defense, asr in (("none", 1.0), ("fine-tuning", 0.9), ("fine-mixing", 0.1 * (seed + 1))):
+            weights = "99ffee00" if (defense, seed) in moved else "ab12cd34"
+            records.append(cell(defense, asr=asr, seed=seed, weights=weights + 56 * "0"))
+    return records
+
+
+def test_a_pair_stands_on_the_same_bits():
+    """Without seed 3 the differences of ASR are -0.8, -0.7 and -0.6: mean -0.7; with it they would be -0.65 on average."""
+    assert first_claim(victims_of_mixing([]))["sst2", "fine-tuning"].asr.mean == pytest.approx(-0.65)
+    records = victims_of_mixing([("fine-mixing", 3)])
+    finding = first_claim(records)["sst2", "fine-tuning"]
+    assert (finding.asr.mean, finding.asr.n) == (pytest.approx(-0.7), 3)
+    page = text(records)
+    assert "of the weights: sst2 / word / fine-mixing / seed 3 (99ffee00, not ab12cd34)." in page
+    # the means are over the victims that all methods share: seeds 0, 1 and 2
+    assert md_rows(page, "Means")["Fine-mixing"][:3] == ["3", "90.0", "20.0"]
+    assert "did not stand" not in text(victims_of_mixing([]))
+
+
+def test_the_undefended_asr_judges_only_its_own_bits():
+    """Both defenses of seed 3 stood on the same bits, but on those nothing says whether the attack works."""
+    records = victims_of_mixing([("none", 3)])
+    assert first_claim(records)["sst2", "fine-tuning"].asr.n == 3
+    page = text(records)
+    named = "sst2 / word / fine-mixing / seed 3 (ab12cd34, not 99ffee00); sst2 / word / fine-tuning / seed 3 (ab12cd34, not"
+    assert named in page
+    assert md_rows(page, "Means")["no defense"][0] == "3"
+
+
+def test_all_cells_on_the_same_other_bits_are_a_victim_like_any_other():
+    moved = [("none", 3), ("fine-tuning", 3), ("fine-mixing", 3)]
+    assert first_claim(victims_of_mixing(moved))["sst2", "fine-tuning"].asr.n == 4
+
+
+def test_claims_on_an_older_protocol_say_so():
+    old = f"Made under protocol 1, which {PROTOCOL} has replaced: 24 cells, shown as measured. A new run does not reuse them."
+    records = [replace(record, spec=under(record.spec, protocol=1)) for record in run()]
+    assert old in text(records).split("## Means")[0] and "Made under" not in text(run())
+
+
+def test_claims_are_on_one_protocol_and_the_older_cells_are_left_out():
+    older = [replace(record, spec=under(record.spec, protocol=1)) for record in run(mixing=(0.8, 0.9))]
+    page = text([*older, *run()])
+    assert first_claim([*older, *run()])["sst2", "fine-tuning"].asr.n == 4
+    assert first_claim([*older, *run()])["sst2", "fine-tuning"].asr.mean == pytest.approx(-0.7)
+    assert "24 cells of protocol 1 are left out: cells of different protocols are not averaged together." in page
+    assert "24 cells of 2 attacks on 2 tasks, seeds 0, 1. Left out: none." in page and "Made under" not in page
+
+
+def under(spec, protocol):
+    return replace(spec, victim=replace(spec.victim, protocol=protocol))
+
+
+def test_claims_of_different_sources_say_so():
+    records = [replace(record, env={"source": str(number % 2) * 64}) for number, record in enumerate(run())]
+    assert "2 different versions of bdbench's source (00000000, 11111111)." in text(records)

@@ -1,23 +1,19 @@
-"""The leaderboard from literal records: hand-worked numbers, marks, averages, variants, the same bytes every time."""
+"""The leaderboard from literal records: hand-worked numbers, marks and averages."""
 
 from __future__ import annotations
 
 import math
-import random
-import re
-import shutil
-import statistics
-import subprocess
-import sys
-from dataclasses import replace
-from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from bdbench.analysis.tables import Label, Table, long_table, overall_table, summarize, task_tables
-from bdbench.reports.report import exception_line, latex, markdown, tex, write_report
-from bdbench.specs.records import CellSpec, DataSpec, Metric, ModelSpec, PluginSpec, Record, VictimSpec
+from bdbench.analysis.frame import long_table
+from bdbench.analysis.tables import Table, overall_table, task_tables
+from bdbench.reports.latex import latex
+from bdbench.reports.markdown import markdown
+from bdbench.specs.keys import PROTOCOL
+from bdbench.specs.metrics import Metric
+from bdbench.specs.records import Record, VictimDigests
+from bdbench.specs.work import CellSpec, DataSpec, ModelSpec, PluginSpec, VictimSpec
 
 TEST_ROWS, TRIGGERED_ROWS = 872, 428
 TRACEBACK = """Traceback (most recent call last):
@@ -49,17 +45,26 @@ def cell(
     clean_rows: int = 64,
     epochs: int = 3,
     dirty: bool = False,
+    protocol: int = PROTOCOL,
+    even_classes: bool = False,
+    source_digest: str | None = None,
+    weights: str | None = None,
+    triggered: str | None = "texts",
 ) -> Record:
-    """A record; `params` are those of the last component of the defense, `asr` None is an attack without a trigger."""
+    """A record; `params` are those of the last component of the defense, `asr` None is an attack without a trigger.
+
+    `source_digest` is that of bdbench's source; `weights` and `triggered` are the digests of the victim, None without them.
+    """
     victim = VictimSpec(
         task=task,
         data=DataSpec(source, f"{task}-{source}", None, train_rows, TEST_ROWS),
-        model=ModelSpec(model, f"digest-of-{model}", "files"),
+        model=ModelSpec(model, f"digest-of-{model}", "config", "tokenizer"),
         max_length=128,
         training={"epochs": epochs},
         precision="fp32",
         attack=PluginSpec(attack, "1", {"target": 1, **(attack_params or {})}),
         seed=seed,
+        protocol=protocol,
     )
     *first, last = defense.split("+")
     parts = (*(PluginSpec(name, "1", {}) for name in first), PluginSpec(last, "1", params or {}))
@@ -68,12 +73,13 @@ def cell(
         rates = {"asr": asr, "floor": floor, "base": base}
         metrics |= {name: Metric(rate, TRIGGERED_ROWS) for name, rate in rates.items()}
     return Record(
-        CellSpec(victim, parts, clean_rows, validation_rows=0),
+        CellSpec(victim, parts, clean_rows, validation_rows=0, even_classes=even_classes),
         status,
         error,
         metrics if status == "ok" else {},
         needs=needs,
-        env={"dirty": dirty},
+        victim=None if weights is None else VictimDigests(weights, triggered),
+        env={"dirty": dirty} | ({} if source_digest is None else {"source": source_digest}),
     )
 
 
@@ -149,52 +155,6 @@ def test_no_records():
 def test_the_same_cell_twice_is_refused():
     with pytest.raises(ValueError, match="sst2 / word / none / seed 0"):
         long_table([cell(), cell()])
-
-
-def test_variants_are_labeled_not_averaged():
-    records = [cell("fine-mixing", cacc=r, params={"ratio": r, "epochs": 10}) for r in (0.5, 0.05)]
-    records += [cell("none"), cell("none", attack="ep", attack_params={"target": 0}), cell("none", attack="ep")]
-    frame = long_table(records)
-    mixing = frame[frame.defense.str.startswith("fine-mixing")]
-    assert list(mixing.defense) == ["fine-mixing [ratio=0.05]", "fine-mixing [ratio=0.5]"]
-    assert list(mixing.cacc_mean) == [0.05, 0.5]
-    assert list(frame[frame.defense == "none"].attack) == ["ep [target=0]", "ep [target=1]", "word"]
-
-
-def test_variants_of_a_composition_name_the_component():
-    frame = long_table([cell("e-pur+mix", params={"ratio": r}) for r in (0.1, 0.2)])
-    assert list(frame.defense) == ["e-pur+mix [mix.ratio=0.1]", "e-pur+mix [mix.ratio=0.2]"]
-
-
-def test_numbers_of_variants_sort_as_numbers():
-    frame = long_table([cell("x", params={"words": n}) for n in (10, 9, 200)])
-    assert list(frame.defense) == ["x [words=9]", "x [words=10]", "x [words=200]"]
-
-
-@pytest.mark.parametrize(
-    ("field", "values", "labels"),
-    [
-        ("model", ("bert", "minilm"), ["sst2 [model=bert]", "sst2 [model=minilm]"]),
-        ("source", ("builtin", "hub"), ["sst2 [source=builtin]", "sst2 [source=hub]"]),
-        ("train_rows", (1000, 8000), ["sst2 [train_rows=1000]", "sst2 [train_rows=8000]"]),
-        ("epochs", (3, 5), ["sst2 [epochs=3]", "sst2 [epochs=5]"]),
-    ],
-)
-def test_settings_are_separate_tables(field, values, labels):
-    records = [cell(cacc=0.6 + number / 10, **{field: value}) for number, value in enumerate(values)]
-    assert [table.title for table in task_tables(records)] == labels
-    assert list(long_table(records).cacc_mean) == [0.6, 0.7]
-
-
-def test_sizes_of_the_clean_set_are_told_apart_at_every_defense_that_has_one():
-    records = [
-        cell("none", clean_rows=0),
-        cell("a", clean_rows=64),
-        cell("a", clean_rows=128),
-        cell("b", clean_rows=64),
-    ]
-    assert list(long_table(records).defense) == ["none", "a [clean_rows=64]", "a [clean_rows=128]", "b [clean_rows=64]"]
-    assert list(long_table(records[:2]).defense) == ["none", "a"]
 
 
 def test_order_none_then_plain_then_compositions():
@@ -343,169 +303,16 @@ def test_overall_does_not_average_over_tasks_of_different_models():
     assert [row.label for row in table.rows] == ["imdb [model=x]", "sst2 [model=y]"] and table.averages == ()
 
 
-def test_needs_are_listed_under_every_table():
-    records = [cell("none"), cell("ft", needs=("clean",)), cell("mix", needs=("clean", "pretrained"))]
-    line = "- Needs: nothing (none); clean (ft); clean and pretrained (mix)."
-    assert markdown(records).splitlines().count(line) == 2
-    assert latex(records, document=False).count(tex(line[2:])) == 2
+def test_cells_of_different_protocols_are_never_averaged_together():
+    runs = (("imdb", 1, 0.9), ("sst2", 1, 0.7), ("imdb", 2, 0.5), ("sst2", 2, 0.3))
+    records = [cell("none", cacc=cacc, task=task, protocol=protocol) for task, protocol, cacc in runs]
+    table = overall_table(records)
+    means = {row.label: round(row.entries[0]["cacc"].mean, 9) for row in table.averages}
+    assert means == {"average [protocol=1] (2 tasks)": 0.8, "average [protocol=2] (2 tasks)": 0.4}
+    titles = ["imdb [protocol=1]", "imdb [protocol=2]", "sst2 [protocol=1]", "sst2 [protocol=2]"]
+    assert [table.title for table in task_tables(records)] == titles
 
 
-def test_labels_under_a_table_are_those_in_it():
-    records = [cell("mix", task=t, params={"ratio": r}, needs=("clean",)) for t, r in (("sst2", 0.1), ("imdb", 0.5))]
-    assert "- Needs: clean (mix [ratio=0.1])." in markdown(records)
-
-
-def test_caption_says_what_was_run():
-    text = markdown([cell(seed=s) for s in (0, 1, 2)])
-    assert "model minilm; data from the Hugging Face hub; 8,000 training rows; 64 clean rows; 872 test rows; 3 seeds" in text
-    assert "share of the 428 test rows whose label is not the target" in text
-    assert "\nsst2: clean accuracy (CACC)" in text and "\nOverall: clean accuracy (CACC)" in text
-    assert "ASR of a never-poisoned model" in text and "trying the tool" not in text and "modified checkout" not in text
-
-
-def test_builtin_text_and_modified_checkouts_are_declared():
-    for text in (
-        markdown([cell(source="builtin", dirty=True)]),
-        latex([cell(source="builtin", dirty=True)], document=False),
-    ):
-        assert "The text is generated by bdbench: the numbers are for trying the tool only, not for citing." in text
-        assert "Some cells were run from a modified checkout." in text
-
-
-def test_one_modified_checkout_is_declared_at_the_top_and_under_its_own_tables():
-    lines = markdown([cell(dirty=True), cell(task="imdb")]).splitlines()
-    marked = [number for number, line in enumerate(lines) if "modified checkout" in line]
-    titles = [number for number, line in enumerate(lines) if line in ("## Overall", "## imdb", "## sst2")]
-    assert [sum(title < number for title in titles) for number in marked] == [0, 1, 3]
-
-
-@pytest.mark.parametrize(
-    ("error", "line"),
-    [
-        (TRACEBACK, "ValueError: no weights in …/bert.bin"),
-        ("pairs are not supported", "pairs are not supported"),
-        ("see https://example.org/a/b or text/plain", "see https://example.org/a/b or text/plain"),
-        (
-            f"{TRACEBACK}\nDuring handling:\n\nTraceback (most recent call last):\n  File x\nKeyError: 'a'\n",
-            "KeyError: 'a'",
-        ),
-        (None, "no message"),
-    ],
-)
-def test_exception_line(error, line):
-    assert exception_line(error) == line
-
-
-@pytest.mark.parametrize(
-    ("text", "escaped"),
-    [
-        ("a_b & 50% #1", r"a\_b \& 50\% \#1"),
-        ("{x}^~$", r"\{x\}\textasciicircum{}\textasciitilde{}\$"),
-        ("a\\b", r"a\textbackslash{}b"),
-        ("a--b fine-mixing", r"a-{}-b fine-mixing"),
-        ("[p<1]", r"{[}p\textless{}1{]}"),
-        ("1 ± 2†", r"1 $\pm$ 2$^{\dagger}$"),
-        ("日本\n", "???"),
-    ],
-)
-def test_tex_escapes(text, escaped):
-    assert tex(text) == escaped
-
-
-def test_latex_rows_have_as_many_cells_as_the_table_has_columns():
-    names = ["none", *(f"d_{number}" for number in range(12)), "e-pur+fine_mix"]
-    records = [cell(name, attack, 0.8, 0.95) for name in names for attack in ("a_b", "c")]
-    text = latex(records, document=True)
-    tabulars = re.findall(r"\\begin\{tabular\}\{(l[r]+)\}(.*?)\\end\{tabular\}", text, flags=re.DOTALL)
-    assert len(tabulars) == 6  # 14 defenses in parts of 5, 5, 4, overall and one task
-    for spec, body in tabulars:
-        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-        assert len(rows) in (3, 6)
-        for row in rows:
-            spanned = row.count(r"\multicolumn{2}")
-            assert len(re.findall(r"(?<!\\)&", row)) + 1 + spanned == len(spec), row
-        last = max(int(end) for end in re.findall(r"\\cmidrule\(lr\)\{\d+-(\d+)\}", body))
-        assert last == len(spec)
-    for opened in ("table", "tabular", "minipage", "document"):
-        assert text.count(rf"\begin{{{opened}}}") == text.count(rf"\end{{{opened}}}") > 0
-    unescaped = re.sub(r"\\[{}]", "", text)
-    assert unescaped.count("{") == unescaped.count("}")
-    assert text.isascii()
-
-
-def test_fragment_names_its_packages_and_has_no_preamble():
-    text = latex(sample(), document=False)
-    assert text.splitlines()[0].startswith("%") and "booktabs" in text.splitlines()[0] and "graphicx" in text.splitlines()[0]
-    assert r"\documentclass" not in text and r"\end{document}" not in text
-
-
-def test_report_is_the_same_bytes_for_records_in_any_order(tmp_path):
-    written = []
-    for seed in range(5):
-        records = sample()
-        random.Random(seed).shuffle(records)
-        written.append([path.read_bytes() for path in write_report(tmp_path / str(seed), records)])
-    assert all(files == written[0] for files in written)
-    assert all(b"\r" not in file and file.endswith(b"\n") for file in written[0])
-
-
-def test_report_writes_four_whole_files_and_leaves_nothing_else(tmp_path):
-    (tmp_path / "leaderboard.md").write_text("stale")
-    paths = write_report(tmp_path, sample())
-    names = ["leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard-tables.tex"]
-    assert [path.name for path in paths] == names
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
-    assert "stale" not in paths[0].read_text()
-
-
-def test_records_from_json_give_the_same_report():
-    assert markdown([Record.from_json(record.to_json()) for record in sample()]) == markdown(sample())
-
-
-def test_csv_parsed_back_equals_the_means(tmp_path):
-    write_report(tmp_path, sample())
-    frame = pd.read_csv(tmp_path / "leaderboard.csv")
-    row = frame[(frame.task == "sst2") & (frame.attack == "word") & (frame.defense == "e-pur+fine_mix")].iloc[0]
-    assert row.cacc_mean == pytest.approx(0.805, rel=1e-12)
-    assert row.cacc_std == pytest.approx(statistics.stdev([0.80, 0.81]), rel=1e-12)
-    assert (row.asr_mean, row.asr_std, row.seeds, row.asr_n, row.needs) == (0.2, 0.0, 2, 428, "clean; pretrained")
-    assert list(frame.columns) == list(long_table(sample()).columns) and len(frame) == 18
-    assert set(frame.attack) == {"none", "word", "style"}
-
-
-def test_labels_print_their_variant():
-    assert str(Label("a")) == "a" and str(Label("a", (("x", 1), ("y", "b")))) == "a [x=1, y=b]"
-
-
-def test_building_tables_imports_nothing_heavy():
-    code = "import sys, bdbench.reports.report; print(sorted({'torch', 'ray', 'transformers', 'datasets'} & set(sys.modules)))"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-
-
-@pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
-def test_latex_compiles_without_complaint(tmp_path):
-    names = [f"d_{number}" for number in range(7)]
-    many = [cell(name, attack, task="a&b_%#", asr=0.95) for name in ["none", *names] for attack in ("word", "x^~\\{")]
-    write_report(tmp_path, [*sample(), *many])
-    (tmp_path / "paper.tex").write_text(
-        "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs}\\usepackage{graphicx}\n"
-        "\\begin{document}\n\\input{leaderboard-tables}\n\\end{document}\n"
-    )
-    for name in ("leaderboard.tex", "paper.tex"):
-        compiled = _pdflatex(tmp_path, name)
-        assert compiled.returncode == 0, compiled.stdout[-2000:]
-        assert (tmp_path / name).with_suffix(".pdf").stat().st_size > 0
-        if name == "leaderboard.tex":
-            assert "Overfull" not in compiled.stdout, compiled.stdout[-2000:]
-
-
-def _pdflatex(folder: Path, name: str) -> subprocess.CompletedProcess[str]:
-    command = ["pdflatex", "-interaction=nonstopmode", "-halt-on-error", name]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=60)
-
-
-def test_models_of_one_name_and_other_files_are_told_apart():
-    record = cell()
-    victim = replace(record.spec.victim, model=replace(record.spec.victim.model, files="other"))
-    other = replace(record, spec=replace(record.spec, victim=victim))
-    assert {str(summary.task) for summary in summarize([record, other])} == {"sst2 [files=files]", "sst2 [files=other]"}
+def test_tasks_of_different_protocols_have_no_common_average():
+    table = overall_table([cell(task="imdb", protocol=1), cell(task="sst2", protocol=2)])
+    assert [row.label for row in table.rows] == ["imdb [protocol=1]", "sst2 [protocol=2]"] and table.averages == ()

@@ -1,4 +1,4 @@
-"""Records to numbers: summaries over seeds, labels, statistics, tables, claims.
+"""Records to numbers: labels, summaries over seeds, provenance, intervals, tables, the claims. All pure functions of records.
 
-Imports specs alone; no torch, no file, no layout.
+Imports leaves and specs alone; no torch, no file, no layout.
 """

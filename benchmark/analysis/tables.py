@@ -1,127 +1,28 @@
-"""Records to tables: all numbers as a long pandas frame, and the leaderboard's tables with what is best and void.
+"""Records to the leaderboard's tables: numbers, averages and deviations, what is best and what is void.
 
-Nothing is averaged over anything but seeds, attacks and tasks. Where one directory holds several settings of the same
-task, attack or defense, the fields that differ become part of the label: `fine-mixing [ratio=0.5]`.
+Nothing is averaged over anything but seeds, attacks and tasks. Rules of the averages:
 
-Rules of the averages:
-
-- the attacks that count are chosen by their undefended victims alone, never by how a defense did: an attack counts if
-  its undefended victim (the cell with defense `none`) finished with an ASR of at least 90 %; an attack without a
-  trigger counts for CACC only;
-- every average of a row is over the same attacks; a defense without a number for one of them has no average;
-- a cell of which some seeds are missing is averaged and may be best, and it and its averages are marked.
+- The attacks that count are chosen by their undefended victims alone, never by how a defense did: an attack counts if
+  its undefended victim (the cell with defense `none`) finished with an ASR of at least 90 %. An attack without a
+  trigger counts for CACC only.
+- Every average of a row is over the same attacks; a defense without a number for one of them has no average.
+- A cell of which some seeds are missing is averaged and may be best; it and its averages are marked.
 """
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
-import pandas as pd
+from bdbench.analysis.labels import Label, task_setting
+from bdbench.analysis.printed import ABSENT, METRICS, percent, points
+from bdbench.analysis.summaries import Summary, longest_needs, summarize, works
+from bdbench.specs.records import Record
 
-from bdbench.params import Value
-from bdbench.specs.records import CellSpec, Metric, PluginSpec, Record
-
-WORKS_FROM = 90.0  # per cent: an attack with a lower undefended ASR did not work
-ABSENT, FAILED, SKIPPED, NO_TRIGGER = "–", "failed", "skipped", "n/a"
-NOT_WORKING, UNCHECKED = "†", "‡"
-DIGEST_DIGITS = 8
-
-
-@dataclass(frozen=True)
-class Shown:
-    """How a metric of a record, a fraction in [0, 1], is shown in a table: in per cent, under this heading."""
-
-    heading: str
-    higher_is_better: bool
-
-
-METRICS = {"cacc": Shown("CACC", higher_is_better=True), "asr": Shown("ASR", higher_is_better=False)}
-
-LONG_COLUMNS = {
-    "task": "str",
-    "attack": "str",
-    "defense": "str",
-    "needs": "str",
-    "model": "str",
-    "source": "str",
-    "train_rows": "int64",
-    "clean_rows": "int64",
-    "test_rows": "int64",
-    "seeds": "int64",
-    "failed": "int64",
-    "skipped": "int64",
-    "cacc_mean": "float64",
-    "cacc_std": "float64",
-    "asr_mean": "float64",
-    "asr_std": "float64",
-    "base_mean": "float64",
-    "floor_mean": "float64",
-    "cacc_n": "Int64",
-    "asr_n": "Int64",
-}
-
-
-@dataclass(frozen=True)
-class Label:
-    """A name and the fields that tell it from others of the same name; equal labels are one row or column."""
-
-    name: str
-    variant: tuple[tuple[str, Value], ...] = ()
-
-    @property
-    def suffix(self) -> str:
-        """`[ratio=0.5]`, or nothing."""
-        return f"[{', '.join(f'{field}={value}' for field, value in self.variant)}]" if self.variant else ""
-
-    def __str__(self) -> str:
-        return f"{self.name} {self.suffix}".rstrip()
-
-    @property
-    def rank(self) -> tuple[Any, ...]:
-        """Sort key: `none`, then plain names, then compositions, each alphabetical; numbers as numbers."""
-        values = tuple((field, isinstance(value, str), value) for field, value in self.variant)
-        return (self.name != "none", "+" in self.name, self.name, values)
-
-
-@dataclass(frozen=True)
-class Summary:
-    """The cells of one (task, attack, defense) over its seeds, in the order of the seeds."""
-
-    task: Label
-    attack: Label
-    defense: Label
-    records: tuple[Record, ...]
-
-    def count(self, status: str) -> int:
-        return sum(record.status == status for record in self.records)
-
-    @property
-    def needs(self) -> tuple[str, ...]:
-        """What the defense asked to be given, sorted."""
-        return max((tuple(sorted(record.needs)) for record in self.records), key=_most)
-
-    def values(self, metric: str) -> list[float]:
-        """The fractions in [0, 1] of the seeds that finished; empty where the attack has no trigger."""
-        return [found.value for found in self._found(metric)]
-
-    def mean(self, metric: str) -> float | None:
-        values = self.values(metric)
-        return statistics.fmean(values) if values else None
-
-    def std(self, metric: str) -> float | None:
-        """Sample standard deviation over seeds (ddof = 1); None with fewer than two."""
-        values = self.values(metric)
-        return statistics.stdev(values) if len(values) > 1 else None
-
-    def denominator(self, metric: str) -> int | None:
-        """The rows that one seed's fraction is of; the fewest where seeds differ."""
-        return min((found.n for found in self._found(metric)), default=None)
-
-    def _found(self, metric: str) -> list[Metric]:
-        return [record.metrics[metric] for record in self.records if metric in (record.metrics or {})]
+FAILED, SKIPPED, NO_TRIGGER = "failed", "skipped", "n/a"  # in place of a number
+NOT_WORKING, UNCHECKED = "†", "‡"  # marks of a row that is not averaged
+LACKS_SEEDS = "*"  # mark of an average
 
 
 @dataclass(frozen=True)
@@ -145,6 +46,9 @@ class Entry:
         return points(self.mean) if self.signed else percent(self.mean)
 
 
+Pair = dict[str, Entry]  # by the metric's name: what one defense has in a row
+
+
 @dataclass(frozen=True)
 class Row:
     """One attack of a task, or one task of the overall table, or an average.
@@ -155,7 +59,7 @@ class Row:
 
     label: str
     floor: Entry
-    entries: tuple[dict[str, Entry], ...]
+    entries: tuple[Pair, ...]
     averaged: frozenset[str] = frozenset()
     mark: str = ""
 
@@ -165,8 +69,8 @@ class Table:
     """A table as it is shown, whatever the format: rows, averages, deviations; a column pair per defense, and the ASR floor.
 
     A deviation is an average less that of the undefended victim, as in the seed paper (from memory of its tables).
-    `of` is what a row is, "attack" or "task"; `needs` says of each defense what it asks to be given; `records` are all
-    the cells behind the table.
+    `of` is what a row is, "attack" or "task"; `needs` says of each defense what it asks to be given; `summaries` are of
+    all the cells behind the table.
     """
 
     title: str
@@ -176,272 +80,106 @@ class Table:
     rows: tuple[Row, ...]
     averages: tuple[Row, ...]
     deviations: tuple[Row, ...]
-    records: tuple[Record, ...]
+    summaries: tuple[Summary, ...]
 
+    @property
+    def records(self) -> tuple[Record, ...]:
+        return tuple(record for summary in self.summaries for record in summary.records)
 
-def percent(fraction: float) -> str:
-    """A fraction in [0, 1] as it is printed, in per cent with one decimal: 0.9125 -> "91.2"."""
-    return f"{100 * fraction:.1f}"
-
-
-def works(rate: float) -> bool:
-    """Whether an undefended ASR, a fraction, is that of an attack that works, by the figure printed; NaN, unknown, is not."""
-    return float(percent(rate)) >= WORKS_FROM
-
-
-def points(difference: float) -> str:
-    """A difference of fractions, in [-1, 1], as it is printed, in points: -0.0875 -> "-8.8"."""
-    return f"{100 * difference:+.1f}"
-
-
-def long_table(records: Iterable[Record]) -> pd.DataFrame:
-    """One row per (task, attack, defense) in their settings, with the columns of `LONG_COLUMNS`.
-
-    `seeds`, `failed` and `skipped` count cells; means and deviations are fractions in [0, 1] over the seeds that
-    finished, the deviation with ddof = 1 and missing with fewer than two; `cacc_n` and `asr_n` are the rows that one
-    seed's fraction is of. ASR, base rate (of the same rows without the trigger) and floor are missing where the attack has
-    no trigger. Raises ValueError if a cell occurs twice.
-    """
-    rows = [_long_row(summary) for summary in summarize(records)]
-    return pd.DataFrame(rows, columns=list(LONG_COLUMNS)).astype(LONG_COLUMNS)
-
-
-def _long_row(summary: Summary) -> dict[str, Any]:
-    spec = summary.records[0].spec
-    return {
-        "task": str(summary.task),
-        "attack": str(summary.attack),
-        "defense": str(summary.defense),
-        "needs": "; ".join(summary.needs),
-        "model": spec.victim.model.name,
-        "source": spec.victim.data.source,
-        "train_rows": spec.victim.data.train_rows,
-        "clean_rows": spec.clean_rows,
-        "test_rows": spec.victim.data.test_rows,
-        "seeds": summary.count("ok"),
-        "failed": summary.count("failed"),
-        "skipped": summary.count("skipped"),
-        "cacc_mean": summary.mean("cacc"),
-        "cacc_std": summary.std("cacc"),
-        "asr_mean": summary.mean("asr"),
-        "asr_std": summary.std("asr"),
-        "base_mean": summary.mean("base"),
-        "floor_mean": summary.mean("floor"),
-        "cacc_n": summary.denominator("cacc"),
-        "asr_n": summary.denominator("asr"),
-    }
+    @property
+    def all_rows(self) -> tuple[Row, ...]:
+        return (*self.rows, *self.averages, *self.deviations)
 
 
 def task_tables(records: Iterable[Record]) -> list[Table]:
-    """One table per task and setting: a row per attack, then the average if there are two attacks or more."""
-    summaries = summarize(records)
-    return [
-        _task_table(task, [summary for summary in summaries if summary.task == task])
-        for task in _in_order(summary.task for summary in summaries)
-    ]
+    """One table per task and setting: a row per attack, then the average if there are two attacks or more.
+
+    Raises ValueError if a cell occurs twice.
+    """
+    summaries_by_task = _grouped(summarize(records), lambda summary: summary.task)
+    return [_task_table(task, summaries) for task, summaries in summaries_by_task.items()]
 
 
 def overall_table(records: Iterable[Record]) -> Table | None:
     """The average row of every task, then their mean for each setting that has two tasks or more; None without records.
 
-    Tasks run with different models, data sources or other differing settings are not averaged together.
+    Tasks run with different models, data sources or other differing settings are not averaged together. Raises ValueError
+    if a cell occurs twice.
     """
     summaries = summarize(records)
     if not summaries:
         return None
     defenses = _in_order(summary.defense for summary in summaries)
-    seeds = _seeds(summaries)
+    seeds = _count_seeds(summaries)
     differing = {field for summary in summaries for field, _ in summary.task.variant}
     rows: list[Row] = []
-    by_setting: dict[Label, list[Row]] = {}
-    for task in _in_order(summary.task for summary in summaries):
-        of_task = [summary for summary in summaries if summary.task == task]
+    rows_by_setting: dict[Label, list[Row]] = {}
+    for task, of_task in _grouped(summaries, lambda summary: summary.task).items():
         row = _average(str(task), _attack_rows(of_task, defenses, seeds), defenses)
-        fields = _setting(of_task[0].records[0])
-        setting = Label("average", tuple((field, fields[field]) for field in fields if field in differing))
+        setting = task_setting(of_task[0].records[0].spec.victim)
+        label = Label("average", tuple((field, value) for field, value in setting.items() if field in differing))
         rows.append(row)
-        by_setting.setdefault(setting, []).append(row)
+        rows_by_setting.setdefault(label, []).append(row)
     averages = [
-        _average(f"{setting} ({_counted(by_setting[setting], 'task')})", by_setting[setting], defenses)
-        for setting in sorted(by_setting, key=lambda label: label.rank)
-        if len(by_setting[setting]) > 1
+        _average(f"{setting} ({_counted(rows_by_setting[setting], 'task')})", rows_by_setting[setting], defenses)
+        for setting in _in_order(rows_by_setting)
+        if len(rows_by_setting[setting]) > 1
     ]
     return _table("Overall", "task", summaries, rows, averages)
 
 
-def summarize(records: Iterable[Record]) -> list[Summary]:
-    """Cells grouped over seeds and labeled, in the order of the tables, whatever the order of `records`.
-
-    Raises ValueError if a cell occurs twice.
-    """
-    ordered = sorted(records, key=lambda record: (record.spec.victim.seed, record.key))
-    labeled = zip(_task_labels(ordered), _attack_labels(ordered), _defense_labels(ordered), strict=True)
-    groups: dict[tuple[Label, Label, Label], list[Record]] = {}
-    for labels, record in zip(labeled, ordered, strict=True):
-        group = groups.setdefault(labels, [])
-        if any(other.spec.victim.seed == record.spec.victim.seed for other in group):
-            raise ValueError(f"two records of the same cell: {record.spec.label()}")
-        group.append(record)
-    in_order = sorted(groups, key=lambda labels: [label.rank for label in labels])
-    return [Summary(*labels, tuple(groups[labels])) for labels in in_order]
-
-
-# --- labels
-
-
-def cell_labels(cells: Iterable[CellSpec]) -> dict[str, str]:
-    """For people: the key of every cell, and of its victim, to task / attack / defense / seed, told apart as in a table."""
-    labels = {}
-    for summary in summarize(Record(cell, status="skipped") for cell in cells):
-        for record in summary.records:
-            victim = record.spec.victim
-            labels[victim.key()] = f"{summary.task} / {summary.attack} / seed {victim.seed}"
-            labels[record.key] = f"{summary.task} / {summary.attack} / {summary.defense} / seed {victim.seed}"
-    return labels
-
-
-def _setting(record: Record) -> dict[str, Value]:
-    """What a task was run with, apart from attack, defense and seed; the most telling fields first."""
-    victim = record.spec.victim
-    return {
-        "model": victim.model.name,
-        "source": victim.data.source,
-        "precision": victim.precision,
-        "train_rows": victim.data.train_rows,
-        "test_rows": victim.data.test_rows,
-        "max_length": victim.max_length,
-        **{name: victim.training[name] for name in sorted(victim.training)},
-        "digest": victim.model.digest[:DIGEST_DIGITS],
-        "files": victim.model.files[:DIGEST_DIGITS],
-        "revision": str(victim.data.revision)[:DIGEST_DIGITS],
-        "fingerprint": victim.data.fingerprint[:DIGEST_DIGITS],
-    }
-
-
-# Tasks may well differ in length, rows or epochs, but a table of several tasks has one model and one kind of data.
-SAME_FOR_ALL_TASKS = ("model", "source", "precision", "digest", "files")
-# Opaque: shown only where the fields that people can read do not tell two settings apart.
-OPAQUE = ("digest", "files", "revision", "fingerprint")
-
-
-def _task_labels(records: Sequence[Record]) -> list[Label]:
-    settings = [_setting(record) for record in records]
-    names = [record.spec.victim.task for record in records]
-    shared = _telling(settings, SAME_FOR_ALL_TASKS)
-    shown: dict[str, list[str]] = {}
-    for task in set(names):
-        of_task = [setting for setting, name in zip(settings, names, strict=True) if name == task]
-        shown[task] = _telling(of_task, list(dict.fromkeys(field for setting in of_task for field in setting)), shared)
-    return [_label(name, setting, shown[name]) for name, setting in zip(names, settings, strict=True)]
-
-
-def _telling(variants: Sequence[dict[str, Value]], fields: Sequence[str], shown: Sequence[str] = ()) -> list[str]:
-    """`shown` and those of `fields` whose values differ, an opaque one only if it separates more than the others do."""
-    telling = list(shown)
-    for field in fields:
-        if field not in telling and field not in OPAQUE and _distinct(variants, [field]) > 1:
-            telling.append(field)
-    for field in fields:
-        if field not in telling and field in OPAQUE and _distinct(variants, [*telling, field]) > _distinct(variants, telling):
-            telling.append(field)
-    return telling
-
-
-def _distinct(variants: Sequence[dict[str, Value]], fields: Sequence[str]) -> int:
-    return len({tuple(variant.get(field) for field in fields) for variant in variants})
-
-
-def _label(name: str, fields: dict[str, Value], shown: Sequence[str]) -> Label:
-    return Label(name, tuple((field, fields[field]) for field in shown if field in fields))
-
-
-def _plugin_labels(names: Sequence[str], variants: Sequence[dict[str, Value]], always: Sequence[str] = ()) -> list[Label]:
-    """A label per plugin with the fields in `always` and those that differ among all of its name in the directory.
-
-    In the directory, not only in one task, so that a label means the same in every table and in the overall one.
-    """
-    shown: dict[str, list[str]] = {}
-    for name in set(names):
-        of_name = [variant for variant, other in zip(variants, names, strict=True) if other == name]
-        shown[name] = _telling(of_name, sorted({field for variant in of_name for field in variant}), always)
-    return [_label(name, variant, shown[name]) for name, variant in zip(names, variants, strict=True)]
-
-
-def _attack_labels(records: Sequence[Record]) -> list[Label]:
-    attacks = [record.spec.victim.attack for record in records]
-    return _plugin_labels([attack.name for attack in attacks], [_fields(attack) for attack in attacks])
-
-
-def _defense_labels(records: Sequence[Record]) -> list[Label]:
-    """Clean sets of several sizes in one directory are told apart at every defense that has one."""
-    sizes = {record.spec.clean_rows for record in records} - {0}
-    return _plugin_labels(
-        [record.spec.defense_name for record in records],
-        [_defense_fields(record) for record in records],
-        always=("clean_rows",) if len(sizes) > 1 else (),
-    )
-
-
-def _fields(plugin: PluginSpec) -> dict[str, Value]:
-    return {**plugin.params, "version": plugin.version}
-
-
-def _defense_fields(record: Record) -> dict[str, Value]:
-    """The fields of all components; a composition names the component: `fine-mixing.ratio`."""
-    parts = record.spec.defense
-    sizes = {"clean_rows": record.spec.clean_rows, "validation_rows": record.spec.validation_rows}
-    fields: dict[str, Value] = {name: size for name, size in sizes.items() if size}
-    for number, part in enumerate(parts, start=1):
-        twice = sum(other.name == part.name for other in parts) > 1
-        prefix = f"{part.name}.{number}." if twice else f"{part.name}." if len(parts) > 1 else ""
-        fields.update({prefix + field: value for field, value in _fields(part).items()})
-    return fields
-
-
-# --- rows
-
-
 def _task_table(task: Label, summaries: Sequence[Summary]) -> Table:
     defenses = _in_order(summary.defense for summary in summaries)
-    rows = _attack_rows(summaries, defenses, _seeds(summaries))
+    rows = _attack_rows(summaries, defenses, _count_seeds(summaries))
     averages = [_average(f"average ({_counted(rows, 'attack')})", rows, defenses)] if len(rows) > 1 else []
     return _table(str(task), "attack", summaries, rows, averages)
 
 
 def _table(title: str, of: str, summaries: Sequence[Summary], rows: Sequence[Row], averages: Sequence[Row]) -> Table:
     defenses = _in_order(summary.defense for summary in summaries)
-    # a cell that failed early may not have recorded what its defense needs
-    needs = [max((s.needs for s in summaries if s.defense == defense), key=_most) for defense in defenses]
-    records = tuple(record for summary in summaries for record in summary.records)
-    deviations = [_deviation(average, defenses) for average in averages if "none" in {label.name for label in defenses}]
-    return Table(title, of, defenses, tuple(needs), tuple(rows), tuple(averages), tuple(deviations), records)
+    needs = [longest_needs(s.needs for s in summaries if s.defense == defense) for defense in defenses]
+    has_undefended = any(defense.name == "none" for defense in defenses)
+    deviations = [_deviation(average, defenses) for average in averages if has_undefended]
+    return Table(title, of, defenses, tuple(needs), tuple(rows), tuple(averages), tuple(deviations), tuple(summaries))
 
 
-def _seeds(summaries: Sequence[Summary]) -> int:
+def _grouped(summaries: Iterable[Summary], label: Callable[[Summary], Label]) -> dict[Label, list[Summary]]:
+    """The summaries of each label, labels in the order of the tables."""
+    groups: dict[Label, list[Summary]] = {}
+    for summary in summaries:
+        groups.setdefault(label(summary), []).append(summary)
+    return {label: groups[label] for label in _in_order(groups)}
+
+
+def _in_order(labels: Iterable[Label]) -> tuple[Label, ...]:
+    return tuple(sorted(set(labels), key=lambda label: label.rank))
+
+
+def _count_seeds(summaries: Iterable[Summary]) -> int:
     return len({record.spec.victim.seed for summary in summaries for record in summary.records})
 
 
 def _attack_rows(summaries: Sequence[Summary], defenses: Sequence[Label], seeds: int) -> tuple[Row, ...]:
     """The attacks of one task; a cell of fewer than `seeds` seeds is marked."""
     rows = []
-    for attack in _in_order(summary.attack for summary in summaries):
-        of_attack = [summary for summary in summaries if summary.attack == attack]
+    for attack, of_attack in _grouped(summaries, lambda summary: summary.attack).items():
         by_defense = {summary.defense: summary for summary in of_attack}
-        entries = [{metric: _entry(by_defense.get(defense), metric, seeds) for metric in METRICS} for defense in defenses]
+        pairs = [{metric: _entry(by_defense.get(defense), metric, seeds) for metric in METRICS} for defense in defenses]
         averaged, mark = _standing(of_attack)
         # every cell of the row has the same floor; the undefended one comes first
         with_floor = next((summary for summary in of_attack if summary.values("floor")), of_attack[0])
         floor = _entry(with_floor, "floor", seeds)
-        rows.append(Row(str(attack), floor, _with_best(entries, defenses), averaged, mark))
+        rows.append(Row(str(attack), floor, _with_best(pairs, defenses), averaged, mark))
     return tuple(rows)
 
 
 def _standing(of_attack: Sequence[Summary]) -> tuple[frozenset[str], str]:
     """The metrics for which an attack is averaged, and its mark: whether it worked on the undefended victim."""
-    undefended = [summary for summary in of_attack if summary.defense.name == "none"]
-    if not any(summary.values("asr") for summary in of_attack):
-        return frozenset({"cacc"} if any(summary.values("cacc") for summary in of_attack) else ()), ""
-    rates = [rate for rate in (summary.mean("asr") for summary in undefended) if rate is not None]
+    if not any(summary.values("asr") for summary in of_attack):  # no trigger, or no cell that finished
+        has_numbers = any(summary.values("cacc") for summary in of_attack)
+        return frozenset({"cacc"} if has_numbers else ()), ""
+    undefended = [summary.mean("asr") for summary in of_attack if summary.defense.name == "none"]
+    rates = [rate for rate in undefended if rate is not None]
     if not rates:
         return frozenset(), UNCHECKED
     return (frozenset(METRICS), "") if all(works(rate) for rate in rates) else (frozenset(), NOT_WORKING)
@@ -462,37 +200,41 @@ def _entry(summary: Summary | None, metric: str, seeds: int) -> Entry:
 def _average(label: str, rows: Sequence[Row], defenses: Sequence[Label]) -> Row:
     """The mean of the rows that count, and the metrics for which there are any."""
     counting = {metric: [row for row in rows if metric in row.averaged] for metric in METRICS}
-    entries = [
+    pairs = [
         {metric: _mean([row.entries[column][metric] for row in counting[metric]]) for metric in METRICS}
         for column in range(len(defenses))
     ]
     floor = _mean([row.floor for row in counting["asr"]])
     averaged = frozenset(metric for metric in METRICS if counting[metric])
-    return Row(label, floor, _with_best(entries, defenses), averaged)
-
-
-def _deviation(average: Row, defenses: Sequence[Label]) -> Row:
-    undefended = average.entries[[label.name for label in defenses].index("none")]
-
-    def less(entry: Entry, start: Entry) -> Entry:
-        if entry is start:
-            return Entry(word="")
-        if entry.mean is None or start.mean is None:
-            return Entry()
-        return Entry(entry.mean - start.mean, mark=entry.mark or start.mark, signed=True)
-
-    entries = tuple({metric: less(pair[metric], undefended[metric]) for metric in METRICS} for pair in average.entries)
-    return Row(average.label.replace("average", "deviation", 1), Entry(word=""), entries)
+    return Row(label, floor, _with_best(pairs, defenses), averaged)
 
 
 def _mean(entries: Sequence[Entry]) -> Entry:
+    """The mean of entries that all have a number; otherwise, and of none, the word for an absent one."""
     means = [entry.mean for entry in entries if entry.mean is not None]
     if not means or len(means) < len(entries):
         return Entry()
-    return Entry(statistics.fmean(means), mark="*" if any(entry.mark for entry in entries) else "")
+    return Entry(statistics.fmean(means), mark=LACKS_SEEDS if any(entry.mark for entry in entries) else "")
+
+
+def _deviation(average: Row, defenses: Sequence[Label]) -> Row:
+    """An average less that of the undefended victim, which has no deviation itself."""
+    undefended = average.entries[[defense.name for defense in defenses].index("none")]
+    pairs = tuple(
+        {metric: Entry(word="") if pair is undefended else _less(pair[metric], undefended[metric]) for metric in METRICS}
+        for pair in average.entries
+    )
+    return Row(average.label.replace("average", "deviation", 1), Entry(word=""), pairs)
+
+
+def _less(entry: Entry, undefended: Entry) -> Entry:
+    if entry.mean is None or undefended.mean is None:
+        return Entry()
+    return Entry(entry.mean - undefended.mean, mark=entry.mark or undefended.mark, signed=True)
 
 
 def _counted(rows: Sequence[Row], of: str) -> str:
+    """How many rows an average is over: `3 attacks`, or `CACC 3, ASR 2 attacks` where the metrics differ."""
     counts = {metric: sum(metric in row.averaged for row in rows) for metric in METRICS}
     plural = of if set(counts.values()) == {1} else f"{of}s"
     if len(set(counts.values())) == 1:
@@ -500,27 +242,19 @@ def _counted(rows: Sequence[Row], of: str) -> str:
     return ", ".join(f"{METRICS[metric].heading} {count}" for metric, count in counts.items()) + f" {plural}"
 
 
-def _with_best(entries: Sequence[dict[str, Entry]], defenses: Sequence[Label]) -> tuple[dict[str, Entry], ...]:
-    """The entries of a row with the best of two or more defenses (not `none`) marked; ties by printed value."""
-    marked = [dict(entry) for entry in entries]
+def _with_best(pairs: Sequence[Pair], defenses: Sequence[Label]) -> tuple[Pair, ...]:
+    """The pairs of a row with the best entry of each metric marked, if two defenses or more have a number.
+
+    The undefended victim competes with none of them. Ties are judged by the printed number.
+    """
+    marked = [dict(pair) for pair in pairs]
+    defended = [pair for pair, defense in zip(marked, defenses, strict=True) if defense.name != "none"]
     for metric, shown in METRICS.items():
-        rivals = [
-            entry
-            for entry, defense in zip(marked, defenses, strict=True)
-            if defense.name != "none" and entry[metric].mean is not None
-        ]
-        printed = [float(percent(entry[metric].mean)) for entry in rivals]
+        rivals = [pair for pair in defended if pair[metric].mean is not None]
         if len(rivals) < 2:
             continue
+        printed = [float(percent(pair[metric].mean)) for pair in rivals]
         best = max(printed) if shown.higher_is_better else min(printed)
-        for entry, value in zip(rivals, printed, strict=True):
-            entry[metric] = replace(entry[metric], best=value == best)
+        for pair, number in zip(rivals, printed, strict=True):
+            pair[metric] = replace(pair[metric], best=number == best)
     return tuple(marked)
-
-
-def _in_order(labels: Iterable[Label]) -> tuple[Label, ...]:
-    return tuple(sorted(set(labels), key=lambda label: label.rank))
-
-
-def _most(needs: tuple[str, ...]) -> tuple[int, tuple[str, ...]]:
-    return len(needs), needs

@@ -1,0 +1,179 @@
+"""Names for cells: what tells one task, attack or defense from another.
+
+Where one directory holds several settings of a task, an attack or a defense, the fields that differ become part of its
+label: `fine-mixing [ratio=0.5]`. Cells with equal labels differ in their seeds alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from bdbench.params import Value
+from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec, component_names
+
+Setting = Mapping[str, Value]  # the value of every field that may become part of a label
+
+# Tasks may well differ in length, rows or epochs, but a table of several tasks has one model, one kind of data, one protocol.
+SAME_FOR_ALL_TASKS = ("model", "source", "protocol", "precision", "digest", "config", "tokenizer")
+# Digests say nothing to people: shown only where the readable fields do not tell two settings apart.
+OPAQUE = ("digest", "config", "tokenizer", "revision", "fingerprint")
+DIGEST_DIGITS = 8  # of 64; enough to tell the handful of files of one directory apart
+
+
+@dataclass(frozen=True)
+class Label:
+    """A name and the fields that tell it from others of the same name; equal labels are one row or column."""
+
+    name: str
+    variant: tuple[tuple[str, Value], ...] = ()
+
+    @property
+    def suffix(self) -> str:
+        """`[ratio=0.5]`, or nothing."""
+        return f"[{', '.join(f'{field}={value}' for field, value in self.variant)}]" if self.variant else ""
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.suffix}".rstrip()
+
+    @property
+    def rank(self) -> tuple[Any, ...]:
+        """Sort key: `none`, then plain names, then compositions, each alphabetical; numbers as numbers."""
+        values = tuple((field, isinstance(value, str), value) for field, value in self.variant)
+        return (self.name != "none", "+" in self.name, self.name, values)
+
+
+@dataclass(frozen=True)
+class CellLabels:
+    """The three labels of a cell; all but its seed."""
+
+    task: Label
+    attack: Label
+    defense: Label
+
+    def __str__(self) -> str:
+        return f"{self.task} / {self.attack} / {self.defense}"
+
+    @property
+    def rank(self) -> tuple[Any, ...]:
+        """Sort key: by task, then attack, then defense."""
+        return (self.task.rank, self.attack.rank, self.defense.rank)
+
+
+def label_cells(cells: Sequence[CellSpec]) -> list[CellLabels]:
+    """The labels of every cell, in the order of `cells`. They depend on which cells there are, not on their order."""
+    columns = (_task_labels(cells), _attack_labels(cells), _defense_labels(cells))
+    return [CellLabels(*labels) for labels in zip(*columns, strict=True)]
+
+
+def cell_labels(cells: Iterable[CellSpec]) -> dict[str, str]:
+    """For people: the key of every cell, and of its victim, to task / attack / defense / seed, told apart as in a table."""
+    cells = list(cells)
+    text_by_key = {}
+    for cell, labels in zip(cells, label_cells(cells), strict=True):
+        seed = f"seed {cell.victim.seed}"
+        text_by_key[cell.victim.key()] = f"{labels.task} / {labels.attack} / {seed}"
+        text_by_key[cell.key()] = f"{labels} / {seed}"
+    return text_by_key
+
+
+def task_setting(victim: VictimSpec) -> dict[str, Value]:
+    """What a task was run with, apart from attack, defense and seed; the most telling fields first."""
+    return {
+        "model": victim.model.name,
+        "source": victim.data.source,
+        "protocol": victim.protocol,
+        "precision": victim.precision,
+        "train_rows": victim.data.train_rows,
+        "test_rows": victim.data.test_rows,
+        "max_length": victim.max_length,
+        **{name: victim.training[name] for name in sorted(victim.training)},
+        "digest": victim.model.digest[:DIGEST_DIGITS],
+        "config": victim.model.config[:DIGEST_DIGITS],
+        "tokenizer": victim.model.tokenizer[:DIGEST_DIGITS],
+        "revision": str(victim.data.revision)[:DIGEST_DIGITS],
+        "fingerprint": victim.data.fingerprint[:DIGEST_DIGITS],
+    }
+
+
+def telling_fields(settings: Sequence[Setting], candidates: Iterable[str], always: Sequence[str] = ()) -> list[str]:
+    """The fields that tell `settings` apart: those in `always`, then the candidates whose values differ.
+
+    An opaque candidate is taken only if it separates settings that the fields before it leave together.
+    """
+    fields = list(always)
+    others = [field for field in candidates if field not in fields]
+    fields += [field for field in others if field not in OPAQUE and _count_distinct(settings, [field]) > 1]
+    for field in others:
+        if field in OPAQUE and _count_distinct(settings, [*fields, field]) > _count_distinct(settings, fields):
+            fields.append(field)
+    return fields
+
+
+def _count_distinct(settings: Sequence[Setting], fields: Sequence[str]) -> int:
+    return len({tuple(setting.get(field) for field in fields) for setting in settings})
+
+
+def _label(name: str, setting: Setting, fields: Iterable[str]) -> Label:
+    return Label(name, tuple((field, setting[field]) for field in fields if field in setting))
+
+
+def _task_labels(cells: Sequence[CellSpec]) -> list[Label]:
+    names = [cell.victim.task for cell in cells]
+    settings = [task_setting(cell.victim) for cell in cells]
+    shared = telling_fields(settings, SAME_FOR_ALL_TASKS)
+    fields_by_name = {}
+    for name, of_name in _by_name(names, settings).items():
+        candidates = dict.fromkeys(field for setting in of_name for field in setting)
+        fields_by_name[name] = telling_fields(of_name, candidates, always=shared)
+    return [_label(name, setting, fields_by_name[name]) for name, setting in zip(names, settings, strict=True)]
+
+
+def _attack_labels(cells: Sequence[CellSpec]) -> list[Label]:
+    attacks = [cell.victim.attack for cell in cells]
+    return _plugin_labels([attack.name for attack in attacks], [_plugin_setting(attack) for attack in attacks])
+
+
+def _defense_labels(cells: Sequence[CellSpec]) -> list[Label]:
+    """Clean sets of several sizes or ways of drawing in one directory are told apart at every defense that has one."""
+    settings = [_defense_setting(cell) for cell in cells]
+    with_clean_set = [setting for setting in settings if "clean_rows" in setting]
+    always = [field for field in ("clean_rows", "even_classes") if _count_distinct(with_clean_set, [field]) > 1]
+    return _plugin_labels([cell.defense_name for cell in cells], settings, always)
+
+
+def _plugin_labels(names: Sequence[str], settings: Sequence[Setting], always: Sequence[str] = ()) -> list[Label]:
+    """A label per plugin with the fields in `always` and those that differ among all of its name in the directory.
+
+    In the directory, not only in one task, so that a label means the same in every table and in the overall one.
+    """
+    fields_by_name = {}
+    for name, of_name in _by_name(names, settings).items():
+        candidates = sorted({field for setting in of_name for field in setting})
+        fields_by_name[name] = telling_fields(of_name, candidates, always)
+    return [_label(name, setting, fields_by_name[name]) for name, setting in zip(names, settings, strict=True)]
+
+
+def _by_name(names: Sequence[str], settings: Sequence[Setting]) -> dict[str, list[Setting]]:
+    settings_by_name: dict[str, list[Setting]] = {}
+    for name, setting in zip(names, settings, strict=True):
+        settings_by_name.setdefault(name, []).append(setting)
+    return settings_by_name
+
+
+def _plugin_setting(plugin: PluginSpec) -> dict[str, Value]:
+    return {**plugin.params, "version": plugin.version}
+
+
+def _defense_setting(cell: CellSpec) -> dict[str, Value]:
+    """What its sets are, and the fields of all components; a composition names the component: `fine-mixing.ratio`."""
+    setting: dict[str, Value] = {}
+    if cell.clean_rows:
+        setting |= {"clean_rows": cell.clean_rows, "even_classes": cell.even_classes}
+    if cell.validation_rows:
+        setting["validation_rows"] = cell.validation_rows
+    for name, part in zip(component_names(cell.defense), cell.defense, strict=True):
+        prefix = f"{name}." if len(cell.defense) > 1 else ""
+        setting |= {prefix + field: value for field, value in _plugin_setting(part).items()}
+    return setting

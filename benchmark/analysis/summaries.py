@@ -1,0 +1,102 @@
+"""The cells of one (task, attack, defense) over its seeds; when an attack works.
+
+Nothing else is averaged here: what differs in more than the seed has another label (`bdbench.analysis.labels`).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from bdbench.analysis.labels import CellLabels, Label, label_cells
+from bdbench.analysis.printed import percent
+from bdbench.specs.metrics import Metric
+from bdbench.specs.records import Record
+
+# Per cent: below it, an attack leaves a defense too little to remove. Our own choice; 67 of the 70 victims of
+# results/paper-mini lie above it, most at 99 and more.
+WORKS_FROM = 90.0
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The cells of one (task, attack, defense) over its seeds, in the order of the seeds."""
+
+    labels: CellLabels
+    records: tuple[Record, ...]
+
+    @property
+    def task(self) -> Label:
+        return self.labels.task
+
+    @property
+    def attack(self) -> Label:
+        return self.labels.attack
+
+    @property
+    def defense(self) -> Label:
+        return self.labels.defense
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What the defense asked to be given, sorted."""
+        return longest_needs(tuple(sorted(record.needs)) for record in self.records)
+
+    def count(self, status: str) -> int:
+        """The number of cells of this status."""
+        return sum(record.status == status for record in self.records)
+
+    def values(self, metric: str) -> list[float]:
+        """The fractions in [0, 1] of the seeds that finished; empty where the attack has no trigger."""
+        return [fraction.value for fraction in self._fractions(metric)]
+
+    def mean(self, metric: str) -> float | None:
+        """The mean over the seeds that finished, in [0, 1]; None without any."""
+        values = self.values(metric)
+        return statistics.fmean(values) if values else None
+
+    def std(self, metric: str) -> float | None:
+        """Sample standard deviation over seeds (ddof = 1); None with fewer than two."""
+        values = self.values(metric)
+        return statistics.stdev(values) if len(values) > 1 else None
+
+    def denominator(self, metric: str) -> int | None:
+        """The rows that one seed's fraction is of; the fewest where seeds differ."""
+        return min((fraction.n for fraction in self._fractions(metric)), default=None)
+
+    def _fractions(self, metric: str) -> list[Metric]:
+        return [record.metrics[metric] for record in self.records if metric in (record.metrics or {})]
+
+
+def summarize(records: Iterable[Record]) -> list[Summary]:
+    """Cells grouped over seeds and labeled, in the order of the tables, whatever the order of `records`.
+
+    Raises ValueError if a cell occurs twice.
+    """
+    by_seed = sorted(records, key=lambda record: (record.spec.victim.seed, record.key))
+    records_by_labels: dict[CellLabels, list[Record]] = {}
+    for labels, record in zip(label_cells([record.spec for record in by_seed]), by_seed, strict=True):
+        of_labels = records_by_labels.setdefault(labels, [])
+        if any(other.spec.victim.seed == record.spec.victim.seed for other in of_labels):
+            raise ValueError(f"two records of the same cell: {record.spec.label()}")
+        of_labels.append(record)
+    in_order = sorted(records_by_labels, key=lambda labels: labels.rank)
+    return [Summary(labels, tuple(records_by_labels[labels])) for labels in in_order]
+
+
+def cell_names(summaries: Iterable[Summary]) -> dict[str, str]:
+    """For people: the key of every cell to task / attack / defense / seed, labeled as in the tables."""
+    return {
+        record.key: f"{summary.labels} / seed {record.spec.victim.seed}" for summary in summaries for record in summary.records
+    }
+
+
+def works(rate: float) -> bool:
+    """Whether an undefended ASR, a fraction, is that of an attack that works, by the figure printed; NaN, unknown, is not."""
+    return float(percent(rate)) >= WORKS_FROM
+
+
+def longest_needs(recorded: Iterable[tuple[str, ...]]) -> tuple[str, ...]:
+    """What a defense needs, of what its cells say: a cell that failed early may not have recorded it."""
+    return max(recorded, key=lambda needs: (len(needs), needs))

@@ -1,0 +1,33 @@
+"""The files of a report, written beside the records they are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from bdbench.analysis.frame import long_table
+from bdbench.files import write_whole
+from bdbench.reports.latex import latex
+from bdbench.reports.markdown import markdown
+from bdbench.specs.records import Record
+
+
+def write_report(directory: Path, records: Iterable[Record]) -> list[Path]:
+    """Write leaderboard.md, .csv, .tex and leaderboard-tables.tex into `directory`; returns their paths.
+
+    The bytes depend on the records alone, not on their order. Each file appears whole or not at all. Raises ValueError
+    if a cell occurs twice.
+    """
+    records = list(records)
+    texts = {
+        "leaderboard.md": markdown(records),
+        "leaderboard.csv": long_table(records).to_csv(index=False, lineterminator="\n"),
+        "leaderboard.tex": latex(records, document=True),
+        "leaderboard-tables.tex": latex(records, document=False),
+    }
+    directory.mkdir(parents=True, exist_ok=True)
+    return [_write_text(directory / name, text) for name, text in texts.items()]
+
+
+def _write_text(path: Path, text: str) -> Path:
+    return write_whole(path, lambda file: file.write(text.encode("utf-8")))

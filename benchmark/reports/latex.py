@@ -1,0 +1,130 @@
+"""The leaderboard in LaTeX with booktabs: a document that compiles as it is, or a fragment for a paper."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable
+from importlib.resources import files
+from typing import Any
+
+import jinja2
+
+from bdbench.analysis.labels import Label
+from bdbench.analysis.printed import METRICS, percent
+from bdbench.analysis.tables import NOT_WORKING, UNCHECKED, Entry, Row, Table, overall_table, task_tables
+from bdbench.reports.words import HEADINGS, caption, counts, definitions, notes
+from bdbench.specs.records import Record
+
+# More column pairs than this, without and with deviations, would shrink to an unreadable size on a page.
+PAIRS_PER_PART = 6
+PAIRS_PER_PART_WITH_STD = 4
+
+_TEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "$": r"\$",
+    "&": r"\&",
+    "#": r"\#",
+    "%": r"\%",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': "{''}",
+    "[": "{[}",  # after a line break it would open an optional argument
+    "]": "{]}",
+    "*": "{*}",
+    "±": r"$\pm$",
+    "–": r"\textendash{}",
+    "…": r"\dots{}",
+    NOT_WORKING: r"$^{\dagger}$",
+    UNCHECKED: r"$^{\ddagger}$",
+}
+
+
+def latex(records: Iterable[Record], *, document: bool) -> str:
+    """The tables in LaTeX: a document that compiles as it is, or a fragment to `\\input`; ASCII only.
+
+    Raises ValueError if a cell occurs twice.
+    """
+    records = list(records)
+    overall = overall_table(records)
+    tables = [overall, *task_tables(records)] if overall else []
+    parts = [part for number, table in enumerate(tables) for part in _parts(table, number)]
+    return _template().render(document=document, summary=tex(counts(records)), parts=parts, headings=HEADINGS)
+
+
+def tex(text: str) -> str:
+    """`text` for LaTeX, ASCII only; a character that pdflatex may lack becomes a question mark."""
+    escaped = "".join(_TEX.get(char, char if char.isascii() and char.isprintable() else "?") for char in text)
+    return re.sub("-(?=-)", "-{}", escaped)  # two hyphens would become a dash
+
+
+def _template() -> jinja2.Template:
+    """The template, whose marks are ((* *)) and ((( ))): Jinja2's own braces mean something in LaTeX."""
+    environment = jinja2.Environment(
+        block_start_string="((*",
+        block_end_string="*))",
+        variable_start_string="(((",
+        variable_end_string=")))",
+        comment_start_string="((=",
+        comment_end_string="=))",
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+        undefined=jinja2.StrictUndefined,
+    )
+    source = (files("bdbench.reports") / "templates" / "leaderboard.tex.jinja").read_text(encoding="utf-8")
+    return environment.from_string(source)
+
+
+def _parts(table: Table, number: int) -> list[dict[str, Any]]:
+    """A wide table cut into several that fit a page, the notes under the last one; what the template reads of each."""
+    has_std = any(entry.std is not None for row in table.rows for pair in row.entries for entry in pair.values())
+    widest = PAIRS_PER_PART_WITH_STD if has_std else PAIRS_PER_PART
+    count = math.ceil(len(table.defenses) / widest)
+    width = math.ceil(len(table.defenses) / count)  # so that the parts are about as wide as each other
+    starts = range(0, len(table.defenses), width)
+    parts = []
+    for place, start in enumerate(starts, start=1):
+        columns = slice(start, start + width)
+        text = caption(table) if place == 1 else f"{table.title}, continued."
+        parts.append(
+            {
+                "caption": tex(text + (f" Part {place} of {len(starts)}." if len(starts) > 1 else "")),
+                "label": f"tab:bdbench-{number}" + (f"-{place}" if len(starts) > 1 else ""),
+                "of": tex(table.of.capitalize()),
+                "heads": [_head(defense) for defense in table.defenses[columns]],
+                "rows": [_row(row, columns) for row in table.rows],
+                "averages": [_row(row, columns) for row in (*table.averages, *table.deviations)],
+                "notes": [tex(note) for note in (*definitions(table), *notes(table))] if place == len(starts) else [],
+            }
+        )
+    return parts
+
+
+def _head(defense: Label) -> str:
+    """The defense's name; a composition or a variant on several lines, so that a pair of columns stays narrow."""
+    *first, last = defense.name.split("+")
+    lines = [tex(f"{name}+") for name in first] + [tex(last)] + ([tex(defense.suffix)] if defense.variant else [])
+    stacked = r"\\".join(lines)
+    return rf"\shortstack{{{stacked}}}" if len(lines) > 1 else stacked
+
+
+def _row(row: Row, columns: slice) -> list[str]:
+    entries = [pair[metric] for pair in row.entries[columns] for metric in METRICS]
+    return [tex(row.label + row.mark), _entry(row.floor), *map(_entry, entries)]
+
+
+def _entry(entry: Entry) -> str:
+    if entry.mean is None:
+        return tex(entry.word)
+    printed = f"${entry.number}$" if entry.signed else entry.number  # in maths, so that minus is no hyphen
+    number = printed + ("" if entry.std is None else rf" $\pm$ {percent(entry.std)}")
+    mark = f"$^{{{entry.mark}}}$" if entry.mark else ""
+    return (rf"\textbf{{{number}}}" if entry.best else number) + mark

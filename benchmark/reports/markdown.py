@@ -1,0 +1,92 @@
+"""The leaderboard as a Markdown page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from tabulate import tabulate
+
+from bdbench.analysis.printed import METRICS, percent
+from bdbench.analysis.summaries import summarize
+from bdbench.analysis.tables import FAILED, SKIPPED, Entry, Table, overall_table, task_tables
+from bdbench.reports.words import HEADINGS, caption, cautions, counts, definitions, exception_line, notes, rates
+from bdbench.specs.records import Record
+
+
+def markdown(records: Iterable[Record]) -> str:
+    """The whole leaderboard as a Markdown page. Raises ValueError if a cell occurs twice."""
+    records = list(records)
+    lines = ["# Leaderboard", "", "Defenses against backdoors in fine-tuned language models, by `bdbench`.", ""]
+    lines += [counts(records), ""]
+    for caution in cautions(records):
+        lines += [escaped(caution), ""]
+    if overall := overall_table(records):
+        lines += [*_bullets(definitions(overall)), ""]
+        lines += _section(overall, notes(overall))
+        for table in task_tables(records):
+            lines += _section(table, [rates(table), *notes(table)])
+    lines += _unfinished(records, FAILED, "Failed cells") + _unfinished(records, SKIPPED, "Skipped cells")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def escaped(text: str) -> str:
+    """`text` with a backslash before every character that Markdown would read as more than itself."""
+    return re.sub(r"([\\`*<>|])", r"\\\1", text)
+
+
+def github_table(rows: Sequence[Sequence[object]], headers: Sequence[str], left: Iterable[int] = (0,)) -> str:
+    """A table in GitHub's Markdown; the columns in `left` are aligned left, the others right."""
+    alignment = ["left" if column in set(left) else "right" for column in range(len(headers))]
+    # tabulate refuses an alignment of no rows; and it would print "+50.0" as 50 if it took it for a number
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True, colalign=alignment if rows else None)
+
+
+def _section(table: Table, remarks: Iterable[str]) -> list[str]:
+    return [
+        f"## {escaped(table.title)}",
+        "",
+        escaped(caption(table)),
+        "",
+        _table(table),
+        "",
+        *_bullets(remarks),
+        "",
+    ]
+
+
+def _bullets(texts: Iterable[str]) -> list[str]:
+    return [f"- {escaped(text)}" for text in texts]
+
+
+def _table(table: Table) -> str:
+    headers = [table.of.capitalize(), "Floor"]
+    headers += [escaped(f"{defense} {heading}") for defense in table.defenses for heading in HEADINGS]
+    rows = []
+    for row in table.all_rows:
+        entries = [pair[metric] for pair in row.entries for metric in METRICS]
+        rows.append([escaped(row.label) + row.mark, _entry(row.floor), *map(_entry, entries)])
+    return github_table(rows, headers)
+
+
+def _entry(entry: Entry) -> str:
+    if entry.mean is None:
+        return entry.word
+    number = entry.number + ("" if entry.std is None else f" ± {percent(entry.std)}")
+    mark = f" ({entry.mark})" if "/" in entry.mark else escaped(entry.mark)
+    return (f"**{number}**" if entry.best else number) + mark
+
+
+def _unfinished(records: Iterable[Record], status: str, title: str) -> list[str]:
+    """The cells of a status with the reason; seeds that ended for the same reason share a line."""
+    seeds_by_cell: dict[tuple[str, str], list[int]] = {}
+    for summary in summarize(records):
+        for record in summary.records:
+            if record.status == status:
+                reason = exception_line(record.error).replace("`", "'")
+                seeds_by_cell.setdefault((str(summary.labels), reason), []).append(record.spec.victim.seed)
+    lines = [
+        f"- {escaped(labels)} / {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: `{reason}`"
+        for (labels, reason), seeds in seeds_by_cell.items()
+    ]
+    return [f"## {title}", "", *lines, ""] if lines else []

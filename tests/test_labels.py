@@ -1,0 +1,121 @@
+"""The names of tasks, attacks and defenses: what differs in a directory is told apart, and nothing else is shown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from test_tables import cell
+
+from bdbench.analysis.frame import long_table
+from bdbench.analysis.labels import Label, cell_labels
+from bdbench.analysis.summaries import summarize
+from bdbench.analysis.tables import overall_table, task_tables
+
+
+def test_labels_print_their_variant():
+    assert str(Label("a")) == "a" and str(Label("a", (("x", 1), ("y", "b")))) == "a [x=1, y=b]"
+
+
+def test_cells_and_victims_are_named_by_their_keys():
+    cells = [cell("mix", params={"ratio": ratio}, seed=3).spec for ratio in (0.1, 0.5)]
+    labels = cell_labels(cells)
+    assert [labels[spec.key()] for spec in cells] == [
+        "sst2 / word / mix [ratio=0.1] / seed 3",
+        "sst2 / word / mix [ratio=0.5] / seed 3",
+    ]
+    assert labels[cells[0].victim.key()] == "sst2 / word / seed 3" and len(labels) == 3
+
+
+def test_variants_are_labeled_not_averaged():
+    records = [cell("fine-mixing", cacc=r, params={"ratio": r, "epochs": 10}) for r in (0.5, 0.05)]
+    records += [cell("none"), cell("none", attack="ep", attack_params={"target": 0}), cell("none", attack="ep")]
+    frame = long_table(records)
+    mixing = frame[frame.defense.str.startswith("fine-mixing")]
+    assert list(mixing.defense) == ["fine-mixing [ratio=0.05]", "fine-mixing [ratio=0.5]"]
+    assert list(mixing.cacc_mean) == [0.05, 0.5]
+    assert list(frame[frame.defense == "none"].attack) == ["ep [target=0]", "ep [target=1]", "word"]
+
+
+def test_variants_of_a_composition_name_the_component():
+    frame = long_table([cell("e-pur+mix", params={"ratio": r}) for r in (0.1, 0.2)])
+    assert list(frame.defense) == ["e-pur+mix [mix.ratio=0.1]", "e-pur+mix [mix.ratio=0.2]"]
+
+
+def test_numbers_of_variants_sort_as_numbers():
+    frame = long_table([cell("x", params={"words": n}) for n in (10, 9, 200)])
+    assert list(frame.defense) == ["x [words=9]", "x [words=10]", "x [words=200]"]
+
+
+@pytest.mark.parametrize(
+    ("field", "values", "labels"),
+    [
+        ("model", ("bert", "minilm"), ["sst2 [model=bert]", "sst2 [model=minilm]"]),
+        ("source", ("builtin", "hub"), ["sst2 [source=builtin]", "sst2 [source=hub]"]),
+        ("train_rows", (1000, 8000), ["sst2 [train_rows=1000]", "sst2 [train_rows=8000]"]),
+        ("epochs", (3, 5), ["sst2 [epochs=3]", "sst2 [epochs=5]"]),
+        ("protocol", (1, 2), ["sst2 [protocol=1]", "sst2 [protocol=2]"]),
+    ],
+)
+def test_settings_are_separate_tables(field, values, labels):
+    records = [cell(cacc=0.6 + number / 10, **{field: value}) for number, value in enumerate(values)]
+    assert [table.title for table in task_tables(records)] == labels
+    assert list(long_table(records).cacc_mean) == [0.6, 0.7]
+
+
+def test_sizes_of_the_clean_set_are_told_apart_at_every_defense_that_has_one():
+    records = [
+        cell("none", clean_rows=0),
+        cell("a", clean_rows=64),
+        cell("a", clean_rows=128),
+        cell("b", clean_rows=64),
+    ]
+    assert list(long_table(records).defense) == ["none", "a [clean_rows=64]", "a [clean_rows=128]", "b [clean_rows=64]"]
+    assert list(long_table(records[:2]).defense) == ["none", "a"]
+
+
+def test_how_the_clean_set_was_drawn_is_told_apart_at_every_defense_that_has_one():
+    records = [
+        cell("none", clean_rows=0),
+        cell("a", even_classes=True),
+        cell("b"),
+        cell("c+d", even_classes=True),
+    ]
+    labels = ["none", "a [even_classes=True]", "b [even_classes=False]", "c+d [even_classes=True]"]
+    assert list(long_table(records).defense) == labels
+    # a defense without a clean set differs from none of them
+    assert list(long_table([records[0], records[1], records[3]]).defense) == ["none", "a", "c+d"]
+    assert list(long_table([records[0], records[2]]).defense) == ["none", "b"]
+
+
+def test_the_size_of_the_clean_set_comes_before_how_it_was_drawn():
+    records = [cell("a", even_classes=True), cell("a", clean_rows=128)]
+    labels = ["a [clean_rows=64, even_classes=True]", "a [clean_rows=128, even_classes=False]"]
+    assert list(long_table(records).defense) == labels
+
+
+@pytest.mark.parametrize("file", ["config", "tokenizer"])
+def test_models_of_one_name_and_other_files_are_told_apart(file):
+    record = cell()
+    victim = replace(record.spec.victim, model=replace(record.spec.victim.model, **{file: "other"}))
+    other = replace(record, spec=replace(record.spec, victim=victim))
+    assert {str(summary.task) for summary in summarize([record, other])} == {
+        f"sst2 [{file}={file[:8]}]",
+        f"sst2 [{file}=other]",
+    }
+
+
+@pytest.mark.parametrize("file", ["config", "tokenizer"])
+def test_tasks_on_models_of_other_files_have_no_common_average(file):
+    record, other = cell(task="imdb"), cell(task="sst2")
+    victim = replace(other.spec.victim, model=replace(other.spec.victim.model, **{file: "other"}))
+    table = overall_table([record, replace(other, spec=replace(other.spec, victim=victim))])
+    assert [row.label for row in table.rows] == [f"imdb [{file}={file[:8]}]", f"sst2 [{file}=other]"] and table.averages == ()
+
+
+@pytest.mark.parametrize("file", ["config", "tokenizer"])
+def test_files_are_not_shown_where_the_name_tells_models_apart(file):
+    record, other = cell(model="bert"), cell(model="minilm")
+    victim = replace(other.spec.victim, model=replace(other.spec.victim.model, **{file: "other"}))
+    records = [record, replace(other, spec=replace(other.spec, victim=victim))]
+    assert [str(summary.task) for summary in summarize(records)] == ["sst2 [model=bert]", "sst2 [model=minilm]"]
