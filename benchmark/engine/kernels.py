@@ -1,16 +1,17 @@
 """Attention, dropout and linear layers for CPU cores, where PyTorch's own leave the matrix units idle.
 
-All compute what PyTorch's do, or of the same distribution. On one core, bf16, a training step of the bundled model on SST-2
-takes 0.88 of the time (batches of 32), on texts of 64 pieces 0.8; `python -m bdbench.perf` times the whole.
+All compute what PyTorch's do, or draw from the same distribution. They change how sums are rounded, and which random numbers
+are drawn. On one core, in bf16, a training step of the bundled model on SST-2 takes 0.88 of the time (batches of 32), on texts
+of 64 pieces 0.8; `python -m bdbench.perf` times the whole.
 
-- Dropout draws 64 random bits for four elements, where `bernoulli_` makes one draw of a slow generator for each: 0.15 ms for
-  163,000 elements instead of 1.0 ms.
-- Attention is two batched products around a softmax in float32 over at least 16 keys, the narrowest that is vectorized. With
-  dropout, where PyTorch takes an unfused path of safeguards, 32 texts of 13, 25 and 64 pieces take 0.8, 2.0 and 13 ms
-  instead of 3.1, 4.7 and 25; without, 0.9, 1.1 and 8 instead of 2.7, 2.4 and 6, so from there on the two are even.
-- Some cores have bf16 instructions that are slower than their float32 ones (Emerald Rapids without its tiles: 70 GFLOP/s
-  against 125, where others do 210 against 90). Linear layers under bf16 autocast then multiply the same rounded numbers by
-  float32 instructions: a training step takes 0.7 to 0.8 of the time, a prediction 0.7.
+- "dropout" draws 64 random bits for four elements. PyTorch's `bernoulli_` calls a slow generator for each element. 163,000
+  elements take 0.15 ms instead of 1.0 ms.
+- "attention" is two batched products around a softmax in float32, over at least 16 keys. With dropout, PyTorch takes an unfused
+  path with safeguards: 32 texts of 13, 25 and 64 pieces take 0.8, 2.0 and 13 ms instead of 3.1, 4.7 and 25. Without dropout they
+  take 0.9, 1.1 and 8 ms instead of 2.7, 2.4 and 6; from 64 pieces on the two are even.
+- "widened-linear" is for cores whose bf16 instructions are slower than their float32 ones (Emerald Rapids without its tiles:
+  70 GFLOP/s against 125; other cores do 210 against 90). There a linear layer under bf16 autocast multiplies the same rounded
+  numbers by float32 instructions. A training step takes 0.7 to 0.8 of the time, a prediction 0.7.
 """
 
 from __future__ import annotations
@@ -27,23 +28,39 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ATTENTION = "bdbench-cpu"
-VECTOR = 16  # float32 lanes of the widest vector registers
+ATTENTION = "bdbench-cpu"  # what transformers calls our attention
+FUSED_ATTENTION = "sdpa"  # what transformers calls PyTorch's own
+
+# float32 numbers in the widest vector registers (512 bits). A softmax over fewer keys is not vectorized.
+VECTOR = 16
+
+# An element is dropped by comparing 16 random bits with a threshold. One 64-bit word holds the bits of four elements.
+LEVELS = 2**16
+ELEMENTS_PER_WORD = 4
+SEEDS = 2**62  # as many as torch.randint can draw from, a factor of two aside
+
+# bf16 products must take this much longer than float32 ones before linear layers are widened. Machines are known with a ratio of
+# 1.8 and of 0.4, and none near the margin, so the answer is the same at each timing.
+WIDENING_MARGIN = 1.25
+TIMINGS = 6  # of each kind, in turns; the fastest counts, since other work on the machine only ever slows one down
 
 
 def dropout_factors(shape: torch.Size, p: float, dtype: torch.dtype) -> Tensor:
-    """Independent factors: 0 with probability `p` (to the nearest 2**-16), else such that the mean is 1.
+    """Independent factors: 0 with probability `p` (to the nearest 2**-16), else 1 / (1 - p), so that the mean is 1.
 
     The randomness comes from torch's global generator on the CPU.
     """
-    dropped = round(p * 2**16)
-    if dropped == 2**16:
+    dropped_levels = round(p * LEVELS)
+    if dropped_levels == LEVELS:
         return torch.zeros(shape, dtype=dtype)
     size = math.prod(shape)
-    words = np.random.SFC64(int(torch.randint(2**62, ()))).random_raw(-(-size // 4))
-    # compared by NumPy and taken for bytes: PyTorch compares int16, and makes numbers of truth values, ten times more slowly
-    kept = (words.view(np.int16)[:size] >= dropped - 2**15).view(np.int8)
-    return torch.from_numpy(kept).view(shape).to(dtype).mul_(2**16 / (2**16 - dropped))
+    generator = np.random.SFC64(int(torch.randint(SEEDS, ())))
+    words = generator.random_raw(math.ceil(size / ELEMENTS_PER_WORD))
+    levels = words.view(np.int16)[:size]  # from -LEVELS / 2 to LEVELS / 2 - 1
+    # NumPy compares int16 ten times faster than PyTorch, so it makes the mask. PyTorch turns bytes into floats ten times faster
+    # than it does truth values, so the mask is passed as bytes.
+    is_kept = (levels >= dropped_levels - LEVELS // 2).view(np.int8)
+    return torch.from_numpy(is_kept).view(shape).to(dtype).mul_(LEVELS / (LEVELS - dropped_levels))
 
 
 class FastDropout(nn.Dropout):
@@ -56,8 +73,9 @@ class FastDropout(nn.Dropout):
 class WidenedProduct(torch.autograd.Function):
     """x weight^T + bias as bf16 autocast computes it, and its gradients, by float32 instructions.
 
-    `x` is (..., in), `weight` (out, in), `bias` (out,) or None. All are rounded to bf16 and multiplied exactly; the sums are in
-    float32, and so are the gradients of `weight` and `bias`; the result and the gradient of `x` are rounded to bf16.
+    `x` is (..., in), `weight` (out, in), `bias` (out,) or None. All are rounded to bf16; their products are exact in float32,
+    and the sums are in float32. The result and the gradient of `x` are rounded to bf16; the gradients of `weight` and `bias`
+    are float32.
     """
 
     @staticmethod
@@ -71,13 +89,13 @@ class WidenedProduct(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
-        of_x, of_weight, of_bias = ctx.needs_input_grad
+        needs_x, needs_weight, needs_bias = ctx.needs_input_grad
         flat = gradient.float().flatten(0, -2)
         with torch.autocast("cpu", enabled=False):
             return (
-                (flat @ weight.float()).view(x.shape).bfloat16().to(ctx.dtype) if of_x else None,
-                flat.t() @ x.float().flatten(0, -2) if of_weight else None,
-                flat.sum(0) if of_bias else None,
+                (flat @ weight.float()).view(x.shape).bfloat16().to(ctx.dtype) if needs_x else None,
+                flat.t() @ x.float().flatten(0, -2) if needs_weight else None,
+                flat.sum(0) if needs_bias else None,
             )
 
 
@@ -90,21 +108,41 @@ class WidenedLinear(nn.Linear):
         return WidenedProduct.apply(input, self.weight, self.bias)
 
 
+_widened: bool | None = None  # what `use_widened_linear` was told
+
+
+def use_widened_linear(widened: bool | None) -> None:
+    """Decide for this process whether linear layers are widened under bf16; None leaves it to `widening_pays`.
+
+    A widened layer sums in another order, so it gives other bits. Were each worker of a run to time its own core, one that was
+    disturbed could decide otherwise than the rest, and the same cell would come out differently there. So whoever starts the
+    work times once and tells every worker.
+    """
+    global _widened
+    _widened = widened
+
+
+def widens_linear() -> bool:
+    """Whether linear layers are widened under bf16 in this process: as it was told, or else by timing."""
+    return widening_pays() if _widened is None else _widened
+
+
 @lru_cache
 def widening_pays() -> bool:
-    """Whether this machine multiplies float32 matrices faster than bf16 ones, by a quarter at least.
+    """Whether this machine multiplies float32 matrices faster than bf16 ones, by a clear margin. Timed once per process."""
+    fastest = {torch.float32: math.inf, torch.bfloat16: math.inf}
+    for _ in range(TIMINGS):
+        for dtype in fastest:
+            fastest[dtype] = min(fastest[dtype], _seconds_of_product(dtype))
+    return fastest[torch.bfloat16] > WIDENING_MARGIN * fastest[torch.float32]
 
-    Timed once per process, in turns. The margin keeps the answer the same from process to process, and so the bits of what a
-    machine computes: machines are known on either side of it (a ratio of 1.8, and one of 0.4), none near.
-    """
-    seconds: dict[torch.dtype, list[float]] = {torch.float32: [], torch.bfloat16: []}
-    for _ in range(6):
-        for dtype, taken in seconds.items():
-            left, right = torch.ones(512, 384, dtype=dtype), torch.ones(384, 1536, dtype=dtype)
-            began = time.perf_counter()
-            left @ right
-            taken.append(time.perf_counter() - began)
-    return min(seconds[torch.bfloat16]) > 1.25 * min(seconds[torch.float32])
+
+def _seconds_of_product(dtype: torch.dtype) -> float:
+    """Seconds of a product as in the bundled model's feed-forward layer (384 to 1536 wide), for 512 word pieces."""
+    left, right = torch.ones(512, 384, dtype=dtype), torch.ones(384, 1536, dtype=dtype)
+    began = time.perf_counter()
+    left @ right
+    return time.perf_counter() - began
 
 
 def attention(
@@ -119,15 +157,16 @@ def attention(
 ) -> tuple[Tensor, None]:
     """softmax(scaling * query key^T + mask) value, with dropout on the softmax, as an attention function of transformers.
 
-    `query`, `key` and `value` are (n, heads, pieces, width), the mask is added and broadcasts to (n, heads, pieces, pieces);
-    the result is (n, pieces, heads, width).
+    `query`, `key` and `value` are (n, heads, pieces, width). The mask is added and broadcasts to (n, heads, pieces, pieces).
+    The result is (n, pieces, heads, width).
     """
-    more = max(0, VECTOR - key.shape[-2])
-    bias = query.new_zeros(key.shape[-2], dtype=torch.float32) if attention_mask is None else attention_mask
-    if more:
-        key, value = F.pad(key, (0, 0, 0, more)), F.pad(value, (0, 0, 0, more))
-        bias = F.pad(bias, (0, more), value=torch.finfo(bias.dtype).min)
-    scores = torch.add(bias, (query @ key.transpose(-1, -2)).float(), alpha=scaling)
+    pieces = key.shape[-2]
+    mask = query.new_zeros(pieces, dtype=torch.float32) if attention_mask is None else attention_mask
+    added_keys = max(0, VECTOR - pieces)
+    if added_keys:  # masked, so they get no weight
+        key, value = F.pad(key, (0, 0, 0, added_keys)), F.pad(value, (0, 0, 0, added_keys))
+        mask = F.pad(mask, (0, added_keys), value=torch.finfo(mask.dtype).min)
+    scores = torch.add(mask, (query @ key.transpose(-1, -2)).float(), alpha=scaling)
     weights = scores.softmax(-1)
     if dropout:
         weights = weights * dropout_factors(weights.shape, dropout, weights.dtype)
@@ -136,7 +175,7 @@ def attention(
 
 @lru_cache
 def _register_attention() -> None:
-    # imported here, for it takes transformers a second or two that a process without a model need not spend
+    # Imported here: transformers takes a second or two, which a process without a model need not spend.
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
 
@@ -145,29 +184,58 @@ def _register_attention() -> None:
 
 
 @contextmanager
-def cpu_kernels(model: nn.Module, precision: str) -> Iterator[None]:
-    """Inside the block a model that lies on the CPU uses the functions above, in `precision`; afterwards it is as it was.
+def cpu_kernels(model: nn.Module, precision: str) -> Iterator[frozenset[str]]:
+    """Inside the block a model that lies on the CPU uses the kernels above, in `precision`; afterwards it is as it was.
 
-    Attention is exchanged where transformers would call PyTorch's fused one; a model with an attention of its own keeps it.
+    Yields the names of those that take the place of PyTorch's own: "attention", "dropout", "widened-linear". Dropout is among
+    them where it drops something: in training mode. Enter the block in the mode that the model is used in.
     """
     if next(model.parameters()).device.type != "cpu":
-        yield
+        yield frozenset()
         return
+    with _exchanged_modules(model, precision) as module_kernels, _exchanged_attention(model) as attention_kernels:
+        yield module_kernels | attention_kernels
+
+
+@contextmanager
+def _exchanged_modules(model: nn.Module, precision: str) -> Iterator[frozenset[str]]:
+    """Inside the block dropout and linear modules are of our classes. Modules of any other class stay, subclasses too."""
     exchanged: dict[type, type] = {nn.Dropout: FastDropout}
-    if precision == "bf16" and widening_pays():
+    if precision == "bf16" and widens_linear():
         exchanged[nn.Linear] = WidenedLinear
     modules = [module for module in model.modules() if type(module) in exchanged]
-    config = getattr(model, "config", None)  # a defense may wrap the classifier in a module of its own
-    fused = getattr(config, "_attn_implementation", None) == "sdpa"
+    names = frozenset(name for module in modules if (name := _kernel_name(module)))
     for module in modules:
         module.__class__ = exchanged[type(module)]
-    if fused:
-        _register_attention()
-        model.set_attn_implementation(ATTENTION)
     try:
-        yield
+        yield names
     finally:
         for module in modules:
             module.__class__ = type(module).__base__
-        if fused:
-            model.set_attn_implementation("sdpa")
+
+
+def _kernel_name(module: nn.Module) -> str | None:
+    """The kernel that takes the place of this module's own; None for dropout that drops nothing."""
+    if isinstance(module, nn.Linear):
+        return "widened-linear"
+    return "dropout" if module.training and module.p else None
+
+
+@contextmanager
+def _exchanged_attention(model: nn.Module) -> Iterator[frozenset[str]]:
+    """Inside the block our attention runs where transformers would call PyTorch's fused one.
+
+    A model with an attention of its own keeps it. So does a module of a defense's own around a classifier.
+    """
+    config = getattr(model, "config", None)
+    if getattr(config, "_attn_implementation", None) != FUSED_ATTENTION:
+        yield frozenset()
+        return
+    _register_attention()
+    model.set_attn_implementation(ATTENTION)
+    # transformers warns and changes nothing where a model cannot change its attention
+    is_exchanged = config._attn_implementation == ATTENTION
+    try:
+        yield frozenset({"attention"} if is_exchanged else ())
+    finally:
+        model.set_attn_implementation(FUSED_ATTENTION)

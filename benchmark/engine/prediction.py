@@ -1,0 +1,71 @@
+"""The one prediction loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from bdbench.engine.batches import PIECES_AT_ONCE, split_by_length
+from bdbench.engine.encoding import Encoded
+from bdbench.engine.kernels import cpu_kernels
+from bdbench.engine.precision import autocast
+from bdbench.engine.trace import Trace
+
+
+def predict(model: nn.Module, rows: Encoded, *, precision: str, trace: Trace | None = None) -> Tensor:
+    """Logits, (n, classes) float32 on the CPU, in the order of `rows`. Leaves the model in evaluation mode.
+
+    `precision` is "bf16" or "fp32". A batch that does not fit into the device's memory is cut in halves; raises
+    torch.OutOfMemoryError if a single row does not fit. `trace` gets the kernels that ran and one halved batch per cut.
+    """
+    trace = trace or Trace()
+    device = next(model.parameters()).device
+    model.eval()
+    by_length = rows.lengths.argsort(stable=True)
+    runs = split_by_length(rows.lengths[by_length].tolist(), PIECES_AT_ONCE[device.type])
+    batches = [by_length[run] for run in runs]
+    logits_of = partial(_logits_in_parts, model, rows, device=device, precision=precision)
+    threads = torch.get_num_threads()
+    with cpu_kernels(model, precision) as kernels:
+        if device.type == "cpu" and threads > 1:
+            parts_by_batch = _a_batch_per_thread(logits_of, batches, threads)
+        else:
+            parts_by_batch = [logits_of(batch_rows) for batch_rows in batches]
+    trace.kernels |= kernels
+    trace.halved_batches += sum(len(parts) - 1 for parts in parts_by_batch)
+    logits = torch.cat([part for parts in parts_by_batch for part in parts])
+    return logits.cpu()[by_length.argsort()]
+
+
+def _a_batch_per_thread(
+    logits_of: Callable[[Tensor], list[Tensor]], batches: Sequence[Tensor], threads: int
+) -> list[list[Tensor]]:
+    """`logits_of` every batch, each on one thread: 1.2 times as fast on two cores as all threads on one batch at a time."""
+    try:
+        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(logits_of, batches))
+    finally:
+        # Later threads begin with the number that was set last, in whichever thread: with the pool's.
+        torch.set_num_threads(threads)
+
+
+@torch.inference_mode()
+def _logits_in_parts(
+    model: nn.Module, rows: Encoded, batch_rows: Tensor, device: torch.device, precision: str
+) -> list[Tensor]:
+    """The logits of one batch, in one part, or in one part more for every cut that memory forced."""
+    inputs, _ = rows.batch(batch_rows, device)
+    try:
+        with autocast(device, precision):
+            return [model(**inputs).logits.float()]
+    except torch.OutOfMemoryError:
+        if len(batch_rows) == 1:
+            raise
+    # After the except block, so that nothing refers to the failed attempt's memory any more.
+    first, second = batch_rows.chunk(2)
+    logits_in_parts = [_logits_in_parts(model, rows, half, device, precision) for half in (first, second)]
+    return [*logits_in_parts[0], *logits_in_parts[1]]

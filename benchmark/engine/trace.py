@@ -1,0 +1,32 @@
+"""What the loops did that takes time or decides bits, for records."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass(eq=False)
+class Trace:
+    """Filled by the training and the prediction loop.
+
+    `seconds` counts those in the two loops, under "training" and "prediction". `kernels` names the kernels that ran in place
+    of PyTorch's own, `halved_batches` counts the batches that were cut in halves because they did not fit on the device. Both
+    decide how sums are rounded, and so the bits of a result.
+    """
+
+    seconds: Counter[str] = field(default_factory=Counter)
+    kernels: set[str] = field(default_factory=set)
+    halved_batches: int = 0
+
+    @contextmanager
+    def timed(self, what: str) -> Iterator[None]:
+        """Add the time that the block takes to `seconds[what]`."""
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[what] += time.perf_counter() - began
