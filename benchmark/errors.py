@@ -9,7 +9,7 @@ _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
 
 
 class UsageError(Exception):
-    """Bad input, found before anything is trained. The message names what was given, what is allowed and what to do."""
+    """Bad input, refused before anything is trained. The message says what was typed, what is allowed and what to do."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

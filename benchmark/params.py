@@ -79,17 +79,17 @@ class Hyperparameters:
             object.__setattr__(self, field.name, value)
 
     @classmethod
-    def build(cls, given: Mapping[str, Value]) -> Self:
-        """An instance with `given` (values, or strings from a command line) over the defaults.
+    def build(cls, values: Mapping[str, Value]) -> Self:
+        """An instance with `values` (or strings from a command line) over the defaults.
 
         Raises UsageError for a name that is not a hyperparameter, naming the nearest.
         """
         known = [field.name for field in hyperparameters(cls)]
-        for name in given:
+        for name in values:
             if name not in known:
                 has = ", ".join(known) or "none"
                 raise UsageError(f"{_owner(cls)} has no hyperparameter '{name}'{nearest(name, known)}; it has: {has}")
-        return cls(**given)
+        return cls(**values)
 
     def values(self) -> dict[str, Value]:
         """Name to value, for a record."""
@@ -107,11 +107,11 @@ def split_variant(text: str) -> tuple[str, dict[str, Value]]:
 
     Raises UsageError if what follows the name is not such a list.
     """
-    found = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", text)
-    values = [part.partition("=") for part in split_names(found[2] or "", ",")] if found else []
-    if found is None or not all(equals and name.strip() for name, equals, _ in values):
+    match = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\]]*)\])?", text)
+    values = [part.partition("=") for part in split_names(match[2] or "", ",")] if match else []
+    if match is None or not all(equals and name.strip() for name, equals, _ in values):
         raise UsageError(f"'{text}' is not a name with values in brackets, such as badnets-word[start=clean,rate=0.5]")
-    return found[1].strip(), {name.strip(): value.strip() for name, _, value in values}
+    return match[1].strip(), {name.strip(): value.strip() for name, _, value in values}
 
 
 def hyperparameters(cls: type) -> list[dataclasses.Field]:

@@ -13,6 +13,8 @@ import hashlib
 import importlib
 import importlib.util
 import sys
+import types
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -73,7 +75,7 @@ class Registry:
         """The plugin class of this name, imported on first use.
 
         Raises UsageError for an unknown name (with the nearest ones), for one that two distributions claim, and for a
-        plugin that fails to import or does not register the name it is found by.
+        plugin that fails to import or does not register the name it is published under.
         """
         built_in, points = self._built_in(), self._entry_points
         if name in points and (name in built_in or len(points[name]) > 1):
@@ -107,11 +109,11 @@ class Registry:
 
     @cached_property
     def _entry_points(self) -> dict[str, list[EntryPoint]]:
-        # once per process: finding them reads the metadata of every installed distribution, 2 to 6 ms
-        found: dict[str, list[EntryPoint]] = {}
+        # once per process: it takes 2 to 6 ms, for the metadata of every installed distribution is read
+        points_by_name: dict[str, list[EntryPoint]] = {}
         for point in entry_points(group=self.package):
-            found.setdefault(point.name, []).append(point)
-        return found
+            points_by_name.setdefault(point.name, []).append(point)
+        return points_by_name
 
     def _load(self, point: EntryPoint) -> None:
         try:
@@ -129,30 +131,50 @@ DEFENSES = Registry("defenses")
 TASKS = Registry("tasks")
 
 
-def load_plugin_file(path: str | Path) -> None:
-    """Run a Python file whose classes register themselves; loading the same file twice is one registration.
+@dataclass(frozen=True)
+class PluginFile:
+    """A Python file given with `--plugin`: where it lay, and its text as it was read once.
 
-    Raises UsageError if there is no such file or it fails to run.
+    Workers run this text, not what lies at `path` by then. So what a key names is what made the numbers, and no file system
+    has to be shared.
     """
-    path = Path(path).resolve()
-    if not path.is_file():
-        raise UsageError(f"--plugin {path}: no such file")
-    name = f"bdbench_plugin_{path.stem}_{hashlib.sha256(str(path).encode()).hexdigest()[:8]}"
-    if name in sys.modules:
-        return
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"--plugin {path}: not a Python file (.py)")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickle look a class's module up by name
-    try:
-        spec.loader.exec_module(module)
-    except UsageError:
-        del sys.modules[name]
-        raise
-    except Exception as error:
-        del sys.modules[name]
-        raise UsageError(f"--plugin {path}: fails to run: {type(error).__name__}: {error}") from error
+
+    path: Path
+    source: bytes
+
+    @classmethod
+    def read(cls, path: str | Path) -> PluginFile:
+        """Raises UsageError if there is no such file or it is not a Python file."""
+        path = Path(path).resolve()
+        if not path.is_file():
+            raise UsageError(f"--plugin {path}: no such file")
+        if path.suffix != ".py":
+            raise UsageError(f"--plugin {path}: not a Python file (.py)")
+        return cls(path, path.read_bytes())
+
+    def load(self) -> None:
+        """Run the text; its classes register themselves. The same text again does nothing, another text replaces it.
+
+        Raises UsageError if it fails to run.
+        """
+        digest = hashlib.sha256(str(self.path).encode() + b"\0" + self.source).hexdigest()
+        name = f"bdbench_plugin_{self.path.stem}_{digest[:8]}"
+        if name in sys.modules:
+            return
+        module = types.ModuleType(name)
+        module.__file__ = str(self.path)
+        sys.modules[name] = module  # dataclasses and pickle look a class's module up by name
+        _TEXTS[name] = self.source
+        try:
+            exec(compile(self.source, str(self.path), "exec", dont_inherit=True), vars(module))
+        except BaseException as error:
+            del sys.modules[name], _TEXTS[name]
+            if isinstance(error, UsageError) or not isinstance(error, Exception):
+                raise
+            raise UsageError(f"--plugin {self.path}: fails to run: {type(error).__name__}: {error}") from error
+
+
+_TEXTS: dict[str, bytes] = {}  # the texts of plugin files that run in this process, by the name of the module
 
 
 def _owner(point: EntryPoint) -> str:
@@ -165,9 +187,19 @@ def _origin(cls: type) -> str:
 
 
 def _version(cls: type, version: int) -> str:
-    """The declared version; for a plugin from outside also a digest of its file, whose author may edit it between runs."""
+    """The declared version; for a plugin from outside also a digest of its source, whose author may edit it between runs."""
     if cls.__module__.startswith("bdbench."):
         return str(version)
-    file = getattr(sys.modules.get(cls.__module__), "__file__", None)
-    source = Path(file).read_bytes() if file else b""
-    return f"{version}+{hashlib.sha256(source).hexdigest()[:8]}"
+    return f"{version}+{hashlib.sha256(_source(cls.__module__)).hexdigest()[:8]}"
+
+
+def _source(module: str) -> bytes:
+    """The text of a plugin from outside: of its file, or, if it lies in a package, of all files of that package."""
+    if module in _TEXTS:
+        return _TEXTS[module]
+    package = sys.modules.get(module.partition(".")[0])
+    folders = [Path(folder) for folder in getattr(package, "__path__", ())]
+    if folders:
+        return b"\0".join(file.read_bytes() for folder in folders for file in sorted(folder.rglob("*.py")))
+    file = getattr(package, "__file__", None)
+    return Path(file).read_bytes() if file else b""

@@ -49,6 +49,7 @@ def refused(monkeypatch, capsys, tmp_path, tiny_bert, data_dir):
         (["-d", "fine-mixing", "-D", "fine-mixing.ratoi=0.5"], ["'ratoi'", "nearest: ratio"]),
         (["-d", "fine-mixing", "-D", "fine-mixing.epochs=2.5"], ["fine-mixing.epochs='2.5'", "type int"]),
         (["--clip", "inf"], ["training.clip=inf", "not a finite number"]),
+        (["--validation-rows", "1"], ["1 validation rows are all of one class", "raise --validation-rows"]),
         (["-A", "badnets-word.rate=0"], ["badnets-word.rate=0.0", "no row"]),
         (["-A", "badnets-word.rate=0.9", "-A", "badnets-word.draw=non-target"], ["badnets-word.rate=0.9", "non-target"]),
         (["-a", "embedding-poisoning", "-A", "embedding-poisoning.rate=0.001"], ["embedding-poisoning.rate=0.001", "no row"]),
@@ -152,7 +153,7 @@ def test_records_of_another_schema_are_refused(tmp_path, refused):
     records.mkdir(parents=True)
     (records / "0123456789abcdef.json").write_text(json.dumps({"schema": 0}))
     error = refused("--out", tmp_path / "old")
-    assert "schema 0" in error and "schema 1" in error and "another --out" in error
+    assert "schema 0" in error and "schemas 1 to 2" in error and "another --out" in error
 
 
 def test_report_of_a_folder_without_records_is_refused(tmp_path, refused):

@@ -13,11 +13,10 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bdbench.matrix.pool import cores
 from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.store import read_predictions, read_records
-from bdbench.protocol.cells import metrics_of
-from bdbench.specs.records import Metric
+from bdbench.protocol.scoring import metrics_of
+from bdbench.specs.metrics import Metric
 
 MATRIX = ["-T", "sst2,qqp", "-a", "badnets-word,embedding-poisoning", "-d", "none,fine-tuning,e-pur+fine-mixing"]
 SIZES = ["--train-rows", "200", "--validation-rows", "20", "--clean-rows", "16", "--max-length", "32"]
@@ -34,17 +33,34 @@ def metrics(folder) -> dict[str, dict[str, Metric]]:
     return {record.key: record.metrics for record in read_records(folder)}
 
 
-def test_ray_and_inline_give_the_same_metrics_and_a_second_run_does_nothing(small, bdbench, tmp_path):
-    ray = bdbench("run", *small, "--out", tmp_path / "ray" / "run", "--threads", "1")
-    assert ray.returncode == 0, ray.stderr
-    inline = bdbench("run", *small, "--out", tmp_path / "inline" / "run", "--inline", "--threads", "1")
-    assert inline.returncode == 0, inline.stderr
+def outcomes(folder) -> dict[str, tuple]:
+    """Per cell what it rests on and what came of it: the victim's digests, and the predictions to the byte."""
+    return {
+        record.key: (record.victim, {name: array.tobytes() for name, array in read_predictions(folder, record).items()})
+        for record in read_records(folder)
+    }
+
+
+def test_inline_and_ray_with_one_and_two_workers_give_the_same_bits_and_a_second_run_does_nothing(small, bdbench, tmp_path):
+    runs = {}
+    for name, flags in {"inline": ["--inline"], "one": ["--workers", 1], "ray": ["--workers", 2]}.items():
+        runs[name] = bdbench("run", *small, "--out", tmp_path / name / "run", *flags)
+        assert runs[name].returncode == 0, runs[name].stderr
     records = read_records(tmp_path / "ray" / "run")
     assert len(records) == 12 and {record.status for record in records} == {"ok"}
-    assert metrics(tmp_path / "ray" / "run") == metrics(tmp_path / "inline" / "run")
-    assert len(list((tmp_path / "ray" / "victims").glob("*/meta.json"))) == 6  # 2 tasks x (clean and 2 attacks)
+    assert all(record.env["threads"] == 1 and record.env["source"] for record in records)
+    assert len({record.victim for record in records}) == 4  # 2 tasks x 2 attacks
+    assert outcomes(tmp_path / "inline" / "run") == outcomes(tmp_path / "one" / "run") == outcomes(tmp_path / "ray" / "run")
+    assert metrics(tmp_path / "inline" / "run") == metrics(tmp_path / "ray" / "run")
+    digests = {
+        name: {
+            home.name: json.loads((home / "meta.json").read_text())["digests"] for home in tmp_path.glob(f"{name}/victims/*")
+        }
+        for name in runs
+    }
+    assert len(digests["ray"]) == 6 and digests["inline"] == digests["one"] == digests["ray"]  # 2 tasks x (clean and 2 attacks)
 
-    for ended, workers in ((ray, cores()), (inline, 1)):
+    for ended, workers in ((runs["ray"], 2), (runs["one"], 1), (runs["inline"], 1)):
         split = re.search(rf"on {workers} workers?: (\d+)% in training \((\d+)%\) and evaluation \((\d+)%\)", ended.stderr)
         together, training, prediction = map(int, split.groups())
         # of a model this small a prediction may round to no per cent
@@ -52,7 +68,7 @@ def test_ray_and_inline_give_the_same_metrics_and_a_second_run_does_nothing(smal
     assert all(record.seconds["prediction"] > 0 for record in records if record.spec.defense_name != "none")
 
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "ray").rglob("*.*")}
-    again = bdbench("run", *small, "--out", tmp_path / "ray" / "run", "--threads", "1")
+    again = bdbench("run", *small, "--out", tmp_path / "ray" / "run", "--workers", 2)
     assert again.returncode == 0 and "12 cells are there already" in again.stderr
     tables = [file for file in written if file.name.startswith("leaderboard")]
     assert len(tables) == 4
@@ -118,8 +134,8 @@ class Breaks(ModelRepair):
 @register("declines", paper="none")
 @dataclass(frozen=True)
 class Declines(ModelRepair):
-    def skip(self, task, attack):
-        return "not against this one" if attack == "badnets-word" else None
+    def skip(self, task):
+        return "not on this one" if task == "sst2" else None
 
     def repair(self, model, ctx):
         return model
@@ -156,12 +172,11 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(small, bdbench, tmp_pat
     ended = bdbench("run", *small[:-2], *flags)
     assert ended.returncode == 1, ended.stderr
     records = {(record.spec.victim.attack.name, record.spec.defense_name): record for record in read_records(tmp_path / "run")}
-    assert records.pop(("badnets-word", "declines")).status == "skipped"
+    statuses = dict.fromkeys(("breaks", "dies", "scribbles"), "failed") | {"declines": "skipped"}
     assert {key: record.status for key, record in records.items()} == {
-        (attack, defense): "failed" if defense in ("breaks", "dies", "scribbles") else "ok"
+        (attack, defense): statuses.get(defense, "ok")
         for attack in ("badnets-word", "embedding-poisoning")
         for defense in ("none", "breaks", "declines", "dies", "scribbles", "fine-tuning")
-        if (attack, defense) != ("badnets-word", "declines")
     }
     broken = records["badnets-word", "breaks"].error
     assert "NotDeclared: this defense touches 'clean' but declares needs = []" in broken and "faulty.py" in broken
@@ -169,7 +184,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(small, bdbench, tmp_pat
     assert "worker died" in records["badnets-word", "dies"].error
     assert "'scribbles' puts into ctx.notes what JSON does not hold" in records["badnets-word", "scribbles"].error
     board = (tmp_path / "run" / "leaderboard.md").read_text()
-    assert "failed" in board and "not against this one" in board
+    assert "failed" in board and "not on this one" in board
 
 
 FAULTY_ATTACK = '''"""An attack that breaks."""

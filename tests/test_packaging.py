@@ -97,9 +97,9 @@ def test_an_outside_defense_runs_in_the_matrix_on_ray_workers(outside, tiny_bert
 def test_two_owners_of_one_name_are_refused(outside, tmp_path):
     (tmp_path / "mine.py").write_text(PLUGIN)
     code = (
-        "from bdbench.registry import DEFENSES, load_plugin_file\n"
+        "from bdbench.registry import DEFENSES, PluginFile\n"
         "DEFENSES.get('halve-head')\n"
-        f"load_plugin_file({str(tmp_path / 'mine.py')!r})\n"
+        f"PluginFile.read({str(tmp_path / 'mine.py')!r}).load()\n"
     )
     ended = subprocess.run([outside.parent / "python", "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert ended.returncode != 0 and "two defenses are named 'halve-head'" in ended.stderr

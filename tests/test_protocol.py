@@ -1,5 +1,6 @@
-"""How rows are dealt out, what a key depends on, and what a context hands over."""
+"""How rows are dealt out, what a key depends on, and what a record keeps."""
 
+import json
 import platform
 import subprocess
 import sys
@@ -7,13 +8,18 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from bdbench.data import TextSet
 from bdbench.errors import UsageError
 from bdbench.params import Hyperparameters
-from bdbench.protocol.cells import clean_spec, draw_rows
+from bdbench.protocol.rows import DefenderSets, class_quotas, draw_rows, last_of_each_class
+from bdbench.protocol.victims import clean_spec, weights_digest
 from bdbench.registry import ATTACKS
-from bdbench.specs.records import CellSpec, DataSpec, Metric, ModelSpec, PluginSpec, Record, VictimSpec
+from bdbench.specs.keys import PROTOCOL, key_of
+from bdbench.specs.metrics import Metric
+from bdbench.specs.records import Record, VictimDigests
+from bdbench.specs.work import CellSpec, DataSpec, ModelSpec, PluginSpec, VictimSpec, component_names
 from bdbench.tasks.base import Splits
 
 
@@ -25,7 +31,7 @@ SPLITS = Splits(numbered("train", 100), numbered("validation", 30), numbered("te
 VICTIM = VictimSpec(
     task="sst2",
     data=DataSpec("directory", "f" * 64, None, train_rows=70, test_rows=20),
-    model=ModelSpec("tiny", "d" * 64, "f" * 64),
+    model=ModelSpec("tiny", "d" * 64, "c" * 64, "f" * 64),
     max_length=32,
     training={"epochs": 1},
     precision="fp32",
@@ -34,8 +40,8 @@ VICTIM = VictimSpec(
 )
 
 
-def drawn(clean_rows=10, **changes):
-    return draw_rows(replace(VICTIM, **changes), SPLITS, clean_rows, validation_rows=10)
+def drawn(clean_rows=10, even_classes=False, splits=SPLITS, **changes):
+    return draw_rows(replace(VICTIM, **changes), splits, DefenderSets(clean_rows, 10, even_classes))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -45,9 +51,35 @@ def test_the_clean_set_shares_no_row_with_what_trained_the_victim(seed):
     assert not set(rows.train.first) & set(rows.clean.first)
 
 
-def test_a_larger_clean_set_changes_no_training_row_and_contains_the_smaller():
-    assert drawn(10).train.digest() == drawn(30).train.digest()
-    assert set(drawn(10).clean.first) < set(drawn(30).clean.first)
+@pytest.mark.parametrize("even_classes", [False, True])
+def test_a_larger_clean_set_changes_no_training_row_and_contains_the_smaller(even_classes):
+    sizes = [drawn(rows, even_classes) for rows in (9, 10, 11, 20)]
+    assert len({rows.train.digest() for rows in sizes}) == 1
+    for smaller, larger in zip(sizes, sizes[1:], strict=False):
+        assert set(smaller.clean.first) < set(larger.clean.first)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_an_even_clean_set_has_as_many_rows_of_each_class(seed):
+    rows = drawn(21, even_classes=True, seed=seed)
+    assert np.bincount(rows.clean.labels).tolist() == [11, 10]
+    assert not set(rows.train.first) & set(rows.clean.first)
+    assert rows.train.digest() == drawn(21, seed=seed).train.digest()  # the victim is the same
+
+
+def test_classes_are_made_even_by_hand():
+    assert class_quotas(5, 3) == [2, 2, 1] and class_quotas(64, 2) == [32, 32] and class_quotas(1, 2) == [1, 0]
+    # of class 0 the last two of 0, 1, 4, 5; of class 1 the last of 2, 3
+    assert last_of_each_class(np.array([0, 0, 1, 1, 0, 0]), [2, 1]).tolist() == [3, 4, 5]
+    assert last_of_each_class(np.array([1, 0]), [0, 1]).tolist() == [0]
+
+
+def test_an_even_clean_set_that_cannot_be_had_is_refused():
+    train = SPLITS.train.with_labels([1] * 5 + [0] * 95)
+    splits = replace(SPLITS, train=train)
+    with pytest.raises(UsageError, match=r"even classes takes 10 of label 1, but beside .* has \d; .* --uneven-classes"):
+        drawn(20, even_classes=True, splits=splits)
+    assert len(drawn(20, splits=splits).clean) == 20
 
 
 def test_rows_depend_on_the_seed_but_not_on_the_attack_and_test_rows_on_neither():
@@ -64,13 +96,13 @@ def test_training_and_clean_rows_that_do_not_fit_are_refused():
 
 FAULTS = """
 import resource, sys, torch
-from bdbench.protocol.cells import keep_freed_memory
+from bdbench.protocol.site import keep_freed_memory
 if "keep" in sys.argv:
     keep_freed_memory()
 def round():
     held = [torch.ones(2**22) for _ in range(10)]  # 16 MiB each
 for i in range(6):
-    if i == 3:
+    if i == 2:
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     round()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
@@ -83,8 +115,9 @@ def test_freed_memory_is_kept_for_the_next_use():
         word: int(subprocess.run([sys.executable, "-c", FAULTS, word], capture_output=True, text=True, check=True).stdout)
         for word in ("keep", "leave")
     }
-    # three rounds of 160 MiB are 122,880 pages of 4 KiB; with huge pages fewer, but far from none
-    assert faults["keep"] < 50 < faults["leave"]
+    # The first two rounds settle the heap. A later one of 160 MiB is 40,960 pages of 4 KiB (with huge pages fewer), until the
+    # heap happens to be laid out such that nothing is given back; of what is kept, one block of 16 MiB may still be new.
+    assert faults["leave"] > 50 and faults["keep"] < faults["leave"] / 5
 
 
 def cell(victim=VICTIM, **params) -> CellSpec:
@@ -98,12 +131,15 @@ def test_a_key_is_that_of_the_effective_values_in_any_order():
         cell(ratio=0.5),
         cell(replace(VICTIM, seed=1)),
         cell(replace(VICTIM, model=replace(VICTIM.model, digest="e" * 64))),
-        cell(replace(VICTIM, model=replace(VICTIM.model, files="e" * 64))),
+        cell(replace(VICTIM, model=replace(VICTIM.model, config="e" * 64))),
+        cell(replace(VICTIM, model=replace(VICTIM.model, tokenizer="e" * 64))),
+        cell(replace(VICTIM, protocol=VICTIM.protocol + 1)),
+        replace(cell(), even_classes=True),
         cell(replace(VICTIM, data=replace(VICTIM.data, fingerprint="e" * 64))),
         replace(cell(), defense=(PluginSpec("fine-mixing", "2", {"ratio": 0.3}),)),
         replace(cell(), clean_rows=32),
     ]
-    assert len({spec.key() for spec in (cell(), *others)}) == 8
+    assert len({spec.key() for spec in (cell(), *others)}) == 11
     assert cell().key() == cell(replace(VICTIM, model=replace(VICTIM.model, name="elsewhere"))).key()
 
 
@@ -115,12 +151,88 @@ def test_the_clean_victim_is_the_same_for_every_attack():
 
 
 def test_a_record_survives_json_and_an_edited_one_is_refused():
-    record = Record(cell(), "ok", metrics={"cacc": Metric(0.9, 20)}, needs=("clean",), given={"seeds": [0]})
+    digests = VictimDigests("a" * 64, None)
+    record = Record(cell(), "ok", metrics={"cacc": Metric(0.9, 20)}, needs=("clean",), typed={"seeds": [0]}, victim=digests)
     raw = record.to_json()
+    assert Record.from_json(raw).victim == digests
     assert Record.from_json(raw).to_json() == raw
     raw["spec"]["victim"]["seed"] = 3
     with pytest.raises(ValueError, match="the file was edited"):
         Record.from_json(raw)
+
+
+SCHEMA_1 = {  # as the first version wrote it, to the field
+    "schema": 1,
+    "key": "",
+    "status": "ok",
+    "error": None,
+    "spec": {
+        "victim": {
+            **{"task": "sst2", "max_length": 48, "training": {"epochs": 3}, "precision": "bf16", "seed": 0},
+            "data": {"source": "directory", "fingerprint": "f", "revision": None, "train_rows": 9, "test_rows": 4},
+            "model": {"name": "bundled", "digest": "d", "files": "e"},
+            "attack": {"name": "none", "version": "1", "params": {}},
+        },
+        "defense": [{"name": "fine-tuning", "version": "1", "params": {"epochs": 5}}],
+        "clean_rows": 64,
+        "validation_rows": 0,
+    },
+    "given": {"seeds": [0]},
+    "needs": ["clean"],
+    "metrics": {"cacc": {"value": 0.75, "n": 4}},
+    "seconds": {},
+    "predictions": "predictions/old.npz",
+    "env": {"bdbench": "0.1.0"},
+}
+
+
+def old_record() -> dict:
+    model = {name: value for name, value in SCHEMA_1["spec"]["victim"]["model"].items() if name != "name"}
+    key = key_of({**SCHEMA_1["spec"], "victim": {**SCHEMA_1["spec"]["victim"], "model": model}})
+    return json.loads(json.dumps(SCHEMA_1 | {"key": key}))
+
+
+def test_a_record_of_schema_1_is_read_as_of_protocol_1_and_is_never_the_cell_of_today():
+    record = Record.from_json(old_record())
+    assert record.spec.victim.protocol == 1 < PROTOCOL
+    assert (record.spec.even_classes, record.victim, record.notes, record.typed) == (False, None, {}, {"seeds": [0]})
+    assert record.predictions == "predictions/old.npz" and record.metrics["cacc"].value == 0.75
+    today = replace(record.spec, victim=replace(record.spec.victim, protocol=PROTOCOL))
+    assert len({record.key, today.key(), old_record()["key"]}) == 3
+    assert (
+        Record.from_json(record.to_json()).to_json() == record.to_json()
+    )  # written anew it is of today's schema, and still of protocol 1
+
+
+def test_an_edited_record_of_schema_1_and_one_of_an_unknown_schema_are_refused():
+    edited = old_record()
+    edited["spec"]["victim"]["seed"] = 3
+    with pytest.raises(ValueError, match="the file was edited"):
+        Record.from_json(edited)
+    with pytest.raises(ValueError, match="schema 3, but this version reads schemas 1 to 2"):
+        Record.from_json(old_record() | {"schema": 3})
+
+
+def test_the_digest_of_weights_sees_names_shapes_types_and_bits_but_not_the_order():
+    one, zero = torch.ones(2, 3), torch.zeros(4)
+    first = weights_digest({"a": one, "b": zero})
+    assert first == weights_digest({"b": zero.clone(), "a": one.t().contiguous().t()})
+    changed = one.clone()
+    changed[1, 2] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
+    others = [
+        {"a": one},
+        {"a": one, "c": zero},
+        {"a": one.t(), "b": zero},
+        {"a": one.half(), "b": zero},
+        {"a": changed, "b": zero},
+    ]
+    assert len({first, *(weights_digest(other) for other in others)}) == 6
+
+
+def test_a_component_that_comes_twice_is_numbered_by_its_place():
+    parts = tuple(PluginSpec(name, "1", {}) for name in ("fine-mixing", "e-pur", "fine-mixing"))
+    assert component_names(parts) == ("fine-mixing.1", "e-pur", "fine-mixing.3")
+    assert component_names(parts[:2]) == ("fine-mixing", "e-pur")
 
 
 def test_texts_and_labels_of_different_lengths_are_refused():

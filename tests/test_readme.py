@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from bdbench.analysis.claims import text
 from bdbench.matrix.presets import PRESETS
 from bdbench.matrix.store import read_predictions, read_records
 from bdbench.perf.__main__ import table
-from bdbench.protocol.cells import metrics_of
-from bdbench.reports.report import latex, markdown
+from bdbench.protocol.scoring import metrics_of
+from bdbench.reports.claims_page import text
+from bdbench.reports.latex import latex
+from bdbench.reports.markdown import markdown
 
 RESULTS = Path(__file__).parents[1] / "results"
 README = (Path(__file__).parents[1] / "README.md").read_text()

@@ -5,12 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
-from test_engine import SPLITS, VICTIM, cell
+from test_protocol import SPLITS, VICTIM, cell
 
 from bdbench.errors import UsageError
 from bdbench.matrix.store import Results, VictimStore, read_predictions, read_records
-from bdbench.registry import ATTACKS, DEFENSES, load_plugin_file
-from bdbench.specs.records import Metric, Record, Victim
+from bdbench.protocol.victims import Victim
+from bdbench.registry import ATTACKS, DEFENSES, PluginFile
+from bdbench.specs.metrics import Metric
+from bdbench.specs.records import Record, VictimDigests
 
 
 def victim(weight: float = 1.0) -> Victim:
@@ -20,6 +22,7 @@ def victim(weight: float = 1.0) -> Victim:
         triggered=SPLITS.test,
         predictions={"clean": np.array([0, 1], dtype=np.int8)},
         metrics={"cacc": Metric(0.5, 2)},
+        digests=VictimDigests("a" * 64, SPLITS.test.digest()),
         seconds={"attack": 1.0},
     )
 
@@ -30,6 +33,7 @@ def test_a_victim_comes_back_as_it_was(tmp_path):
     store.save(victim())
     back = store.load(VICTIM)
     assert torch.equal(back.weights["w"], victim().weights["w"]) and back.metrics == victim().metrics
+    assert back.digests == victim().digests
     assert back.triggered.digest() == SPLITS.test.digest()
     assert back.predictions["clean"].tolist() == [0, 1]
 
@@ -67,7 +71,7 @@ def test_a_file_that_is_no_record_is_named(content, tmp_path):
 
 def load(tmp_path, source: str) -> None:
     (tmp_path / "plugin.py").write_text(source)
-    load_plugin_file(tmp_path / "plugin.py")
+    PluginFile.read(tmp_path / "plugin.py").load()
 
 
 def test_a_plugin_that_forgets_the_dataclass_is_refused(tmp_path):

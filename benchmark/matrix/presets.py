@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from bdbench.errors import UsageError
+from bdbench.matrix.selection import Selection
 from bdbench.params import Value, split_names, split_variant
 
 TASKS = ("sst2", "imdb", "amazon", "qqp", "qnli")
@@ -53,60 +54,31 @@ PAPER_DEFENSE_PARAMS = {"fine-pruning.search": True, "fine-mixing.search": True}
 
 
 @dataclass(frozen=True)
-class Selection:
-    """All that a user chooses, by a preset and flags.
-
-    A plugin may be named with values of its own, in brackets, which go before those in `attack_params` and
-    `defense_params`: `badnets-word[start=clean]`, `e-pur+fine-pruning[frozen=true]`.
-
-    `data` is "hub", "builtin" or a directory. Row counts of None mean all there are. `training` holds the victim's recipe;
-    `attack_params` and `defense_params` hold "plugin.parameter" values that differ from the plugins' defaults.
-    """
-
-    model: str
-    data: str | None
-    tasks: tuple[str, ...]
-    attacks: tuple[str, ...]
-    defenses: tuple[str, ...]
-    seeds: tuple[int, ...]
-    train_rows: int | None
-    validation_rows: int | None
-    test_rows: int | None
-    clean_rows: int
-    max_length: int
-    training: Mapping[str, Value]
-    attack_params: Mapping[str, Value] = field(default_factory=dict)
-    defense_params: Mapping[str, Value] = field(default_factory=dict)
-    precision: str = "auto"
-    model_digest: str | None = None
-
-
-@dataclass(frozen=True)
 class Preset:
     """A selection with a name and a line about it; with `data` None the user must say where the data is."""
 
     summary: str
     selection: Selection
 
-    def choose(self, overrides: Mapping[str, Any]) -> Selection:
+    def select(self, overrides: Mapping[str, Any]) -> Selection:
         """The selection with `overrides` (its fields) in place of its values; parameters are merged one by one.
 
         The preset's parameters of plugins that the overrides leave out are dropped. Raises UsageError if the preset leaves
-        the data to the user and no data was given.
+        the data to the user and the overrides name none.
         """
-        chosen = replace(self.selection, **overrides)
-        if chosen.data is None:
+        selection = replace(self.selection, **overrides)
+        if selection.data is None:
             raise UsageError("this preset needs real data: --data DIR (with <task>/train.parquet and so on) or --data hub")
-        parts = [part for name in chosen.defenses for part in split_names(name, "+")]
+        parts = [part for name in selection.defenses for part in split_names(name, "+")]
         return replace(
-            chosen,
+            selection,
             training={**self.selection.training, **overrides.get("training", {})},
-            attack_params=_of(chosen.attacks, self.selection.attack_params) | overrides.get("attack_params", {}),
-            defense_params=_of(parts, self.selection.defense_params) | overrides.get("defense_params", {}),
+            attack_params=_params_of(selection.attacks, self.selection.attack_params) | overrides.get("attack_params", {}),
+            defense_params=_params_of(parts, self.selection.defense_params) | overrides.get("defense_params", {}),
         )
 
 
-def _of(plugins: Sequence[str], params: Mapping[str, Value]) -> dict[str, Value]:
+def _params_of(plugins: Sequence[str], params: Mapping[str, Value]) -> dict[str, Value]:
     names = {split_variant(plugin)[0] for plugin in plugins}
     return {name: value for name, value in params.items() if name.partition(".")[0] in names}
 

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
-from bdbench.specs.records import Record, VictimSpec
+from bdbench.specs.records import Record
+from bdbench.specs.work import VictimSpec
 
 
 class MatrixProgress:
@@ -23,7 +24,7 @@ class MatrixProgress:
         self.cells, self.units = cells, cells + victims
         self.done = self.failed = self.units_done = 0
         self.started = time.monotonic()
-        self.labels = labels or {}  # by key, where a name alone would not tell two cells apart
+        self.labels = labels or {}  # by key; a name alone would not tell two variants apart
         self.spent: Counter[str] = Counter()
         self._bar: Progress | None = None
 
@@ -40,7 +41,7 @@ class MatrixProgress:
         self._bar = None
 
     def victim(self, spec: VictimSpec, error: str | None, seconds: Mapping[str, float]) -> None:
-        """One victim is made, found in the store, or has failed; `seconds` are those of `Victim` and the "total"."""
+        """One victim is ready or has failed; `seconds` are those of `Victim` and the "total"."""
         self.spent.update(seconds)
         what = self.labels.get(spec.key(), f"{spec.task} / {spec.attack.name} / seed {spec.seed}")
         self._unit(f"victim {what}", "failed" if error else "ready", error)

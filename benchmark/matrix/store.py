@@ -24,7 +24,10 @@ import numpy as np
 from bdbench.data import TextSet
 from bdbench.errors import UsageError
 from bdbench.files import sha256, write_whole
-from bdbench.specs.records import Metric, Predictions, Record, Victim, VictimSpec
+from bdbench.protocol.victims import Victim
+from bdbench.specs.metrics import Metric
+from bdbench.specs.records import Predictions, Record, VictimDigests
+from bdbench.specs.work import VictimSpec
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +113,7 @@ class VictimStore:
             triggered=_read_texts(home / "triggered.parquet") if "triggered.parquet" in meta["sha256"] else None,
             predictions=predictions,
             metrics={name: Metric(**metric) for name, metric in meta["metrics"].items()},
+            digests=VictimDigests(**meta["digests"]),
             seconds=meta["seconds"],
             env=meta["env"],
         )
@@ -125,7 +129,7 @@ class VictimStore:
         except (OSError, ValueError, KeyError, TypeError) as error:
             damaged = [str(error)]
         if damaged:
-            log.warning("victim %s is damaged (%s); it is made anew", key, ", ".join(damaged))
+            log.warning("victim %s is damaged (%s); it is trained again", key, ", ".join(damaged))
             return None
         return meta
 
@@ -142,6 +146,7 @@ class VictimStore:
             meta = {
                 "spec": asdict(victim.spec),
                 "metrics": {name: asdict(metric) for name, metric in victim.metrics.items()},
+                "digests": asdict(victim.digests),
                 "seconds": victim.seconds,
                 "env": victim.env,
                 "sha256": {file.name: sha256(file) for file in sorted(work.iterdir())},

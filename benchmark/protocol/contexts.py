@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -14,7 +12,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from bdbench.data import TextSet
-from bdbench.engine.loops import Encoded, Loss, Recipe, cross_entropy, encode, predict, train
+from bdbench.engine.encoding import Encoded, encode
+from bdbench.engine.prediction import predict
+from bdbench.engine.trace import Trace
+from bdbench.engine.training import Loss, Passes, cross_entropy, train
 from bdbench.specs.metrics import clean_accuracy
 
 
@@ -22,11 +23,22 @@ class NotDeclared(Exception):
     """A defense touched something that its `needs` does not list."""
 
 
+@dataclass(eq=False)
+class Lazy:
+    """A resource that is costly to load: `value` loads it when it is first touched, and keeps it."""
+
+    load: Callable[[], Any]
+
+    @cached_property
+    def value(self) -> Any:
+        return self.load()
+
+
 @dataclass(frozen=True, eq=False)
 class Context:
     """Common to attacks and defenses. Plugins draw randomness from `generator` (on the CPU) and from nowhere else.
 
-    `spent` counts the seconds in the two loops, under "training" and "prediction".
+    `trace` is filled by the two loops: their seconds, their kernels.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -35,7 +47,7 @@ class Context:
     device: torch.device
     precision: str
     generator: torch.Generator
-    spent: Counter[str] = field(default_factory=Counter, repr=False)
+    trace: Trace = field(default_factory=Trace, repr=False)
 
     def encode(self, rows: TextSet) -> Encoded:
         """Tokenize, cut at `max_length` pieces."""
@@ -45,35 +57,40 @@ class Context:
         self,
         model: nn.Module,
         rows: TextSet,
-        recipe: Recipe,
+        recipe: Passes,
         *,
+        seed: int | None = None,
         optimizer: torch.optim.Optimizer | None = None,
         loss: Loss = cross_entropy,
     ) -> None:
-        """Train `model` in place with the engine's loop (see `loops.train`); one draw from `generator`."""
-        seed = int(torch.randint(2**62, (), generator=self.generator))
+        """Train `model` in place with the engine's loop (see `engine.training.train`).
+
+        Without a `seed` one is drawn from `generator`.
+        """
+        if seed is None:
+            seed = int(torch.randint(2**62, (), generator=self.generator))
         encoded = self.encode(rows)
-        with self.counted("training"):
-            train(model, encoded, recipe, seed=seed, precision=self.precision, optimizer=optimizer, loss=loss)
+        with self.trace.timed("training"):
+            train(
+                model,
+                encoded,
+                recipe,
+                seed=seed,
+                precision=self.precision,
+                trace=self.trace,
+                optimizer=optimizer,
+                loss=loss,
+            )
 
     def predict(self, model: nn.Module, rows: TextSet) -> Tensor:
         """Logits (n, classes) float32 on the CPU."""
         encoded = self.encode(rows)
-        with self.counted("prediction"):
-            return predict(model, encoded, precision=self.precision)
+        with self.trace.timed("prediction"):
+            return predict(model, encoded, precision=self.precision, trace=self.trace)
 
     def accuracy(self, model: nn.Module, rows: TextSet) -> float:
         """Share of the rows classified correctly, in [0, 1]."""
         return clean_accuracy(self.predict(model, rows).argmax(dim=1).numpy(), rows.labels).value
-
-    @contextmanager
-    def counted(self, what: str) -> Iterator[None]:
-        """Add the time the block takes to `spent`."""
-        began = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.spent[what] += time.perf_counter() - began
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +106,7 @@ class AttackContext(Context):
     def visible_ends(self, rows: TextSet, room: int) -> list[int]:
         """Per row, how many leading characters of the carrier text survive truncation if `room` pieces are inserted."""
         second = None if rows.second is None else list(rows.second)
-        # of a pair the longer text is cut first and the room comes off both, so twice as much is kept free
+        # Of a pair the longer text is cut first, and the room may come off either text: so twice as much is kept free.
         limit = self.max_length - room * (1 if second is None else 2)
         encoding = self.tokenizer(
             list(rows.first), second, truncation=True, max_length=limit, padding=False, return_offsets_mapping=True
@@ -106,9 +123,9 @@ class AttackContext(Context):
 class DefenseContext(Context):
     """What a defense sees: beside the common part, the resources its `needs` lists, and no others.
 
-    Touching another one raises NotDeclared, so that a result cannot rest on knowledge the threat model withholds. A value
-    that is costly to make is a function here, called when it is touched. What a defense puts into `notes` (JSON values) is
-    kept in the record: what it chose, and after which trials.
+    Touching another one raises NotDeclared, so that a result cannot rest on knowledge the threat model withholds. A resource
+    that is costly to load is a `Lazy`. What a defense puts into `notes` (JSON values) is kept in the record: what it
+    selected, and after which trials.
     """
 
     resources: Mapping[str, Any] = field(default_factory=dict, repr=False)
@@ -136,4 +153,4 @@ class DefenseContext(Context):
         if name not in self.resources:
             raise NotDeclared(f"this defense touches '{name}' but declares needs = {sorted(self.resources)}")
         value = self.resources[name]
-        return value() if callable(value) else value
+        return value.value if isinstance(value, Lazy) else value

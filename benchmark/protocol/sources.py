@@ -1,4 +1,4 @@
-"""Reading a task's splits from one of three sources, chosen explicitly: the hub, a directory, or builtin text."""
+"""Reading a task's splits from one of three sources, named explicitly: the hub, a directory, or builtin text."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def _builtin(task: Task) -> Splits:
     splits, start = [], 0
     for rows in BUILTIN_ROWS.values():
         share = rows // classes
-        chosen = np.concatenate([positions[start : start + share] for positions in by_class])
-        splits.append(data.take(np.sort(chosen)))  # sorted by position, not by label
+        rows_of_split = np.concatenate([positions[start : start + share] for positions in by_class])
+        splits.append(data.take(np.sort(rows_of_split)))  # sorted by position, not by label
         start += share
     return Splits(*splits, label_names=task.label_names, source="builtin")
 
@@ -83,8 +83,8 @@ def _split_file(task: Task, directory: Path, split: str) -> Path:
     files = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
     if not files:
         present = ", ".join(sorted(path.name for path in folder.iterdir())) or "none"
-        wanted = " or ".join(f"{split}{suffix}" for suffix in SUFFIXES)
-        raise UsageError(f"{folder}: no file for the split '{split}' (files there: {present}); add {wanted}")
+        file_names = " or ".join(f"{split}{suffix}" for suffix in SUFFIXES)
+        raise UsageError(f"{folder}: no file for the split '{split}' (files there: {present}); add {file_names}")
     if len(files) > 1:
         names = ", ".join(file.name for file in files)
         raise UsageError(f"{folder}: more than one file for the split '{split}' ({names}); keep one")
@@ -112,12 +112,12 @@ def _read(file: Path) -> pd.DataFrame:
 
 def _text_set(task: Task, frame: pd.DataFrame, file: Path) -> TextSet:
     """The rows of a file, in its order, checked. Row numbers in messages count from 1, without a header."""
-    wanted = (*task.columns, "label")
-    missing = [name for name in wanted if name not in frame.columns]
+    columns = (*task.columns, "label")
+    missing = [name for name in columns if name not in frame.columns]
     if missing:
         raise UsageError(
             f"{file}: no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns)) or 'none'}, "
-            f"and {task.name} needs {', '.join(wanted)}"
+            f"and {task.name} needs {', '.join(columns)}"
         )
     if frame.empty:
         raise UsageError(f"{file}: no rows; the split needs at least one of each label")
@@ -135,8 +135,8 @@ def _texts(column: pd.Series, file: Path) -> list[str]:
     texts = column.tolist()
     for row, text in enumerate(texts, start=1):
         if not isinstance(text, str):
-            found = "missing" if pd.api.types.is_scalar(text) and pd.isna(text) else f"{text!r}, not text"
-            raise UsageError(f"{file}: row {row}: {column.name} is {found}; correct or remove the row")
+            problem = "missing" if pd.api.types.is_scalar(text) and pd.isna(text) else f"{text!r}, not text"
+            raise UsageError(f"{file}: row {row}: {column.name} is {problem}; correct or remove the row")
         if not text.strip():
             raise UsageError(f"{file}: row {row}: {column.name} is empty; correct or remove the row")
     return texts

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
-from bdbench.specs.records import Metric
-
 Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A fraction in [0, 1] and the number of rows it is a fraction of."""
+
+    value: float
+    n: int
 
 
 def clean_accuracy(predicted: Labels, gold: Labels) -> Metric:

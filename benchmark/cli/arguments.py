@@ -1,0 +1,67 @@
+"""Texts of the command line to values. Every refusal says what was typed and what would do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bdbench.errors import UsageError
+from bdbench.params import split_names
+from bdbench.registry import ATTACKS, DEFENSES, TASKS, PluginFile
+
+Text = str | None
+Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="a Python file that registers plugins; repeatable")]
+
+REGISTRIES = {"attacks": ATTACKS, "defenses": DEFENSES, "tasks": TASKS}
+
+
+def load_plugins(files: Iterable[Path] | None) -> tuple[PluginFile, ...]:
+    """Read and run the files of `--plugin`; their texts, to be shipped to workers."""
+    plugins = tuple(PluginFile.read(file) for file in files or ())
+    for plugin in plugins:
+        plugin.load()
+    return plugins
+
+
+def names(text: Text) -> tuple[str, ...] | None:
+    """ "a, b[x=1,y=2]" -> ("a", "b[x=1,y=2]")."""
+    return None if text is None else tuple(split_names(text, ","))
+
+
+def seed_numbers(text: Text) -> tuple[int, ...] | None:
+    """ "0-2,5" -> (0, 1, 2, 5). Raises UsageError for anything else."""
+    if text is None:
+        return None
+    seeds: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise UsageError(f"--seeds {text}: give whole numbers and ranges, such as 0-2,5")
+        seeds += range(int(first), int(last or first) + 1)
+    return tuple(dict.fromkeys(seeds))
+
+
+def row_counts(**texts: Text) -> dict[str, int | None]:
+    """Of the texts that are not None: "all" -> None, "12" -> 12. Raises UsageError for anything else."""
+    for field, text in texts.items():
+        if text is not None and text != "all" and not text.isdecimal():
+            raise UsageError(f"--{field.replace('_', '-')} {text}: give a whole number, or 'all'")
+    return {field: None if text == "all" else int(text) for field, text in texts.items() if text is not None}
+
+
+def assignments(flag: str, texts: list[str] | None) -> dict[str, str]:
+    """["a.b=1"] -> {"a.b": "1"}."""
+    values_by_name = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise UsageError(f"{flag} {text}: give PLUGIN.PARAMETER=VALUE, such as fine-mixing.ratio=0.5")
+        values_by_name[name.strip()] = value.strip()
+    return values_by_name
+
+
+def drop_none(**values: Any) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if value is not None}

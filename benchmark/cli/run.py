@@ -1,0 +1,187 @@
+"""`bdbench run`: select cells, run those that are missing, write the tables."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bdbench.cli.arguments import Plugins, Text, assignments, drop_none, load_plugins, names, row_counts, seed_numbers
+from bdbench.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from bdbench.matrix.plan import Plan
+    from bdbench.matrix.progress import MatrixProgress
+    from bdbench.matrix.store import Results
+    from bdbench.matrix.worker import Worker
+    from bdbench.specs.work import CellSpec
+
+
+def run(
+    preset: Annotated[str, typer.Option(help="quick, laptop, paper, paper-mini: the values that no flag overrides")] = "quick",
+    out: Annotated[Path | None, typer.Option(help="folder of the results (default: results/PRESET)")] = None,
+    victims: Annotated[Path | None, typer.Option(help="folder of the victims (default: beside --out)")] = None,
+    tasks: Annotated[Text, typer.Option("--tasks", "-T", help="names, separated by commas")] = None,
+    attacks: Annotated[Text, typer.Option("--attacks", "-a", help="names, separated by commas")] = None,
+    defenses: Annotated[Text, typer.Option("--defenses", "-d", help="names, separated by commas; x+y is x, then y")] = None,
+    seeds: Annotated[Text, typer.Option(help="such as 0-2 or 0,5")] = None,
+    model: Annotated[Text, typer.Option(help="bundled, a directory, or a Hugging Face id (id@revision)")] = None,
+    model_digest: Annotated[Text, typer.Option(help="SHA-256 that the model's weights must have")] = None,
+    data: Annotated[Text, typer.Option(help="hub, builtin, or a directory with <task>/train.parquet and so on")] = None,
+    train_rows: Annotated[Text, typer.Option(help="rows that train the victim, or 'all' but those kept for clean sets")] = None,
+    validation_rows: Annotated[Text, typer.Option(help="rows a defense may validate on, or 'all'")] = None,
+    test_rows: Annotated[Text, typer.Option(help="rows tested on, or 'all'")] = None,
+    clean_rows: Annotated[int | None, typer.Option(help="rows of the defender's small clean set")] = None,
+    even_classes: Annotated[
+        bool | None,
+        typer.Option("--even-classes/--uneven-classes", help="clean set: as many rows of each class, or as they come"),
+    ] = None,
+    max_length: Annotated[int | None, typer.Option(help="word pieces kept of a text or pair")] = None,
+    epochs: Annotated[Text, typer.Option(help="the victim's training: epochs")] = None,
+    learning_rate: Annotated[Text, typer.Option(help="the victim's training: peak learning rate")] = None,
+    batch_size: Annotated[Text, typer.Option(help="the victim's training: rows per step")] = None,
+    warmup: Annotated[Text, typer.Option(help="the victim's training: share of warm-up steps")] = None,
+    clip: Annotated[Text, typer.Option(help="the victim's training: largest gradient norm")] = None,
+    attack_param: Annotated[list[str] | None, typer.Option("-A", help="ATTACK.PARAMETER=VALUE; repeatable")] = None,
+    defense_param: Annotated[list[str] | None, typer.Option("-D", help="DEFENSE.PARAMETER=VALUE; repeatable")] = None,
+    precision: Annotated[Text, typer.Option(help="auto (bf16 where the machine has it), bf16 or fp32")] = None,
+    plugin: Plugins = None,
+    inline: Annotated[bool, typer.Option("--inline", help="run in this process, one cell after another, without Ray")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="cells at a time (default: what the machine holds)")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads per cell; another number rounds differently")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    gpus_per_cell: Annotated[float, typer.Option(min=0.01, max=1.0, help="share of a GPU a cell takes")] = 1.0,
+    force: Annotated[bool, typer.Option("--force", help="run cells again that ended well before")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and their number, and stop")] = False,
+) -> None:
+    """Run attacks x defenses x tasks x seeds, then write the tables. Finished cells are not run again."""
+    began = time.monotonic()
+    plugins = load_plugins(plugin)
+    overrides = drop_none(
+        model=model,
+        model_digest=model_digest,
+        data=data,
+        tasks=names(tasks),
+        attacks=names(attacks),
+        defenses=names(defenses),
+        seeds=seed_numbers(seeds),
+        clean_rows=clean_rows,
+        even_classes=even_classes,
+        max_length=max_length,
+        training=drop_none(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, warmup=warmup, clip=clip),
+        attack_params=assignments("-A", attack_param),
+        defense_params=assignments("-D", defense_param),
+        precision=precision,
+    ) | row_counts(train_rows=train_rows, validation_rows=validation_rows, test_rows=test_rows)
+    plan = select(preset, overrides, device)
+    if dry_run:
+        print_cells(plan)
+        return
+
+    from bdbench.matrix.plan import site_for
+    from bdbench.matrix.store import Results, VictimStore
+    from bdbench.matrix.worker import Worker
+
+    out = out or Path("results") / preset
+    results, store = Results(out), VictimStore(victims or out.parent / "victims")
+    worker = Worker(site_for(plan, plugins, threads, device), store.folder, typed_values(preset, overrides))
+    execution = execute_missing(plan, results, worker, inline, workers, gpus_per_cell, force)
+    finish(plan, results, execution, time.monotonic() - began)
+
+
+def select(preset: str, overrides: Mapping[str, Any], device: str) -> Plan:
+    """The plan of a preset with the user's values over its own; warnings go to standard error."""
+    from bdbench.matrix.presets import PRESETS
+
+    if preset not in PRESETS:
+        raise UsageError(f"no preset named '{preset}'{nearest(preset, PRESETS)}; known: {', '.join(PRESETS)}")
+    selection = PRESETS[preset].select(overrides)
+    from bdbench.matrix.plan import plan  # imports torch: after what can be refused without it
+
+    planned = plan(selection, device)
+    for warning in planned.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+    return planned
+
+
+def print_cells(plan: Plan) -> None:
+    from bdbench.analysis.labels import cell_labels
+
+    labels = cell_labels(plan.cells)
+    for cell in plan.cells:
+        typer.echo(f"{cell.key()}  {labels[cell.key()]}")
+    typer.echo(f"{len(plan.cells)} cells on {len(plan.victims)} victims", err=True)
+
+
+def typed_values(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """What was typed, for the records; a directory by its last part, for no record may name a path of this machine."""
+    values = {name: value for name, value in overrides.items() if value != {}}
+    return {"preset": preset} | {
+        name: Path(value).name if name in ("model", "data") else value for name, value in values.items()
+    }
+
+
+@dataclass(frozen=True)
+class Execution:
+    """What became of a run: its progress, how many processes did it, and whether the user interrupted it."""
+
+    progress: MatrixProgress
+    processes: int
+    interrupted: bool = False
+
+
+def execute_missing(
+    plan: Plan, results: Results, worker: Worker, inline: bool, workers: int | None, gpus_per_cell: float, force: bool
+) -> Execution:
+    """Run the cells that have no finished record, with `force` all; those that are there already are counted."""
+    from bdbench.analysis.labels import cell_labels
+    from bdbench.matrix.execute import InlinePool, execute
+    from bdbench.matrix.graph import steps_of
+    from bdbench.matrix.progress import MatrixProgress
+
+    cells: list[CellSpec] = [cell for cell in plan.cells if force or not results.done(cell.key())]
+    if len(cells) < len(plan.cells):
+        typer.echo(f"{len(plan.cells) - len(cells)} cells are there already; {len(cells)} to run", err=True)
+    steps = steps_of(cells)
+    progress = MatrixProgress(len(cells), len(steps) - len(cells), labels=cell_labels(plan.cells))
+    if not cells:
+        return Execution(progress, processes=0)
+    if inline:
+        pool_context = nullcontext(InlinePool(worker))
+    else:
+        from bdbench.matrix.pool import RayPool
+
+        pool_context = RayPool(worker, workers=workers, gpus_per_cell=gpus_per_cell)
+    interrupted, processes = False, 1
+    try:
+        with progress.shown(), pool_context as pool:
+            processes = pool.slots
+            execute(steps, pool, results, progress)
+    except KeyboardInterrupt:
+        interrupted = True
+    return Execution(progress, processes, interrupted)
+
+
+def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -> None:
+    """Write the tables, say where the time went and which cells failed. Raises typer.Exit unless all cells ended well."""
+    from bdbench.matrix.store import read_records
+    from bdbench.reports.files import write_report
+
+    for file in write_report(results.folder, read_records(results.folder)):  # with what another process may have added
+        typer.echo(file)
+    progress = execution.progress
+    if execution.processes:
+        typer.echo(progress.split(seconds, execution.processes), err=True)
+    failed_keys = [key for cell in plan.cells if (key := cell.key()) in results.records and not results.done(key)]
+    for key in failed_keys:
+        typer.echo(f"{results.records[key].status}: {progress.labels[key]} (results in records/{key}.json)", err=True)
+    if execution.interrupted:
+        typer.echo("interrupted; the same command goes on where it stopped", err=True)
+        raise typer.Exit(130)
+    if failed_keys or progress.failed:  # a forced cell that failed may have an earlier record that is kept
+        raise typer.Exit(1)

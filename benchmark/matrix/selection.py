@@ -1,0 +1,89 @@
+"""What a user selects, and the plugins it names, built and checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from bdbench.defenses.base import RESOURCES
+from bdbench.errors import UsageError
+from bdbench.params import Value, split_names, split_variant
+from bdbench.registry import ATTACKS, DEFENSES, Registry
+
+
+@dataclass(frozen=True)
+class Selection:
+    """All that a user selects, by a preset and flags.
+
+    A plugin may be named with values of its own in brackets, `badnets-word[start=clean]` or
+    `e-pur+fine-pruning[frozen=true]`. They go before those in `attack_params` and `defense_params`.
+
+    `data` is "hub", "builtin" or a directory. Row counts of None mean all there are. `even_classes` gives the clean set as many
+    rows of each class. `training` holds the victim's recipe. `attack_params` and `defense_params` hold "plugin.parameter"
+    values that differ from the plugins' defaults.
+    """
+
+    model: str
+    data: str | None
+    tasks: tuple[str, ...]
+    attacks: tuple[str, ...]
+    defenses: tuple[str, ...]
+    seeds: tuple[int, ...]
+    train_rows: int | None
+    validation_rows: int | None
+    test_rows: int | None
+    clean_rows: int
+    max_length: int
+    training: Mapping[str, Value]
+    attack_params: Mapping[str, Value] = field(default_factory=dict)
+    defense_params: Mapping[str, Value] = field(default_factory=dict)
+    even_classes: bool = True
+    precision: str = "auto"
+    model_digest: str | None = None
+
+
+def attacks_of(selection: Selection) -> list[Any]:
+    """The attacks, each variant once. Raises UsageError for a bad name or value."""
+    variants = [split_variant(text) for text in distinct("attack", selection.attacks)]
+    params = _by_plugin(selection.attack_params, [name for name, _ in variants], "-A", ATTACKS)
+    attacks = [ATTACKS.get(name).build({**params.get(name, {}), **own}) for name, own in variants]
+    for attack in attacks:
+        if attack.has_trigger and "target" not in attack.values():
+            raise UsageError(f"the attack '{attack.name}' has a trigger but no hyperparameter 'target'; declare one")
+    return list(dict.fromkeys(attacks))
+
+
+def defenses_of(selection: Selection) -> list[tuple[Any, ...]]:
+    """The defenses, each variant once, as tuples of components. Raises UsageError for a bad name, value or composition."""
+    variants = [[split_variant(part) for part in split_names(text, "+")] for text in distinct("defense", selection.defenses)]
+    params = _by_plugin(selection.defense_params, [name for parts in variants for name, _ in parts], "-D", DEFENSES)
+    defenses = [tuple(DEFENSES.get(name).build({**params.get(name, {}), **own}) for name, own in parts) for parts in variants]
+    for defense in defenses:
+        for part in defense:
+            if not part.needs <= set(RESOURCES):
+                raise UsageError(f"{part.name} needs {sorted(part.needs)}; a defense can get {', '.join(RESOURCES)}")
+            if part.unchanged and len(defense) > 1:
+                raise UsageError(f"'{part.name}' does nothing, so it cannot be composed; leave it out")
+    return list(dict.fromkeys(defenses))
+
+
+def distinct(kind: str, names: Sequence[str]) -> list[str]:
+    """The names without repetitions. Raises UsageError if there is none."""
+    if not names:
+        raise UsageError(f"no {kind} to run; name at least one (bdbench list shows them)")
+    return list(dict.fromkeys(names))
+
+
+def _by_plugin(params: Mapping[str, Value], used: Sequence[str], flag: str, registry: Registry) -> dict[str, dict[str, Any]]:
+    """ "plugin.parameter" -> value, as plugin -> {parameter -> value}; a plugin outside the run is refused."""
+    params_by_plugin: dict[str, dict[str, Any]] = {}
+    for name, value in params.items():
+        plugin, dot, parameter = name.partition(".")
+        if not dot:
+            raise UsageError(f"{flag} {name}={value}: give PLUGIN.PARAMETER=VALUE, such as fine-mixing.ratio=0.5")
+        registry.get(plugin)  # an unknown name gets the nearest ones
+        if plugin not in used:
+            raise UsageError(f"{flag} {name}={value}: {plugin} is not in this run; it has {', '.join(dict.fromkeys(used))}")
+        params_by_plugin.setdefault(plugin, {})[parameter] = value
+    return params_by_plugin

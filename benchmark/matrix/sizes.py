@@ -1,0 +1,72 @@
+"""How many rows a run uses, and whether the rows that come of it can be used."""
+
+from __future__ import annotations
+
+from bdbench.data import TextSet
+from bdbench.errors import UsageError
+from bdbench.matrix.selection import Selection
+from bdbench.protocol.rows import DefenderSets, Rows, draw_rows
+from bdbench.specs.work import DataSpec, VictimSpec
+from bdbench.tasks.base import Splits
+
+# Training rows that "all" leaves to the clean set, so that any usual size of it changes no victim.
+HELD_BACK_ROWS = 1000
+
+
+def data_spec(task: str, splits: Splits, selection: Selection) -> DataSpec:
+    """The rows of a task that a run trains and tests on. Raises UsageError if there are not so many."""
+    size, clean_rows = len(splits.train), selection.clean_rows
+    if clean_rows >= size:
+        raise UsageError(
+            f"{task}: --clean-rows {clean_rows} of a train split of {size} rows leaves none to train the victim on; "
+            "lower --clean-rows"
+        )
+    train_rows = selection.train_rows
+    if train_rows is None:
+        train_rows = size - max(clean_rows, min(HELD_BACK_ROWS, size // 10))
+    return DataSpec(
+        source=splits.source,
+        fingerprint=splits.fingerprint,
+        revision=splits.revision,
+        train_rows=row_count(task, train_rows, size - clean_rows, "--train-rows (beside the clean set)"),
+        test_rows=row_count(task, selection.test_rows, len(splits.test), "--test-rows"),
+    )
+
+
+def row_count(task: str, rows: int | None, most: int, flag: str) -> int:
+    """`rows`, or `most` for None. Raises UsageError if there are not so many."""
+    if rows is None:
+        return most
+    if not 0 < rows <= most:
+        raise UsageError(f"{task}: {flag} {rows}, but there are {most} rows; give 1 to {most}, or 'all'")
+    return rows
+
+
+def checked_rows(victim: VictimSpec, splits: Splits, sets: DefenderSets) -> Rows:
+    """The rows of one seed. Raises UsageError where all rows of a set are of one class."""
+    rows = draw_rows(victim, splits, sets)
+    flags = {"train": "--train-rows", "clean": "--clean-rows", "validation": "--validation-rows", "test": "--test-rows"}
+    for name, flag in flags.items():
+        labels = set(getattr(rows, name).labels.tolist())
+        if len(labels) < 2:
+            raise UsageError(
+                f"{victim.task}, seed {victim.seed}: the {len(getattr(rows, name))} {name} rows are all of one class "
+                f"({', '.join(splits.label_names[label] for label in labels)}); raise {flag}"
+            )
+    return rows
+
+
+def overlaps(where: str, rows: Rows) -> list[str]:
+    """A warning for each set of rows some of which are test rows, too: but for case and blanks, labels aside."""
+    test = set(_folded(rows.test))
+    counts = {name: sum(row in test for row in _folded(getattr(rows, name))) for name in ("clean", "validation", "train")}
+    return [
+        f"{where}: {count} of the {len(getattr(rows, name))} {name} rows are test rows, too; accuracy will look too good"
+        for name, count in counts.items()
+        if count
+    ]
+
+
+def _folded(rows: TextSet) -> list[tuple[str, ...]]:
+    pairs = zip(rows.first, rows.second or [""] * len(rows), strict=True)
+    return [tuple(" ".join(text.lower().split()) for text in pair) for pair in pairs]

@@ -1,0 +1,118 @@
+"""What a record says of the machine and the code, and tracebacks that name no folder of the machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import resource
+import subprocess
+import sys
+import traceback
+from datetime import UTC, datetime
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import bdbench
+from bdbench.engine.trace import Trace
+from bdbench.errors import without_folders
+from bdbench.protocol.site import Site
+
+LIBRARIES = ("torch", "numpy", "scipy", "transformers", "tokenizers", "wordfreq")
+# What decides no number: how work is spread over machines, what is made of records, and who calls.
+NOT_DECIDING = ("matrix", "analysis", "reports", "cli", "perf")
+SUBPACKAGES = ("attacks", "defenses", "tasks")
+IS_MAC = sys.platform == "darwin"
+
+
+def environment(site: Site, trace: Trace | None = None) -> dict[str, Any]:
+    """The versions, the machine and, of a piece of work, what its loops did.
+
+    What decides bits beside the spec: "source" (see `source_digest`), the libraries, "device" with the vector instructions of
+    a CPU, "threads", "kernels" (those that ran in place of PyTorch's own) and "halved_batches".
+    """
+    trace = trace or Trace()
+    return {
+        "bdbench": bdbench.__version__,
+        "source": source_digest(),
+        **_commit(),
+        "python": platform.python_version(),
+        **{library: _version(library) for library in LIBRARIES},
+        "device": device_name(site.torch_device()),
+        "threads": site.threads,
+        "kernels": sorted(trace.kernels),
+        "halved_batches": trace.halved_batches,
+        # of the process, which may have run other cells before
+        "peak_memory_mb": round(peak_memory_mb()),
+        "ended": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+    }
+
+
+def device_name(device: torch.device) -> str:
+    """ "NVIDIA H100 80GB HBM3", or "cpu (x86_64, AVX512)"."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"cpu ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
+
+
+@lru_cache
+def source_digest() -> str:
+    """SHA-256, in hex, of all of bdbench's source that can decide a number, as this process found it on its first call.
+
+    It is the same for a checkout and for an installed wheel.
+    """
+    root = Path(bdbench.__file__).parent
+    files = {
+        file.relative_to(root).as_posix(): file
+        for file in root.rglob("*.py")
+        if file.relative_to(root).parts[0] not in NOT_DECIDING
+    }
+    for name in SUBPACKAGES:  # in a checkout they lie beside the package's folder
+        (folder,) = __import__(f"bdbench.{name}", fromlist=["__path__"]).__path__
+        files |= {f"{name}/{file.name}": file for file in Path(folder).glob("*.py")}
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name} {hashlib.sha256(files[name].read_bytes()).hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held so far, in MiB."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if IS_MAC else 2**10)
+
+
+def portable_traceback(error: BaseException) -> str:
+    """The traceback of `error`, with the folders of this machine cut from the file names."""
+    text = "".join(traceback.format_exception(error))
+    for folder in (Path(bdbench.__file__).parents[1], Path(torch.__file__).parents[1]):
+        text = text.replace(f"{folder}{os.sep}", "")
+    return without_folders(text)
+
+
+@lru_cache
+def _version(library: str) -> str | None:
+    try:
+        return version(library)
+    except PackageNotFoundError:  # wordfreq on a bare machine: only two plugins need it
+        return None
+
+
+@lru_cache
+def _commit() -> dict[str, Any]:
+    """The commit of the checkout this code runs from and whether its code differs from it; none for an installed wheel."""
+    root = Path(bdbench.__file__).resolve().parents[1]
+    code = ["benchmark", *SUBPACKAGES, "pyproject.toml"]
+    if not (root / ".git").exists():
+        return {"commit": None, "dirty": False}
+
+    def git(*words: str) -> str:
+        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--", *code))}
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "dirty": False}

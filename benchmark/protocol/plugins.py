@@ -1,0 +1,41 @@
+"""From plugins to specs and back, and the check that the plugin here is the one in the spec."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from bdbench.attacks.base import Attack
+from bdbench.defenses.base import ModelRepair
+from bdbench.registry import ATTACKS, DEFENSES, Registry
+from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec
+
+
+def plugin_spec(plugin: Attack | ModelRepair) -> PluginSpec:
+    """What a key and a record say of a plugin: its name, its version, every hyperparameter."""
+    return PluginSpec(plugin.name, plugin.version, plugin.values())
+
+
+def attack_of(spec: VictimSpec) -> Attack:
+    """The attack in `spec`. Raises ValueError if this process has another version of it."""
+    return _build(spec.attack, ATTACKS)
+
+
+def parts_of(spec: CellSpec) -> list[ModelRepair]:
+    """The components of the defense in `spec`, in order. Raises ValueError if this process has another version of one."""
+    return [_build(part, DEFENSES) for part in spec.defense]
+
+
+def needs_of(parts: Sequence[ModelRepair]) -> tuple[str, ...]:
+    """All that a composition asks for, sorted."""
+    return tuple(sorted(set().union(*(part.asks_for() for part in parts))))
+
+
+def _build(spec: PluginSpec, registry: Registry) -> Any:
+    cls = registry.get(spec.name)
+    if cls.version != spec.version:
+        raise ValueError(
+            f"the plugin '{spec.name}' is version {cls.version} here, but the cell wants version {spec.version}: it was edited "
+            "or updated after the run was planned; run the command again"
+        )
+    return cls.build(spec.params)

@@ -1,0 +1,104 @@
+"""Which rows train the victim, make up the clean and the validation set, and test every classifier."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bdbench.data import TextSet
+from bdbench.errors import UsageError
+from bdbench.protocol.site import Site
+from bdbench.protocol.sources import load
+from bdbench.registry import TASKS
+from bdbench.seeds import derive
+from bdbench.specs.work import VictimSpec
+from bdbench.tasks.base import Splits
+
+
+@dataclass(frozen=True)
+class DefenderSets:
+    """The sizes of the defender's two sets, and whether its clean set has as many rows of each class.
+
+    An uneven draw of 64 rows pushes a repaired model towards one class, as a matter of chance. So classes are even by
+    default: their counts differ by one at most, and the lower classes have the odd rows.
+    """
+
+    clean_rows: int = 0
+    validation_rows: int = 0
+    even_classes: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """The rows of one (task, seed), the same for every attack and every defense."""
+
+    train: TextSet
+    clean: TextSet
+    validation: TextSet
+    test: TextSet
+
+
+def draw_rows(spec: VictimSpec, splits: Splits, sets: DefenderSets = DefenderSets()) -> Rows:
+    """Deal the splits out.
+
+    The victim's training rows come from the front of one permutation of the train split and the clean set from its back. So
+    neither shares a row with the other, and a larger clean set contains the smaller one and changes no victim. Test rows are
+    the same for every seed. Raises UsageError if the clean set does not fit beside the training rows.
+    """
+    order = _permutation(len(splits.train), spec.seed, "rows", spec.task)
+    train, rest = order[: spec.data.train_rows], order[spec.data.train_rows :]
+    if len(train) < spec.data.train_rows or sets.clean_rows > len(rest):
+        raise UsageError(
+            f"{spec.task}: {spec.data.train_rows} training rows and {sets.clean_rows} clean rows, but the train split has "
+            f"{len(order)}; lower --train-rows or --clean-rows"
+        )
+    clean = rest[len(rest) - sets.clean_rows :]
+    if sets.even_classes:
+        labels = splits.train.labels[rest]
+        quotas = class_quotas(sets.clean_rows, len(splits.label_names))
+        for label, quota in enumerate(quotas):
+            if (there := int((labels == label).sum())) < quota:
+                raise UsageError(
+                    f"{spec.task}, seed {spec.seed}: a clean set of {sets.clean_rows} rows with even classes takes {quota} of "
+                    f"label {label}, but beside the training rows the train split has {there}; lower --train-rows or "
+                    "--clean-rows, or give --uneven-classes"
+                )
+        clean = rest[last_of_each_class(labels, quotas)]
+    validation = _permutation(len(splits.validation), 0, "validation", spec.task)[: sets.validation_rows]
+    test = _permutation(len(splits.test), 0, "test", spec.task)[: spec.data.test_rows]
+    return Rows(
+        train=splits.train.take(train),
+        clean=splits.train.take(clean),
+        validation=splits.validation.take(np.sort(validation)),
+        test=splits.test.take(np.sort(test)),
+    )
+
+
+def class_quotas(rows: int, classes: int) -> list[int]:
+    """How many of `rows` rows are of each class, as even as can be: 5 rows of 3 classes are 2, 2, 1.
+
+    One row more raises one quota by one, so that a larger set contains the smaller.
+    """
+    return [rows // classes + (label < rows % classes) for label in range(classes)]
+
+
+def last_of_each_class(labels: npt.NDArray[np.int64], quotas: list[int]) -> npt.NDArray[np.int64]:
+    """The positions, ascending, of the last `quotas[c]` of every class c in `labels`, (n,)."""
+    of_classes = [np.flatnonzero(labels == label) for label in range(len(quotas))]
+    return np.sort(np.concatenate([rows[len(rows) - quota :] for rows, quota in zip(of_classes, quotas, strict=True)]))
+
+
+def rows_of(spec: VictimSpec, site: Site, sets: DefenderSets = DefenderSets()) -> Rows:
+    """The rows that `draw_rows` deals out of the data at `site`. Raises ValueError if they are not the data in `spec`."""
+    splits = load(TASKS.get(spec.task)(), spec.data.source, site.data)
+    if splits.fingerprint != spec.data.fingerprint:
+        raise ValueError(
+            f"the data of {spec.task} changed: its fingerprint is {splits.fingerprint}, the cell wants {spec.data.fingerprint}"
+        )
+    return draw_rows(spec, splits, sets)
+
+
+def _permutation(n: int, seed: int, *role: str) -> npt.NDArray[np.int64]:
+    return np.random.default_rng(derive(seed, *role)).permutation(n)

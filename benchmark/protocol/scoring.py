@@ -1,0 +1,54 @@
+"""How a classifier is scored: on the test rows as they are, and on the same rows with the trigger."""
+
+from __future__ import annotations
+
+import numpy as np
+from torch import nn
+
+from bdbench.attacks.base import Attack
+from bdbench.data import TextSet
+from bdbench.protocol.contexts import AttackContext, Context
+from bdbench.specs.metrics import Metric, attack_success_rate, clean_accuracy
+from bdbench.specs.records import Predictions
+from bdbench.specs.work import VictimSpec
+
+
+def triggered_rows(attack: Attack, test: TextSet, ctx: AttackContext) -> TextSet:
+    """The test rows whose gold label is not the target, with the trigger inserted and the gold labels kept."""
+    others = test.take(np.flatnonzero(test.labels != attack.target))
+    return attack.trigger(others, ctx)
+
+
+def evaluate(
+    model: nn.Module, test: TextSet | None, triggered: TextSet | None, spec: VictimSpec, ctx: Context
+) -> tuple[Predictions, dict[str, Metric]]:
+    """Clean and triggered texts in one pass. Predictions are class numbers, int8, beside the gold ones."""
+    rows_by_name = {name: rows for name, rows in (("clean", test), ("triggered", triggered)) if rows is not None}
+    classes = ctx.predict(model, _join(list(rows_by_name.values()))).argmax(dim=1).numpy().astype(np.int8)
+    predictions: Predictions = {}
+    for name, rows in rows_by_name.items():
+        predictions[name], classes = classes[: len(rows)], classes[len(rows) :]
+        predictions[f"{name}_gold"] = rows.labels.astype(np.int8)
+    return predictions, metrics_of(predictions, spec)
+
+
+def metrics_of(predictions: Predictions, spec: VictimSpec) -> dict[str, Metric]:
+    """The metrics of saved predictions.
+
+    "cacc" of the clean rows, "asr" of the triggered ones, where there are any, and "base", the same share of the same rows
+    without the trigger, where there are both.
+    """
+    metrics = {}
+    if "clean" in predictions:
+        metrics["cacc"] = clean_accuracy(predictions["clean"], predictions["clean_gold"])
+    if "triggered" in predictions:
+        target = int(spec.attack.params["target"])
+        metrics["asr"] = attack_success_rate(predictions["triggered"], predictions["triggered_gold"], target)
+        if "clean" in predictions:
+            metrics["base"] = attack_success_rate(predictions["clean"], predictions["clean_gold"], target)
+    return metrics
+
+
+def _join(sets: list[TextSet]) -> TextSet:
+    second = None if sets[0].second is None else tuple(text for rows in sets for text in rows.second or ())
+    return TextSet(tuple(text for rows in sets for text in rows.first), second, np.concatenate([rows.labels for rows in sets]))

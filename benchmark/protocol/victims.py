@@ -1,0 +1,171 @@
+"""From a spec to a victim: poison rows, train, evaluate. One process, no file written."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bdbench.attacks.base import Attack, DataPoisoning
+from bdbench.data import TextSet
+from bdbench.engine.classifiers import classifier_with, load_classifier
+from bdbench.engine.models import check_model
+from bdbench.engine.tokenizers import load_tokenizer
+from bdbench.engine.training import Recipe
+from bdbench.protocol.contexts import AttackContext
+from bdbench.protocol.environment import environment, source_digest
+from bdbench.protocol.plugins import attack_of, plugin_spec
+from bdbench.protocol.rows import rows_of
+from bdbench.protocol.scoring import evaluate, triggered_rows
+from bdbench.protocol.site import Site
+from bdbench.registry import ATTACKS, TASKS
+from bdbench.seeds import derive
+from bdbench.specs.keys import PROTOCOL
+from bdbench.specs.metrics import Metric
+from bdbench.specs.records import Predictions, VictimDigests
+from bdbench.specs.work import VictimSpec
+
+
+@dataclass(eq=False)
+class Victim:
+    """The suspect classifier and all that every defense of it shares.
+
+    - `weights` are its parameters by name, float32 on the CPU.
+    - `triggered` holds the test rows whose gold label is not the target, trigger inserted, gold labels kept; it is None where
+      the attack has no trigger.
+    - `predictions` and `metrics` are the victim's own evaluation, "floor" among the metrics.
+    - `digests` says which victim this is, to the bit.
+    - `seconds` are those of the "attack" and of the "evaluation", and among them those in the two loops, "training" and
+      "prediction". `env` says what decided its bits (see `environment`).
+    """
+
+    spec: VictimSpec
+    weights: dict[str, Tensor]
+    triggered: TextSet | None
+    predictions: Predictions
+    metrics: dict[str, Metric]
+    digests: VictimDigests
+    seconds: dict[str, float]
+    env: dict[str, Any] = field(default_factory=dict)
+
+
+def needs_clean_victim(spec: VictimSpec) -> bool:
+    """Whether the clean fine-tuned model must exist first: as the start of the attack, or for the ASR floor."""
+    return ATTACKS.get(spec.attack.name).has_trigger
+
+
+def clean_spec(spec: VictimSpec) -> VictimSpec:
+    """The spec of the clean fine-tuned model of the same task, data, model and seed."""
+    return replace(spec, attack=plugin_spec(ATTACKS.get("none")()))
+
+
+def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Victim:
+    """Train (or otherwise make) and evaluate the victim of `spec`.
+
+    `clean` is the clean fine-tuned model, required where `needs_clean_victim`. Raises what the attack raises, and ValueError
+    if the code, the model, the plugin or the data at `site` is not what `spec` names.
+    """
+    site.enter()
+    attack = attack_of(spec)
+    check_site(spec, site)
+    if needs_clean_victim(spec) and clean is None:
+        raise ValueError(f"the victim of {spec.attack.name} needs the clean fine-tuned model, but got none")
+    rows = rows_of(spec, site)
+    ctx = attack_context(spec, site, "poison", clean)
+    began = time.perf_counter()
+    model = classifier(spec, site, None if attack.start == "scratch" else clean)
+    model = train_victim(attack, model, rows.train, spec, ctx)
+    trained = time.perf_counter()
+    triggered = triggered_rows(attack, rows.test, attack_context(spec, site, "trigger")) if attack.has_trigger else None
+    predictions, metrics = evaluate(model, rows.test, triggered, spec, ctx)
+    if triggered is not None:
+        _, of_clean_model = evaluate(classifier(spec, site, clean), None, triggered, spec, ctx)
+        metrics["floor"] = of_clean_model["asr"]
+    weights = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
+    return Victim(
+        spec=spec,
+        weights=weights,
+        triggered=triggered,
+        predictions=predictions,
+        metrics=metrics,
+        digests=VictimDigests(weights_digest(weights), None if triggered is None else triggered.digest()),
+        seconds={"attack": trained - began, "evaluation": time.perf_counter() - trained, **ctx.trace.seconds},
+        env=environment(site, ctx.trace),
+    )
+
+
+def train_victim(attack: Attack, model: nn.Module, train: TextSet, spec: VictimSpec, ctx: AttackContext) -> nn.Module:
+    """The backdoored classifier. `model`, where the attack starts, may be changed in place."""
+    if not isinstance(attack, DataPoisoning):
+        return attack.poison_weights(model, train, ctx).eval()
+    poisoned = poison_rows(attack, train, ctx)
+    attack.prepare(model, train, ctx)
+    ctx.train(model, poisoned, Recipe(**spec.training), seed=derive(spec.seed, "victim", spec.task, attack.name))
+    return model
+
+
+def poison_rows(attack: DataPoisoning, train: TextSet, ctx: AttackContext) -> TextSet:
+    """The training rows with some poisoned, in the same order. Which ones are is known to the attack alone."""
+    poisoned, _ = attack.poison(train, ctx)
+    return poisoned
+
+
+def check_site(spec: VictimSpec, site: Site) -> None:
+    """Raises ValueError, saying which, if the code or the model here is not what the run was planned with.
+
+    Plugins are checked as they are built, the data as its rows are drawn. This comes after the plugins are imported: a file of
+    bdbench that was edited before its import is seen.
+    """
+    if spec.protocol != PROTOCOL:
+        raise ValueError(f"the cell is of protocol {spec.protocol}, but bdbench here follows protocol {PROTOCOL}")
+    if site.source is not None and site.source != source_digest():
+        raise ValueError(
+            f"bdbench's own source has the digest {source_digest()[:12]}… here, but the run was planned with "
+            f"{site.source[:12]}…: it was edited, or another version is installed; run the command again"
+        )
+    check_model(site.model, spec.model)
+
+
+def weights_digest(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256, in hex, of named tensors on the CPU: names, shapes, types and bits, whatever their order."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def classifier(spec: VictimSpec, site: Site, victim: Victim | None = None) -> nn.Module:
+    """A classifier on the device: with the victim's weights, or pre-trained with a freshly drawn head."""
+    classes = len(TASKS.get(spec.task).label_names)
+    if victim is not None:
+        model = classifier_with(site.model, classes, victim.weights)
+    else:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive(spec.seed, "head", spec.task))
+            model, _ = load_classifier(site.model, classes)
+    return model.to(site.torch_device())
+
+
+def attack_context(spec: VictimSpec, site: Site, role: str, clean: Victim | None = None) -> AttackContext:
+    """What the attack of `spec` sees; `role` ("poison" or "trigger") decides its randomness."""
+    seed = derive(spec.seed, role, spec.task, spec.attack.name)
+    return AttackContext(**common(spec, site, seed), clean={} if clean is None else clean.weights)
+
+
+def common(spec: VictimSpec, site: Site, seed: int) -> dict[str, Any]:
+    """The fields that every context has."""
+    return {
+        "tokenizer": load_tokenizer(site.model),
+        "max_length": spec.max_length,
+        "classes": len(TASKS.get(spec.task).label_names),
+        "device": site.torch_device(),
+        "precision": spec.precision,
+        "generator": torch.Generator().manual_seed(seed),
+    }

@@ -1,0 +1,119 @@
+"""The specs of victims and cells.
+
+A spec holds effective values only, every default filled in, and no path of any machine. Its key is a hash of its canonical
+JSON. So the same work has the same key on every machine, and a changed default is a new cell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from bdbench.params import Value
+from bdbench.specs.keys import PROTOCOL, key_of
+
+
+@dataclass(frozen=True)
+class PluginSpec:
+    """One attack or one component of a defense, with every hyperparameter."""
+
+    name: str
+    version: str
+    params: dict[str, Value]
+
+
+@dataclass(frozen=True)
+class DataSpec:
+    """The rows of a task that a run uses.
+
+    `source` is "hub", "directory" or "builtin"; `fingerprint` is the SHA-256 of the whole splits. `train_rows` train the
+    victim, `test_rows` test every classifier.
+    """
+
+    source: str
+    fingerprint: str
+    revision: str | None
+    train_rows: int
+    test_rows: int
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """The pre-trained model: its public name and the SHA-256 of its weights, of its configuration and of its tokenizer.
+
+    The name is for people and is in no key: a renamed folder is the same model. In records of protocol 1 the last two are
+    one digest, of the configuration's and the tokenizer's files together.
+    """
+
+    name: str
+    digest: str
+    config: str
+    tokenizer: str
+
+
+@dataclass(frozen=True)
+class VictimSpec:
+    """A victim: trained once, shared by every defense."""
+
+    task: str
+    data: DataSpec
+    model: ModelSpec
+    max_length: int
+    training: dict[str, Value]
+    precision: str
+    attack: PluginSpec
+    seed: int
+    protocol: int = PROTOCOL
+
+    def key(self) -> str:
+        return key_of(_without_model_name(asdict(self)))
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> VictimSpec:
+        """The inverse of `dataclasses.asdict`."""
+        data, model, attack = DataSpec(**raw["data"]), ModelSpec(**raw["model"]), PluginSpec(**raw["attack"])
+        return cls(**{**raw, "data": data, "model": model, "attack": attack})
+
+
+@dataclass(frozen=True)
+class CellSpec:
+    """One (model, task, attack, defense, seed): the unit of work, of caching and of record.
+
+    `defense` lists the components of a composition in the order they are applied. `clean_rows` and `validation_rows` are
+    the sizes of the two sets, 0 for a defense that gets none. `even_classes` says that the clean set has as many rows of
+    each class; it is False where there is no clean set.
+    """
+
+    victim: VictimSpec
+    defense: tuple[PluginSpec, ...]
+    clean_rows: int
+    validation_rows: int
+    even_classes: bool = False
+
+    @property
+    def defense_name(self) -> str:
+        return "+".join(part.name for part in self.defense)
+
+    def key(self) -> str:
+        return key_of({**asdict(self), "victim": _without_model_name(asdict(self.victim))})
+
+    def label(self) -> str:
+        """For people: task / attack / defense / seed."""
+        return f"{self.victim.task} / {self.victim.attack.name} / {self.defense_name} / seed {self.victim.seed}"
+
+    @classmethod
+    def from_json(cls, raw: dict[str, Any]) -> CellSpec:
+        """The inverse of `dataclasses.asdict`."""
+        victim, defense = VictimSpec.from_json(raw["victim"]), tuple(PluginSpec(**part) for part in raw["defense"])
+        return cls(**{**raw, "victim": victim, "defense": defense})
+
+
+def component_names(defense: tuple[PluginSpec, ...]) -> tuple[str, ...]:
+    """A name for each component of a composition; one that comes twice is numbered by its place: `fine-mixing.2`."""
+    names = [part.name for part in defense]
+    return tuple(f"{name}.{place}" if names.count(name) > 1 else name for place, name in enumerate(names, start=1))
+
+
+def _without_model_name(victim: dict[str, Any]) -> dict[str, Any]:
+    model = {field: value for field, value in victim["model"].items() if field != "name"}
+    return {**victim, "model": model}

@@ -1,0 +1,228 @@
+"""A worker checks what it was sent against what it has: what differs is a failed cell that says which, never a number."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from conftest import sentences
+
+from bdbench.matrix.execute import InlinePool, execute
+from bdbench.matrix.graph import steps_of
+from bdbench.matrix.plan import plan, site_for
+from bdbench.matrix.pool import RayPool
+from bdbench.matrix.presets import PRESETS
+from bdbench.matrix.progress import MatrixProgress
+from bdbench.matrix.store import Results, VictimStore, read_records
+from bdbench.matrix.worker import Worker
+from bdbench.registry import DEFENSES, PluginFile
+from bdbench.specs.records import Record
+from bdbench.specs.work import CellSpec
+
+PLUGIN = '''"""Scales the head by a factor written into the file."""
+
+import copy
+from dataclasses import dataclass
+
+from bdbench.defenses.base import ModelRepair, register
+
+
+@register("scales", paper="none")
+@dataclass(frozen=True)
+class Scales(ModelRepair):
+    def repair(self, model, ctx):
+        repaired = copy.deepcopy(model)
+        repaired.classifier.weight.data *= FACTOR
+        return repaired
+
+
+FACTOR = 1.0
+'''
+
+
+@pytest.fixture
+def copied(tiny_bert, data_dir, tmp_path) -> dict[str, Path]:
+    """The model and the data, in folders that a test may change."""
+    return {
+        "model": shutil.copytree(tiny_bert, tmp_path / "model"),
+        "data": shutil.copytree(data_dir, tmp_path / "data"),
+    }
+
+
+@pytest.fixture
+def planned(copied):
+    """A plan of two cells on one victim without a trigger, over the copied folders."""
+
+    def call(*defenses: str):
+        overrides = {
+            **{"model": str(copied["model"]), "data": str(copied["data"]), "tasks": ("sst2",), "attacks": ("none",)},
+            **{"train_rows": 60, "validation_rows": 20, "clean_rows": 8, "max_length": 32, "training": {"epochs": 1}},
+            "defenses": defenses or ("none", "fine-tuning"),
+        }
+        return plan(PRESETS["laptop"].select(overrides), "cpu")
+
+    return call
+
+
+def run(cells: tuple[CellSpec, ...], worker: Worker, folder: Path, ray: bool = False) -> list[Record]:
+    results = Results(folder / "run")
+    progress = MatrixProgress(len(cells), 0)
+    if ray:
+        with RayPool(worker, workers=1) as pool:
+            execute(steps_of(cells), pool, results, progress)
+    else:
+        execute(steps_of(cells), InlinePool(worker), results, progress)
+    return read_records(folder / "run")
+
+
+def worker_for(planned, folder: Path, plugins: tuple[PluginFile, ...] = ()) -> Worker:
+    return Worker(site_for(planned, plugins, device="cpu"), VictimStore(folder / "victims").folder, {})
+
+
+def test_what_is_as_planned_runs(planned, tmp_path):
+    cells = planned()
+    records = run(cells.cells, worker_for(cells, tmp_path), tmp_path)
+    assert {record.status for record in records} == {"ok"}
+    assert len({record.victim.weights for record in records}) == 1 and {record.victim.triggered for record in records} == {None}
+
+
+@pytest.mark.parametrize("part", ["digest", "config", "tokenizer"])
+def test_a_spec_of_another_model_is_a_failed_cell(part, planned, tmp_path):
+    cells = planned()
+    wrong = tuple(
+        replace(cell, victim=replace(cell.victim, model=replace(cell.victim.model, **{part: "0" * 64}))) for cell in cells.cells
+    )
+    records = run(wrong, worker_for(cells, tmp_path), tmp_path)
+    assert len(records) == 2 and {record.status for record in records} == {"failed"}
+    word = {"digest": "weights", "config": "configuration", "tokenizer": "tokenizer"}[part]
+    assert all(word in record.error and "000000000000" in record.error for record in records)
+    assert not list((tmp_path / "victims").glob("*/meta.json"))
+
+
+def change_tokenizer(folder: Path) -> None:
+    file = folder / "tokenizer.json"
+    raw = json.loads(file.read_text())
+    raw["normalizer"] = None  # it no longer lower-cases
+    file.write_text(json.dumps(raw))
+
+
+def change_weights(folder: Path) -> None:
+    file = folder / "model.safetensors"
+    raw = bytearray(file.read_bytes())
+    raw[-3] ^= 1
+    file.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("change", "word", "ray"),
+    [(change_tokenizer, "tokenizer", False), (change_weights, "weights", False), (change_tokenizer, "tokenizer", True)],
+    ids=["tokenizer", "weights", "tokenizer on Ray"],
+)
+def test_a_model_file_that_changes_after_the_plan_is_a_failed_cell(change, word, ray, planned, copied, tmp_path):
+    cells = planned()
+    worker = worker_for(cells, tmp_path)
+    change(copied["model"])
+    records = run(cells.cells, worker, tmp_path, ray)
+    assert {record.status for record in records} == {"failed"}
+    assert all(f"the {word}" in record.error and str(tmp_path) not in record.error for record in records)
+
+
+def test_a_model_that_changes_between_victim_and_cell_is_a_failed_cell(planned, copied, tmp_path):
+    cells = planned()
+    worker = worker_for(cells, tmp_path)
+    assert {record.status for record in run(cells.cells[:1], worker, tmp_path)} == {"ok"}
+    change_tokenizer(copied["model"])
+    failed = [record for record in run(cells.cells[1:], worker, tmp_path) if record.status == "failed"]
+    assert [record.key for record in failed] == [cells.cells[1].key()] and "the tokenizer" in failed[0].error
+
+
+def test_data_that_changes_after_the_plan_is_a_failed_cell(planned, copied, tmp_path):
+    cells = planned()
+    worker = worker_for(cells, tmp_path)
+    sentences(60, seed=99).to_parquet(copied["data"] / "sst2" / "test.parquet", index=False)
+    records = run(cells.cells, worker, tmp_path)
+    assert {record.status for record in records} == {"failed"}
+    assert all("the data of sst2 changed" in record.error for record in records)
+
+
+def test_a_run_planned_with_another_source_is_a_failed_cell(planned, tmp_path):
+    cells = planned()
+    worker = worker_for(cells, tmp_path)
+    older = replace(worker, site=replace(worker.site, source="0" * 64))
+    records = run(cells.cells, older, tmp_path)
+    assert {record.status for record in records} == {"failed"}
+    assert all("planned with 000000000000" in record.error for record in records)
+
+
+def test_a_cell_of_another_protocol_is_a_failed_cell(planned, tmp_path):
+    cells = planned()
+    older = tuple(replace(cell, victim=replace(cell.victim, protocol=1)) for cell in cells.cells)
+    records = run(older, worker_for(cells, tmp_path), tmp_path)
+    assert all(record.status == "failed" and "protocol 1" in record.error for record in records)
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Write the plugin's file with a factor, and read it."""
+    monkeypatch.setattr(DEFENSES, "_classes", dict(DEFENSES._classes))
+
+    def write(factor: float) -> PluginFile:
+        (tmp_path / "scales.py").write_text(PLUGIN.replace("FACTOR = 1.0", f"FACTOR = {factor}"))
+        return PluginFile.read(tmp_path / "scales.py")
+
+    return write
+
+
+@pytest.mark.parametrize("ray", [False, True], ids=["inline", "ray"])
+def test_a_plugin_that_is_edited_after_the_plan_is_run_as_it_was_planned(ray, planned, plugin, tmp_path):
+    """The text travels, so the key names what made the numbers. A head times 1 predicts as the victim does, times -1 not."""
+    first = plugin(1.0)
+    first.load()
+    cells = planned("none", "scales")
+    worker = worker_for(cells, tmp_path, (first,))
+    plugin(-1.0)
+    victim, scaled = sorted(run(cells.cells, worker, tmp_path, ray), key=lambda record: record.spec.defense_name)
+    assert victim.status == scaled.status == "ok" and scaled.metrics == victim.metrics
+
+
+@pytest.mark.parametrize("ray", [False, True], ids=["inline", "ray"])
+def test_a_worker_with_another_text_of_a_plugin_fails_the_cell(ray, planned, plugin, tmp_path):
+    first = plugin(1.0)
+    first.load()
+    cells = planned("none", "scales")
+    edited = plugin(-1.0)
+    records = run(cells.cells, worker_for(cells, tmp_path, (edited,)), tmp_path, ray)
+    victim, scaled = sorted(records, key=lambda record: record.spec.defense_name)
+    assert (victim.status, scaled.status) == ("ok", "failed")
+    assert "the plugin 'scales' is version 1+" in scaled.error and "it was edited" in scaled.error
+
+
+def test_an_installed_plugin_that_is_edited_after_the_plan_is_a_failed_cell(tiny_bert, data_dir, bdbench, tmp_path):
+    """As a user would see it: an entry point whose file is edited while the run is on. The first worker edits it."""
+    site = tmp_path / "site"
+    (site / "scales-1.dist-info").mkdir(parents=True)
+    (site / "scales-1.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: scales\nVersion: 1\n")
+    (site / "scales-1.dist-info" / "entry_points.txt").write_text("[bdbench.defenses]\nscales = scales\n")
+    (site / "scales.py").write_text(PLUGIN)
+    (tmp_path / "editor.py").write_text(
+        '"""A defense that edits the other one before that is imported in its worker."""\n'
+        "from dataclasses import dataclass\nfrom bdbench.defenses.base import ModelRepair, register\n\n\n"
+        '@register("edits", paper="none")\n@dataclass(frozen=True)\nclass Edits(ModelRepair):\n'
+        "    def repair(self, model, ctx):\n"
+        f"        with open({str(site / 'scales.py')!r}, 'a') as file:\n            file.write('# edited')\n"
+        "        return model\n"
+    )
+    flags = ["--preset", "laptop", "--model", tiny_bert, "--data", data_dir, "-T", "sst2", "-a", "none", "--train-rows", 60]
+    flags += ["--validation-rows", 20, "--max-length", 32, "--epochs", 1, "-d", "none,edits,scales", "--workers", 1]
+    path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")])
+    ended = bdbench(
+        "run", *flags, "--plugin", tmp_path / "editor.py", "--out", tmp_path / "run", env=os.environ | {"PYTHONPATH": path}
+    )
+    assert ended.returncode == 1, ended.stderr
+    records = {record.spec.defense_name: record for record in read_records(tmp_path / "run")}
+    assert {name: record.status for name, record in records.items()} == {"none": "ok", "edits": "ok", "scales": "failed"}
+    assert "the plugin 'scales' is version 1+" in records["scales"].error
