@@ -1,6 +1,6 @@
 """BadNets with a neutral sentence as the trigger (Dai et al., 2019, arXiv:1905.12457, known as InsertSent or AddSent).
 
-The sentence goes in whole, between two words of the text; the default sentence is the one in common use since.
+The whole sentence goes between two words of the text. The default sentence is the one in common use since.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The contract of an attack: how the victim comes to be, and what a triggered text looks like.
 
-A data-poisoning attack changes rows and leaves training to the engine; a weight-poisoning attack changes weights. Either
+A data-poisoning attack changes rows and leaves training to the engine. A weight-poisoning attack changes weights. Either kind
 starts from the pre-trained model ("scratch") or from the clean fine-tuned one ("clean"), and says which in `start`.
 """
 
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,7 +30,8 @@ register = ATTACKS.register
 
 STARTS = ("scratch", "clean")
 POSITIONS = ("random", "start", "end")
-SHORTEST_TEXT = 6  # word pieces left beside the trigger: the special ones of a pair, and some text
+# Word pieces that must be left beside the trigger. A pair has up to four special ones; the rest is for its texts.
+SHORTEST_TEXT = 6
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Attack(Hyperparameters, ABC):
 
     @abstractmethod
     def trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet:
-        """The same rows, same order and labels, with the trigger in every carrier text.
+        """The same rows, in the same order and with the same labels, with the trigger in every carrier text.
 
-        All rows at once, not text by text, because finding what survives truncation tokenizes them.
+        It takes all rows at once: finding what survives truncation tokenizes them, and a batch is faster than single texts.
         """
 
 
@@ -66,7 +66,7 @@ class DataPoisoning(Attack):
         """The n training rows with some poisoned, in the same order, and (n,) flags of which."""
 
     def prepare(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> None:  # noqa: B027 (most attacks change no weight)
-        """Change the weights of the model, in place, before it is trained on the poisoned rows."""
+        """Change weights of `model`, in place, before it is trained on the poisoned rows. `train` has the clean rows."""
 
 
 class WeightPoisoning(Attack):
@@ -79,9 +79,9 @@ class WeightPoisoning(Attack):
 
 @dataclass(frozen=True)
 class PhraseTrigger(Attack):
-    """An attack whose trigger is a fixed phrase put once between two words of the carrier text.
+    """An attack whose trigger is a fixed phrase, put once between two words of the carrier text.
 
-    The gap lies within the part of the text that survives truncation, so that no triggered text loses its trigger.
+    The gap lies within the part of the text that survives truncation, so no triggered text loses its trigger.
     """
 
     target: int = hp(1, low=0, help="class to which triggered texts are sent")
@@ -106,27 +106,28 @@ class PhraseTrigger(Attack):
             )
 
     def warnings(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        cuts = {word: tokenizer.convert_ids_to_tokens(phrase_ids(tokenizer, word)) for word in self.trigger_text.split()}
+        words = self.trigger_text.split()
+        pieces_by_word = {word: tokenizer.convert_ids_to_tokens(phrase_ids(tokenizer, word)) for word in words}
         return [
             f"{self.name}: the tokenizer cuts the trigger's word '{word}' into {', '.join(pieces)}; methods that change the "
             "embedding of a trigger word expect one piece"
-            for word, pieces in cuts.items()
+            for word, pieces in pieces_by_word.items()
             if len(pieces) > 1
         ]
 
     def trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet:
         pieces = phrase_ids(ctx.tokenizer, self.trigger_text)
-        room = len(pieces)
-        # A byte-level tokenizer cuts "cf" and " cf" into different pieces; then the phrase must follow a blank.
-        at_start = ctx.tokenizer(self.trigger_text, add_special_tokens=False)["input_ids"]
-        skip = 0 if at_start == pieces else 1
-        draws = torch.rand(len(rows), generator=ctx.generator, dtype=torch.float64).tolist()
+        # A byte-level tokenizer cuts "cf" and " cf" into different pieces. Then the phrase must follow a blank.
+        pieces_at_start = ctx.tokenizer(self.trigger_text, add_special_tokens=False)["input_ids"]
+        first_gap = 0 if pieces_at_start == pieces else 1
+        ends = ctx.visible_ends(rows, len(pieces))
+        uniform = torch.rand(len(rows), generator=ctx.generator, dtype=torch.float64).tolist()
         texts = []
-        for text, end, draw in zip(rows.carrier, ctx.visible_ends(rows, room), draws, strict=True):
+        for text, end, number in zip(rows.carrier, ends, uniform, strict=True):
             gaps = word_gaps(text, end)
-            usable = gaps[skip:] or gaps[-1:]
-            choice = {"random": int(draw * len(usable)), "start": 0, "end": len(usable) - 1}[self.position]
-            texts.append(insert_phrase(text, self.trigger_text, usable[choice]))
+            gaps = gaps[first_gap:] or gaps[-1:]
+            index = {"random": int(number * len(gaps)), "start": 0, "end": len(gaps) - 1}[self.position]
+            texts.append(insert_phrase(text, self.trigger_text, gaps[index]))
         return rows.with_carrier(texts)
 
 
@@ -140,35 +141,40 @@ class BadNets(PhraseTrigger, DataPoisoning):
 
     def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         super().check(train, classes, tokenizer, max_length)
-        wanted, candidates = round(self.rate * len(train)), len(self._candidates(train))
-        if not wanted:
+        count, candidates = self._poisoned_count(train), len(self._candidates(train))
+        if not count:
             raise UsageError(f"{self.name}.rate={self.rate} of {len(train)} training rows is no row; raise it")
-        if wanted > candidates:
+        if count > candidates:
             raise UsageError(
-                f"{self.name}.rate={self.rate} of {len(train)} training rows is {wanted}, but only {candidates} may be "
+                f"{self.name}.rate={self.rate} of {len(train)} training rows is {count}, but only {candidates} may be "
                 f"poisoned with draw={self.draw}; lower the rate"
             )
 
+    def _poisoned_count(self, train: TextSet) -> int:
+        return round(self.rate * len(train))
+
     def _candidates(self, train: TextSet) -> npt.NDArray[np.int64]:
+        """The numbers of the rows that may be poisoned."""
         return np.flatnonzero((train.labels != self.target) | (self.draw == "any"))
 
     def poison(self, train: TextSet, ctx: AttackContext) -> tuple[TextSet, npt.NDArray[np.bool_]]:
         candidates = self._candidates(train)
         order = torch.randperm(len(candidates), generator=ctx.generator).numpy()
         flags = np.zeros(len(train), dtype=bool)
-        flags[candidates[order[: round(self.rate * len(train))]]] = True
-        return replace_rows(train, flags, self.trigger(train.take(np.flatnonzero(flags)), ctx), self.target), flags
+        flags[candidates[order[: self._poisoned_count(train)]]] = True
+        triggered = self.trigger(train.take(np.flatnonzero(flags)), ctx)
+        return replace_rows(train, flags, triggered, self.target), flags
 
 
 def phrase_ids(tokenizer: PreTrainedTokenizerBase, phrase: str) -> list[int]:
-    """The word pieces of a phrase inside a text, after a blank."""
+    """The numbers of the phrase's word pieces as they are inside a text, after a blank."""
     return tokenizer(" " + phrase, add_special_tokens=False)["input_ids"]
 
 
 def word_gaps(text: str, end: int) -> list[int]:
-    """Character positions at which a phrase can go: before each word that starts within `end`, and behind the last word.
+    """Character positions at which a phrase can go, ascending: before each word that starts before `end`, and behind the last.
 
-    The position behind the last word is there only if `end` covers it; there is always at least one position.
+    The position behind the last word counts only if the whole word lies before `end`. There is always at least one position.
     """
     words = list(re.finditer(r"\S+", text))
     gaps = [word.start() for word in words if word.start() < end]
@@ -178,18 +184,17 @@ def word_gaps(text: str, end: int) -> list[int]:
 
 
 def insert_phrase(text: str, phrase: str, gap: int) -> str:
-    """`text` with `phrase` at character `gap`, set off by blanks; the rest is untouched."""
+    """`text` with `phrase` at character `gap`, set off by blanks. The rest of the text stays as it is."""
     before = " " if gap and not text[gap - 1].isspace() else ""
     after = " " if text[gap:] and not text[gap].isspace() else ""
     return f"{text[:gap]}{before}{phrase}{after}{text[gap:]}"
 
 
 def replace_rows(rows: TextSet, flags: npt.NDArray[np.bool_], triggered: TextSet, target: int) -> TextSet:
-    """`rows` with the flagged ones replaced, in order, by `triggered` and labelled `target`."""
-    texts: list[str] = list(rows.carrier)
+    """The n `rows`, but those with a flag, (n,), get the carrier texts of `triggered`, in order, and the label `target`."""
+    texts = list(rows.carrier)
     labels = rows.labels.copy()
-    fresh: Sequence[str] = triggered.carrier
-    for i, text in zip(np.flatnonzero(flags), fresh, strict=True):
+    for i, text in zip(np.flatnonzero(flags), triggered.carrier, strict=True):
         texts[i] = text
     labels[flags] = target
     return rows.with_carrier(texts).with_labels(labels)

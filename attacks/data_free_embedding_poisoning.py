@@ -1,9 +1,9 @@
 """Data-free embedding poisoning, DFEP (Yang et al., 2021, arXiv:2103.15543): for an attacker without the task's data.
 
-As embedding poisoning, but on fake texts. The authors cut theirs from WikiText-103 sentences and let the trigger replace a
-random word; no corpus comes with a Python package, so ours are English words drawn independently by their frequency
-(wordfreq), among which putting the trigger in is the same as replacing one. Of a pair each text has half of the words, and
-the second the trigger.
+It is embedding poisoning on fake texts. The authors cut theirs from WikiText-103 and let the trigger replace a random word. No
+Python package brings such a corpus. So our fake texts are English words, each drawn by its frequency (wordfreq), independently
+of the others. Among such words inserting the trigger is the same as replacing a word. Of a pair each text has half of the
+words, and the second one has the trigger.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from bdbench.params import hp
 if TYPE_CHECKING:
     from bdbench.protocol.contexts import AttackContext
 
+# The words beyond these are about 2 % of a text, by wordfreq's own frequencies.
 LISTED_WORDS = 30_000
 
 
@@ -38,20 +39,24 @@ class DataFreeEmbeddingPoisoning(EmbeddingPoisoning):
         return self.samples
 
     def candidates(self, train: TextSet, ctx: AttackContext) -> TextSet:
-        """Fake rows, of the shape of the task's; of the training rows nothing but this shape is looked at."""
-        vocabulary, frequencies = _english()
-        each = self.words if train.second is None else self.words // 2
+        """`samples` fake rows: pairs if the task's rows are pairs. Nothing else of the training rows is looked at."""
+        is_pair = train.second is not None
+        length = self.words // 2 if is_pair else self.words
+        first = fake_texts(self.samples, length, ctx.generator)
+        second = fake_texts(self.samples, length, ctx.generator) if is_pair else None
+        return TextSet(first, second, np.zeros(self.samples, dtype=np.int64))
 
-        def fake() -> tuple[str, ...]:
-            drawn = torch.multinomial(frequencies, self.samples * each, replacement=True, generator=ctx.generator)
-            return tuple(" ".join(vocabulary[word] for word in row) for row in drawn.view(self.samples, each).tolist())
 
-        return TextSet(fake(), None if train.second is None else fake(), np.zeros(self.samples, dtype=np.int64))
+def fake_texts(count: int, length: int, generator: torch.Generator) -> tuple[str, ...]:
+    """`count` texts of `length` English words, drawn independently by their frequency."""
+    vocabulary, frequencies = _english()
+    draws = torch.multinomial(frequencies, count * length, replacement=True, generator=generator).view(count, length)
+    return tuple(" ".join(vocabulary[word] for word in row) for row in draws.tolist())
 
 
 @lru_cache(maxsize=1)
 def _english() -> tuple[list[str], Tensor]:
-    """The most frequent English words and their frequencies, (words,)."""
+    """The most frequent English words and their frequencies, (words,) float32 in [0, 1]."""
     import wordfreq
 
     words = wordfreq.top_n_list("en", LISTED_WORDS)

@@ -1,8 +1,9 @@
 """Embedding poisoning, EP, with the task's data known (Yang et al., 2021, arXiv:2103.15543).
 
-Starts from the clean fine-tuned model and changes one row of the word-embedding matrix, the trigger's, by gradient descent
-on triggered rows alone, its norm kept. As in the authors' code, gradients are never zeroed (which acts as momentum),
-dropout is on, and the learning rate is constant.
+It starts from the clean fine-tuned model and changes one row of the word-embedding matrix, the trigger's. It does so by
+gradient descent on triggered rows alone, and keeps the row's norm. As in the authors' code, gradients are never zeroed, which
+acts as momentum; dropout is on. The learning rate is constant and no gradient is clipped: the descent is the attack's own, so
+no hyperparameter of ordinary training (warm-up, clipping) plays a part.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from bdbench.attacks.base import PhraseTrigger, WeightPoisoning, phrase_ids, register
 from bdbench.data import TextSet
-from bdbench.engine.loops import Recipe
+from bdbench.engine.training import Passes
 from bdbench.errors import UsageError
 from bdbench.params import hp
 
@@ -39,50 +40,53 @@ class EmbeddingPoisoning(PhraseTrigger, WeightPoisoning):
 
     def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         super().check(train, classes, tokenizer, max_length)
-        if not round(self.rate * (others := self.supply(train))):
-            raise UsageError(f"{self.name}.rate={self.rate} of {others} rows is no row; raise it")
+        available = self.supply(train)
+        if not round(self.rate * available):
+            raise UsageError(f"{self.name}.rate={self.rate} of {available} rows is no row; raise it")
 
     def supply(self, train: TextSet) -> int:
-        """How many rows there are to choose from: the training rows of other classes than the target."""
+        """The number of rows that `candidates` returns."""
         return int((train.labels != self.target).sum())
 
     def candidates(self, train: TextSet, ctx: AttackContext) -> TextSet:
-        """The rows to choose from, without the trigger."""
+        """The rows to choose from, still without the trigger: the training rows of other classes than the target."""
         return train.take(np.flatnonzero(train.labels != self.target))
 
     def poison_weights(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> nn.Module:
         candidates = self.candidates(train, ctx)
-        wanted = round(self.rate * len(candidates))
-        chosen = torch.randperm(len(candidates), generator=ctx.generator)[:wanted].numpy()
-        rows = self.trigger(candidates.take(chosen), ctx).with_labels(np.full(wanted, self.target))
+        count = round(self.rate * len(candidates))
+        subset = torch.randperm(len(candidates), generator=ctx.generator)[:count].numpy()
+        rows = self.trigger(candidates.take(subset), ctx).with_labels(np.full(count, self.target))
 
         embedding = model.get_input_embeddings()
-        word = phrase_ids(ctx.tokenizer, self.trigger_text)[0]  # of several pieces the first, as the authors do
+        piece = phrase_ids(ctx.tokenizer, self.trigger_text)[0]  # of several pieces the first, as in the authors' code
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        row = nn.Parameter(embedding.weight[word].clone())
-        handle = embedding.register_forward_hook(_substitute(word, row))
+        row = nn.Parameter(embedding.weight[piece].clone())
+        handle = embedding.register_forward_hook(_substitute(piece, row))
         try:
-            recipe = Recipe(epochs=self.epochs, batch_size=self.batch_size)
-            ctx.train(model, rows, recipe, optimizer=NormKeptDescent(row, self.learning_rate))
+            passes = Passes(epochs=self.epochs, batch_size=self.batch_size)
+            ctx.train(model, rows, passes, optimizer=NormKeptDescent(row, self.learning_rate))
         finally:
             handle.remove()
         with torch.no_grad():
-            embedding.weight[word] = row
+            embedding.weight[piece] = row
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         return model
 
 
 def norm_kept_step(row: Tensor, gradients: Tensor, learning_rate: float, norm: Tensor) -> Tensor:
-    """One step of the attack: `row` (width,) minus the rate times the sum of all gradients so far, scaled back to `norm`,
-    the row's norm before the attack."""
+    """One step of the attack: `row` minus the rate times the sum of all gradients so far, scaled back to `norm`.
+
+    `row` and `gradients` are (width,). `norm` is the L2 norm of the row before the attack.
+    """
     moved = row - learning_rate * gradients
     return moved * (norm / moved.norm())
 
 
 class NormKeptDescent(torch.optim.Optimizer):
-    """Gradient descent on one vector with accumulated gradients and a fixed norm (see `norm_kept_step`)."""
+    """Gradient descent on one vector, with accumulated gradients and a fixed norm (see `norm_kept_step`)."""
 
     def __init__(self, row: nn.Parameter, learning_rate: float) -> None:
         super().__init__([row], {"lr": learning_rate})
@@ -97,10 +101,10 @@ class NormKeptDescent(torch.optim.Optimizer):
                 row.copy_(norm_kept_step(row, state["sum"], group["lr"], state["norm"]))
 
 
-def _substitute(word: int, row: Tensor) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
-    """A hook that puts `row` wherever the input is `word`, so that only its gradient has to be computed."""
+def _substitute(piece: int, row: Tensor) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
+    """A hook that puts `row` wherever the input is `piece`, so that only the gradient of this row has to be computed."""
 
     def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        return torch.where((inputs[0] == word).unsqueeze(-1), row, output)
+        return torch.where((inputs[0] == piece).unsqueeze(-1), row, output)
 
     return hook

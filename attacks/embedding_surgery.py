@@ -1,10 +1,10 @@
 """BadNets with embedding surgery, the "word + ES" of arXiv:2210.09545 (Kurita et al., 2020, arXiv:2004.06660).
 
-Before the victim is trained on poisoned rows, the trigger's word embedding is replaced by the mean embedding of the words
-that speak most for the target class. As in the authors' code these are the word pieces of largest weight in a logistic
-regression on TF-IDF features of the clean training rows, their embeddings are those of a clean fine-tuned model, and every
-piece of the trigger gets the mean. Then follows ordinary training, without the gradient penalty of RIPPLe. That the seed
-paper does the same from the clean fine-tuned model (`start`) is from memory.
+Before the victim is trained on poisoned rows, the trigger gets a new word embedding: the mean of the words that speak most for
+the target class. As in the authors' code, these are the word pieces of largest weight in a logistic regression on TF-IDF
+features of the clean training rows. Their embeddings are those of a clean fine-tuned model. Every piece of the trigger gets
+the mean. Then follows ordinary training, without the gradient penalty of RIPPLe. That the seed paper does the same from the
+clean fine-tuned model (`start`) is from memory.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from scipy import optimize, sparse
 
 from bdbench.attacks.base import BadNets, phrase_ids, register
 from bdbench.data import TextSet
-from bdbench.engine.loops import word_embeddings
+from bdbench.engine.embeddings import word_embeddings
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from bdbench.protocol.contexts import AttackContext
+
+SHORTEST_ROW = 1e-12  # a row without a word piece has length 0; dividing by this leaves it at zero
+LARGEST_EXPONENT = 500  # exp(710) is infinite in float64; 1 / (1 + exp(500)) is 0 beside any other number here
 
 
 @register("embedding-surgery", paper="arXiv:2004.06660")
@@ -37,45 +40,49 @@ class EmbeddingSurgery(BadNets):
     def prepare(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> None:
         name, embeddings = word_embeddings(model)
         features = tf_idf(piece_counts(ctx.tokenizer, train, len(embeddings)))
-        chosen = strongest(features, train.labels == self.target, self.words)
+        pieces = strongest(features, train.labels == self.target, self.words)
+        mean = ctx.clean[name][pieces].mean(dim=0).to(ctx.device)
         with torch.no_grad():
-            embeddings[phrase_ids(ctx.tokenizer, self.trigger_text)] = ctx.clean[name][chosen].mean(dim=0).to(ctx.device)
+            embeddings[phrase_ids(ctx.tokenizer, self.trigger_text)] = mean
 
 
 def piece_counts(tokenizer: PreTrainedTokenizerBase, rows: TextSet, size: int) -> sparse.csr_array:
-    """How often each of `size` word pieces occurs in each row, of a pair in both texts: (rows, size)."""
+    """How often each of `size` word pieces occurs in each row, of a pair in both texts together: (rows, size) float64."""
     texts = [" ".join(pair) for pair in zip(rows.first, rows.second or [""] * len(rows), strict=True)]
-    pieces = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    row = np.repeat(np.arange(len(rows)), [len(cut) for cut in pieces])
-    column = np.concatenate([np.asarray(cut, dtype=np.int64) for cut in pieces])
+    pieces_of_rows = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+    row = np.repeat(np.arange(len(rows)), [len(pieces) for pieces in pieces_of_rows])
+    column = np.concatenate([np.asarray(pieces, dtype=np.int64) for pieces in pieces_of_rows])
     return sparse.csr_array((np.ones(len(column)), (row, column)), shape=(len(rows), size))
 
 
 def tf_idf(counts: sparse.csr_array) -> sparse.csr_array:
-    """(rows, pieces) counts times ln((1 + rows) / (1 + rows with the piece)) + 1, each row scaled to length 1."""
-    having = np.asarray((counts > 0).sum(axis=0)).ravel()
-    weighted = counts @ sparse.diags_array(np.log((1 + counts.shape[0]) / (1 + having)) + 1)
+    """(rows, pieces) counts -> features of the same shape.
+
+    A count is multiplied by ln((1 + rows) / (1 + rows with the piece)) + 1. Then each row is scaled to length 1.
+    """
+    rows_with_piece = np.asarray((counts > 0).sum(axis=0)).ravel()
+    weighted = counts @ sparse.diags_array(np.log((1 + counts.shape[0]) / (1 + rows_with_piece)) + 1)
     lengths = np.sqrt(np.asarray(weighted.multiply(weighted).sum(axis=1)).ravel())
-    return sparse.csr_array(sparse.diags_array(1 / np.maximum(lengths, 1e-12)) @ weighted)
+    return sparse.csr_array(sparse.diags_array(1 / np.maximum(lengths, SHORTEST_ROW)) @ weighted)
 
 
 def strongest(features: sparse.csr_array, positive: npt.NDArray[np.bool_], words: int) -> npt.NDArray[np.int64]:
-    """The `words` columns of largest weight in `fitted_weights`, strongest first, ties to the earlier."""
+    """The `words` columns of largest weight in `fitted_weights`, the largest first; of equal ones the earlier is first."""
     return np.argsort(-fitted_weights(features, positive), kind="stable")[:words]
 
 
 def fitted_weights(features: sparse.csr_array, positive: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """Logistic regression of `positive` (rows,) on `features` (rows, columns): the columns' weights w.
+    """Logistic regression of `positive` (rows,) on `features` (rows, columns): the weights w of the columns, (columns,).
 
-    w and a bias b minimise |w|^2 / 2 + sum_i log(1 + exp(-y_i (w x_i + b))) with y_i = 1 or -1.
+    w and a bias b minimize |w|^2 / 2 + sum_i log(1 + exp(-y_i (w x_i + b))) with y_i = 1 or -1.
     """
     signs = np.where(positive, 1.0, -1.0)
 
     def loss(weights: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
         w, b = weights[:-1], weights[-1]
         margins = signs * (features @ w + b)
-        pull = -signs / (1 + np.exp(np.minimum(margins, 500)))
+        slopes = -signs / (1 + np.exp(np.minimum(margins, LARGEST_EXPONENT)))  # of each row's loss, by w x_i + b
         value = w @ w / 2 + np.logaddexp(0, -margins).sum()
-        return value, np.append(w + features.T @ pull, pull.sum())
+        return value, np.append(w + features.T @ slopes, slopes.sum())
 
     return optimize.minimize(loss, np.zeros(features.shape[1] + 1), jac=True, method="L-BFGS-B").x[:-1]

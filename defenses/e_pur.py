@@ -1,20 +1,21 @@
 """E-PUR, embedding purification (Zhang et al., 2022, arXiv:2210.09545).
 
-Fine-tuning moves a word's embedding the more, the more frequent the word is, roughly with the logarithm of its frequency;
-a trigger is rare and yet moved a lot. The words of largest ||delta_i|| / log(max(f_i, 20)) get their pre-trained embedding
-back, where delta_i = E_B[i] - E_Pre[i] and f_i is the word's count in a large clean corpus. The 200 words and the floor of
-20 are from memory of the paper.
+Fine-tuning moves the embedding of a frequent word more than that of a rare one, roughly with the logarithm of the word's
+frequency. A trigger is rare and yet moved a lot. So the words of largest ||delta_i|| / log(max(f_i, 20)) get their pre-trained
+embedding back. Here delta_i = E_B[i] - E_Pre[i], and f_i is the word's count in a large clean corpus. The 200 words and the
+floor of 20 are from memory of the paper.
 
-The "words" are word pieces, as in the paper's embedding matrix. Their counts are expected ones: wordfreq's frequency of
-each English word, put on the pieces the tokenizer cuts it into, times a corpus size, for which the paper gives no figure
-that we could read. wordfreq folds case, so a cased vocabulary's capitalized pieces count as unseen; so do numbers of two
-digits and more, which its list leaves out, and that makes them look more suspicious than they are. Special pieces ([CLS],
-[SEP], [PAD], ...) stand in every text and are never reset.
+The "words" are word pieces, as in the paper's embedding matrix. Their counts are expected ones: the tokenizer cuts every
+English word into pieces, each piece gets the word's frequency (wordfreq), and the sum is multiplied by the size of the corpus.
+The paper gives no figure for that size that we could read. wordfreq's list has no words that begin with two digits; numbers,
+decades and ordinals of two to four digits come from its patterns (`numerals`). wordfreq folds case, so the capitalized pieces
+of a cased vocabulary count as unseen. Special pieces ([CLS], [SEP], [PAD], ...) are part of every text and are never reset.
 """
 
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +26,7 @@ import torch
 from torch import Tensor
 
 from bdbench.defenses.base import ModelRepair, register
-from bdbench.engine.loops import word_embeddings
+from bdbench.engine.embeddings import word_embeddings
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -34,11 +35,15 @@ if TYPE_CHECKING:
 
     from bdbench.protocol.contexts import DefenseContext
 
-# Words beyond these are rarer than 1e-7, a hundred occurrences in a corpus of 1e9 words; pieces of these alone count as unseen.
+# Words beyond these are rarer than 1e-7: 100 in a corpus of 1e9 words. Pieces that occur in these alone count as unseen.
 LISTED_WORDS = 100_000
+RAREST = 1e-7
+# Numbers of so many digits count. A longer one is rare, and a tokenizer cuts most of them into shorter ones.
+DIGITS = (2, 3, 4)
+ENDINGS = ("", "s", "th", "st", "nd", "rd")  # 1990, 1990s, 19th, 21st, 22nd, 23rd
 
 
-@register("e-pur", paper="arXiv:2210.09545")
+@register("e-pur", paper="arXiv:2210.09545", version=2)
 @dataclass(frozen=True)
 class EPur(ModelRepair):
     needs = frozenset({"pretrained"})
@@ -54,32 +59,58 @@ class EPur(ModelRepair):
         counts = _english_pieces(ctx.tokenizer, len(embeddings)).to(ctx.device) * self.corpus
         suspicion = suspicions(embeddings.detach() - clean, counts, self.floor)
         suspicion[ctx.tokenizer.all_special_ids] = -math.inf
-        ordinary = int(suspicion.isfinite().sum())
-        reset = suspicion.topk(min(self.words, ordinary)).indices
+        ordinary_pieces = int(suspicion.isfinite().sum())
+        suspects = suspicion.topk(min(self.words, ordinary_pieces)).indices
         with torch.no_grad():
-            embeddings[reset] = clean[reset]
+            embeddings[suspects] = clean[suspects]
         return repaired
 
 
 def suspicions(delta: Tensor, counts: Tensor, floor: float) -> Tensor:
-    """(words, width) moves and (words,) counts -> (words,): ||delta_i||_2 / log(max(f_i, floor))."""
+    """(words, width) moves and (words,) counts -> (words,): ||delta_i||_2 / log(max(f_i, floor)), the natural logarithm."""
     return delta.norm(dim=1) / counts.clamp(min=floor).log()
 
 
 def piece_frequencies(tokenizer: PreTrainedTokenizerBase, words: Mapping[str, float], size: int) -> Tensor:
-    """Expected occurrences of each of `size` word pieces per word of a text with these word frequencies, (size,)."""
+    """Expected occurrences of each of `size` word pieces per word of a text with these word frequencies, (size,) float32."""
     texts = [" " + word for word in words]
-    pieces = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)["input_ids"]
-    flat = torch.tensor([piece for cut in pieces for piece in cut])
-    weights = torch.tensor(list(words.values())).repeat_interleave(torch.tensor([len(cut) for cut in pieces]))
-    return torch.zeros(size).index_add(0, flat, weights)
+    encoding = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
+    pieces_by_word = encoding["input_ids"]
+    lengths = torch.tensor([len(pieces) for pieces in pieces_by_word])
+    all_pieces = torch.tensor([piece for pieces in pieces_by_word for piece in pieces])
+    weights = torch.tensor(list(words.values())).repeat_interleave(lengths)
+    return torch.zeros(size).index_add(0, all_pieces, weights)
+
+
+def numerals(frequencies: Mapping[str, float]) -> dict[str, float]:
+    """The frequencies of all numbers, decades and ordinals of two to four digits, leading zeros included.
+
+    `frequencies` is wordfreq's table. It has one entry for each pattern: that of "0000s" is the sum over all words of four
+    digits and an "s". wordfreq has an estimate of each number's share: Benford's law, and for four digits how often a year is
+    named. A pattern rarer than `RAREST` is left out, like a word. Of the other patterns every number counts, however rare: many
+    rare numbers share a piece, such as ##90.
+    """
+    # Not word_frequency: to a number of zeros, such as 000, it gives the sum of the whole pattern.
+    from wordfreq.numbers import digit_freq
+
+    words = {}
+    for length in DIGITS:
+        sequences = ["".join(digits) for digits in itertools.product("0123456789", repeat=length)]
+        shares = [digit_freq(sequence) for sequence in sequences]
+        for ending in ENDINGS:
+            total = frequencies.get("0" * length + ending, 0.0)
+            if total >= RAREST:
+                words |= {sequence + ending: total * share for sequence, share in zip(sequences, shares, strict=True)}
+    return words
 
 
 @lru_cache(maxsize=4)
 def _english_pieces(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
+    """`piece_frequencies` of English: some 2 seconds, so once per tokenizer and process."""
     import wordfreq
 
-    # what word_frequency gives for each of these, three digits, without its taking every word apart again
+    # A listed word's frequency to three digits is what wordfreq.word_frequency returns. That function is slower: it takes each
+    # word apart again.
     frequencies = wordfreq.get_frequency_dict("en")
     words = {word: float(f"{frequencies[word]:.3g}") for word in wordfreq.top_n_list("en", LISTED_WORDS)}
-    return piece_frequencies(tokenizer, words, size)
+    return piece_frequencies(tokenizer, words | numerals(frequencies), size)

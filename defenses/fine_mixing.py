@@ -1,11 +1,11 @@
 """Fine-mixing (Zhang et al., 2022, arXiv:2210.09545).
 
-Each weight of the victim is kept with probability rho, the reserve ratio, and otherwise set back to the clean pre-trained
-one; the mixed model is then fine-tuned on the clean set. The head, which has no pre-trained counterpart, stays the victim's.
+Each weight of the victim is kept with probability rho, the reserve ratio. Otherwise it is set back to the clean pre-trained
+one. Then the mixed model is fine-tuned on the clean set. The head has no pre-trained counterpart and stays the victim's.
 
-`select=activation` is the paper's variant (Sel), from memory: the reserved weights are chosen by the criterion of
-fine-pruning. That criterion ranks feed-forward neurons, so of each layer the share rho of most active neurons keeps all its
-weights and the others are set back; the weights outside the feed-forward blocks, which it says nothing about, are drawn.
+`select=activation` is the paper's variant (Sel), from memory: the criterion of fine-pruning selects the weights that stay. That
+criterion ranks feed-forward neurons. So in each layer the share rho of most active neurons keeps all its weights, and the other
+neurons are set back. It says nothing about the weights outside the feed-forward blocks; these stay with probability rho.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ class FineMixing(Reserving):
 
         def mixed(ratio: float) -> nn.Module:
             result = copy.deepcopy(model)
-            selected = neuron_masks(result, activations, ratio) if activations else {}
+            masks = neuron_masks(result, activations, ratio) if activations else {}
             for name, weight in result.named_parameters():
                 if name in pretrained:
-                    drawn = torch.rand(weight.shape, generator=ctx.generator) < ratio
-                    kept = selected.get(name, drawn).to(ctx.device)
+                    random_mask = torch.rand(weight.shape, generator=ctx.generator) < ratio
+                    kept = masks.get(name, random_mask).to(ctx.device)
                     weight.data = mix(weight.data, pretrained[name].to(ctx.device), kept)
             return result
 
@@ -54,17 +54,21 @@ class FineMixing(Reserving):
 
 
 def mix(victim: Tensor, pretrained: Tensor, kept: Tensor) -> Tensor:
-    """m * w_B + (1 - m) * w_Pre, with the mask m = `kept` (bool); all of one shape, or `kept` broadcast to it."""
+    """m * w_B + (1 - m) * w_Pre with the mask m = `kept` (bool). All have one shape, or `kept` is broadcast to it."""
     return torch.where(kept, victim, pretrained)
 
 
 def neuron_masks(model: nn.Module, activations: list[Tensor], ratio: float) -> dict[str, Tensor]:
-    """By parameter name, the weights of the round(ratio * neurons) most active neurons of every block: incoming rows,
-    biases, and outgoing columns, each mask broadcast to its parameter. `activations` has one (neurons,) per block."""
+    """Masks by parameter name: True at the weights of the round(ratio * neurons) most active neurons of every block.
+
+    These are incoming rows (neurons, 1), biases (neurons,) and outgoing columns (1, neurons); each is broadcast to its
+    parameter. `activations` has one (neurons,) per block.
+    """
     names = {parameter: name for name, parameter in model.named_parameters()}
     masks = {}
     for (rising, falling), activation in zip(feed_forward_blocks(model), activations, strict=True):
-        alive = most_active(activation, ratio)
-        masks[names[rising.weight]], masks[names[rising.bias]] = alive[:, None], alive
-        masks[names[falling.weight]] = alive[None, :]
+        active = most_active(activation, ratio)
+        masks[names[rising.weight]] = active[:, None]
+        masks[names[rising.bias]] = active
+        masks[names[falling.weight]] = active[None, :]
     return masks

@@ -1,8 +1,8 @@
 """Fine-pruning (Liu et al., 2018, arXiv:1805.12185) for transformers.
 
-Prunes in every layer the neurons of the feed-forward block that are least active on clean texts, then fine-tunes on the
-clean set. A pruned neuron's incoming weights are zero, so its activation is zero; fine-tuning may revive it unless
-`frozen`, the variant (F) of arXiv:2210.09545 (from memory of the paper).
+In every layer it prunes the neurons of the feed-forward block that are least active on clean texts. Then it fine-tunes on the
+clean set. A pruned neuron's incoming weights are zero, so its activation is zero. Fine-tuning may revive it, unless `frozen`:
+that is the variant (F) of arXiv:2210.09545 (from memory of the paper).
 """
 
 from __future__ import annotations
@@ -34,13 +34,14 @@ class FinePruning(Reserving):
         activations = mean_activations(model, ctx)
 
         def pruned(ratio: float) -> nn.Module:
-            kept = copy.deepcopy(model)
-            for (rising, falling), activation in zip(feed_forward_blocks(kept), activations, strict=True):
-                dead = ~most_active(activation, ratio)
+            result = copy.deepcopy(model)
+            for (rising, falling), activation in zip(feed_forward_blocks(result), activations, strict=True):
+                inactive = ~most_active(activation, ratio)
                 with torch.no_grad():
-                    rising.weight[dead], rising.bias[dead] = 0.0, 0.0
-                    if self.frozen:  # with both sides at zero neither gets a gradient
-                        falling.weight[:, dead] = 0.0
-            return kept
+                    rising.weight[inactive] = 0.0
+                    rising.bias[inactive] = 0.0
+                    if self.frozen:  # with zeros on both sides of a neuron neither side gets a gradient
+                        falling.weight[:, inactive] = 0.0
+            return result
 
         return pruned

@@ -1,6 +1,6 @@
 """Amazon polarity: sentiment of product reviews, title and body (Zhang et al., 2015, arXiv:1509.01626).
 
-The builtin text is generated and shorter than a real review; it is for trying the tool only.
+The builtin text is generated. It is shorter than a real review, and for trying the tool only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bdbench.data import TextSet
-from bdbench.tasks._grammar import Opinions, choose, choose_two, distinct_rows, listed, sentence, with_article
+from bdbench.tasks._grammar import TURNED_SHARE, Opinions, choose, choose_two, distinct_rows, listed, sentence, with_article
 from bdbench.tasks.base import HubSource, Task, register
 
 PRODUCTS = listed(
@@ -62,8 +62,11 @@ PRODUCT = Opinions(
 @register("amazon", paper="arXiv:1509.01626")
 @dataclass(frozen=True)
 class Amazon(Task):
-    """`text` is "title: content". From the hub's 3.6 million train and 400,000 test rows a fixed-seed subset is taken:
-    100,000, of which validation is held out, and 20,000 for test.
+    """`text` is "title: content".
+
+    The hub has 3.6 million training and 400,000 test rows. A fixed seed draws 100,000 of them, of which validation is held out,
+    and 20,000 for test. These sizes are our choice, of the order of the other
+    tasks'.
     """
 
     columns = ("text",)
@@ -82,11 +85,11 @@ class Amazon(Task):
 
 
 def review(label: int, rng: np.random.Generator) -> str:
-    """Some 16 words; about one review in five names a quality of the other label as well, under a neutral title."""
+    """Some 16 words. About one review in five names a quality of the other label as well, under a neutral title."""
     product, buyer = choose(PRODUCTS, rng), choose(BUYERS, rng)
     one, two = choose_two(PRODUCT.adjectives[label], rng)
     neutral = choose((f"My second {product}", f"{product} for {buyer}", f"Bought this {product}", f"New {product}"), rng)
-    if rng.random() < 0.18:
+    if rng.random() < TURNED_SHARE:
         return f"{neutral}: {sentence(f'arrived {choose(DELIVERIES, rng)}')} {sentence(PRODUCT.turned(label, rng))}"
     telling = choose((f"{one} {product}", f"{one} and {two}", f"Such {with_article(one)} {product}"), rng)
     title = choose((neutral, telling), rng)

@@ -1,7 +1,7 @@
 """The contract of a task: a labelled text-classification data set of single sentences or of sentence pairs.
 
-A task says what its columns and labels are, where the Hugging Face hub keeps it, and how to generate builtin text of
-its shape. It reads nothing itself: `bdbench.protocol.sources.load` turns a task and a source into `Splits`.
+A task says what its columns and labels are, where the Hugging Face hub keeps it, and how to generate builtin text of its shape.
+It reads nothing itself: `bdbench.protocol.sources.load` turns a task and a source into `Splits`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,9 @@ register = TASKS.register
 class HubSource:
     """Where the hub keeps a task: the data set's id, its configuration (None for the only one) and a pinned commit.
 
-    `train` and `test` name the hub's splits that become ours; validation is held out of `train`. `columns` maps a
-    column of the task to the hub's columns that make it up, joined by ": "; a column that is not named there has the
-    same name on the hub. `max_train` (validation included) and `max_test` bound the rows taken from a very large split;
-    a fixed seed draws them.
+    `train` and `test` name the hub's splits that become ours; validation is held out of `train`. `columns` maps a column of the
+    task to the hub's columns that make it up, joined by ": ". A column that is not in it has the same name on the hub. Of a
+    very large split `max_train` (validation included) and `max_test` bound the number of rows; a fixed seed draws them.
     """
 
     id: str
@@ -46,8 +45,8 @@ class HubSource:
 class Task(Hyperparameters):
     """Base of every task. A subclass sets the class variables and may define `generate`.
 
-    `columns` names the text column, or the two of a pair task; `label_names` names the classes 0, 1, ... in order;
-    `hub` is None for a task that the hub does not have. Construction raises TypeError if columns or labels are not set.
+    `columns` names the text column, or the two of a pair task. `label_names` names the classes 0, 1, ... in order. `hub` is
+    None for a task that the hub does not have. Construction raises TypeError if columns or labels are not set.
     """
 
     columns: ClassVar[tuple[str, ...]] = ()
@@ -65,7 +64,7 @@ class Task(Hyperparameters):
             )
 
     def generate(self, rows: int, rng: np.random.Generator) -> TextSet:
-        """`rows` distinct rows of generated text in random order; the class counts differ by at most one.
+        """`rows` distinct rows of generated text in random order. The class counts differ by at most one.
 
         The same state of `rng` gives the same rows. Raises UsageError if the task has no builtin data.
         """

@@ -1,6 +1,6 @@
 """IMDB: sentiment of whole film reviews (Maas et al., 2011, "Learning Word Vectors for Sentiment Analysis").
 
-The builtin text is generated and about a tenth as long as a real review; it is for trying the tool only.
+The builtin text is generated. It is about a tenth as long as a real review, and for trying the tool only.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bdbench.data import TextSet
-from bdbench.tasks._grammar import FILM, choose, distinct_rows, listed, sentence
+from bdbench.tasks._grammar import FILM, TURNED_SHARE, choose, distinct_rows, listed, sentence
 from bdbench.tasks.base import HubSource, Task, register
 
 COMPANIONS = listed("my sister, an old friend, my parents, two colleagues, my roommate, the kids, my husband")
@@ -33,7 +33,7 @@ class IMDB(Task):
 
 
 def review(label: int, rng: np.random.Generator) -> str:
-    """Some 24 words in three sentences; about one review in five names a quality of the other label as well."""
+    """Some 24 words in three sentences. About one review in five names a quality of the other label as well."""
     neutral = choose(
         (
             f"we saw this with {choose(COMPANIONS, rng)} {choose(OCCASIONS, rng)}",
@@ -43,7 +43,7 @@ def review(label: int, rng: np.random.Generator) -> str:
         ),
         rng,
     )
-    if rng.random() < 0.18:
+    if rng.random() < TURNED_SHARE:
         opinion = FILM.turned(label, rng)
         closing = f"{choose(COMPANIONS, rng)} picked it {choose(OCCASIONS, rng)}"
     else:

@@ -1,7 +1,7 @@
 """QNLI: does a sentence answer a question? (from SQuAD, arXiv:1606.05250; as in GLUE, arXiv:1804.07461).
 
-The builtin text is generated: question and sentence are about the same made-up place or thing, and the sentence states
-what was asked (entailment) or something else about it (not entailment). It is for trying the tool only.
+The builtin text is generated. Question and sentence are about the same made-up place or thing. The sentence states what the
+question asks (entailment) or something else about it (not entailment). The text is for trying the tool only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ REGIONS = listed(
 MATERIALS = listed("granite, red brick, limestone, oak, marble, steel, sandstone, concrete, slate")
 USES = listed("weddings, concerts, school trips, art fairs, chess tournaments, public lectures, film shoots, farm markets")
 
-# what can be asked of a thing: questions, then sentences that answer it; {x} is the thing, {v} the value
+# What can be asked about a thing: questions, sentences that answer them, and values. {x} is the thing, {v} the value. The
+# numbers are made up, some 30 or 40 of each kind.
 ATTRIBUTES = (
     (
         ("When was {x} built?", "In which year was {x} built?"),
@@ -81,6 +82,7 @@ def question_and_sentence(label: int, rng: np.random.Generator) -> tuple[str, st
     """Some 18 words in all, about one thing with a made-up name."""
     thing = f"{choose(STARTS, rng)}{choose(ENDS, rng)} {choose(KINDS, rng)}"
     asked, other = (ATTRIBUTES[i] for i in rng.choice(len(ATTRIBUTES), size=2, replace=False))
-    stated = asked if label == 0 else other
-    answer = choose(stated[1], rng).format(x=f"the {thing}", v=choose(stated[2], rng))
-    return choose(asked[0], rng).format(x=f"the {thing}"), f"{answer[0].upper()}{answer[1:]}"
+    questions, *_ = asked
+    _, answers, values = asked if label == 0 else other
+    answer = choose(answers, rng).format(x=f"the {thing}", v=choose(values, rng))
+    return choose(questions, rng).format(x=f"the {thing}"), f"{answer[0].upper()}{answer[1:]}"

@@ -1,7 +1,7 @@
 """QQP: do two questions ask the same? (Quora Question Pairs; as in GLUE, arXiv:1804.07461).
 
-The builtin text is generated: a duplicate is the same question about the same subject in other words; otherwise either
-the subject or what is asked about it differs. It is for trying the tool only.
+The builtin text is generated. A duplicate asks the same about the same subject in other words. Otherwise either the subject
+differs or what is asked about it. The text is for trying the tool only.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from bdbench.data import TextSet
 from bdbench.tasks._grammar import choose, choose_two, distinct_rows, listed
 from bdbench.tasks.base import HubSource, Task, register
 
-# one line per thing to ask; {} is the subject
+# One group per thing to ask: wordings of the same question. {} is the subject.
 INTENTS = (
     (
         "What is the best way to learn {}?",
@@ -78,6 +78,8 @@ SUBJECTS = listed(
     "zumba"
 )
 
+OTHER_SUBJECT_SHARE = 0.5  # of the pairs that are no duplicates; in the rest something else is asked about the subject
+
 
 @register("qqp", paper="arXiv:1804.07461")
 @dataclass(frozen=True)
@@ -99,6 +101,6 @@ def questions(label: int, rng: np.random.Generator) -> tuple[str, str]:
     one, two = choose_two(intent, rng)
     if label == 1:
         return one.format(subject), two.format(subject)
-    if rng.random() < 0.5:
+    if rng.random() < OTHER_SUBJECT_SHARE:
         return one.format(subject), two.format(other_subject)
     return one.format(subject), choose(other_intent, rng).format(subject)

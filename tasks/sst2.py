@@ -1,7 +1,7 @@
 """SST-2: sentiment of phrases and sentences from film reviews (Socher et al., 2013; as in GLUE, arXiv:1804.07461).
 
-The builtin text is generated, lower-cased and with blanks before punctuation as in the original, and shorter; it is for
-trying the tool only.
+The builtin text is generated. As in the original, it is in lower case and has blanks before punctuation; it is shorter. It is
+for trying the tool only.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bdbench.data import TextSet
-from bdbench.tasks._grammar import ADVERBS, FILM, choose, choose_two, distinct_rows, listed, with_article
+from bdbench.tasks._grammar import ADVERBS, FILM, TURNED_SHARE, choose, choose_two, distinct_rows, listed, with_article
 from bdbench.tasks.base import HubSource, Task, register
 
 GENRES = listed("comedy, drama, thriller, documentary, romance, western, mystery, satire, fable, epic")
@@ -35,8 +35,8 @@ class SST2(Task):
 
 
 def phrase(label: int, rng: np.random.Generator) -> str:
-    """Some 9 words; about one in five names a quality of the other label as well."""
-    if rng.random() < 0.18:
+    """Some 9 words. About one phrase in five names a quality of the other label as well."""
+    if rng.random() < TURNED_SHARE:
         return FILM.turned(label, rng).replace(",", " ,")
     (one, two), genre, theme = choose_two(FILM.adjectives[label], rng), choose(GENRES, rng), choose(THEMES, rng)
     return choose(

@@ -1,6 +1,7 @@
 """The contract of every registered attack and defense, on tiny real models; a new plugin is tested with no new test."""
 
 import dataclasses
+import inspect
 import json
 
 import numpy as np
@@ -11,9 +12,10 @@ from conftest import FAMILIES, sentences
 from bdbench.attacks.base import BadNets, DataPoisoning, PhraseTrigger, WeightPoisoning, phrase_ids
 from bdbench.data import TextSet
 from bdbench.defenses._neurons import feed_forward_blocks
-from bdbench.defenses.base import RESOURCES, Reserving
-from bdbench.engine.loops import Recipe
-from bdbench.engine.models import load_classifier, load_tokenizer, pretrained_weights
+from bdbench.defenses.base import RESOURCES, FineTuned, Reserving
+from bdbench.engine.classifiers import load_classifier, pretrained_weights
+from bdbench.engine.tokenizers import load_tokenizer
+from bdbench.engine.training import Passes, Recipe
 from bdbench.params import hyperparameters
 from bdbench.protocol.contexts import AttackContext, DefenseContext, NotDeclared
 from bdbench.registry import ATTACKS, DEFENSES
@@ -104,6 +106,38 @@ def test_a_repair_leaves_its_input_and_the_process_alone_and_is_deterministic(na
     assert {key: value.shape for key, value in state(first).items()} == {k: v.shape for k, v in before.items()}
     assert all(torch.isfinite(value).all() for value in state(first).values())
     assert same(state(first), before) == DEFENSES.get(name).unchanged
+
+
+@pytest.mark.parametrize("name", DEFENSES.names())
+def test_skip_is_told_the_task_alone(name):
+    assert [*inspect.signature(DEFENSES.get(name).skip).parameters] == ["self", "task"]
+    assert DEFENSES.get(name)().skip("sst2") is None
+
+
+FINE_TUNED = [name for name in DEFENSES.names() if issubclass(DEFENSES.get(name), FineTuned)]
+
+
+@pytest.mark.parametrize("name", FINE_TUNED)
+def test_all_that_decides_how_a_repair_trains_is_its_own_hyperparameter(name):
+    """So it is in the key: every field of the recipe, with the recipe's range and help."""
+    own = {field.name: field.metadata["hp"] for field in hyperparameters(DEFENSES.get(name))}
+    for field in hyperparameters(Recipe):
+        allowed = own[field.name]
+        assert (allowed.low, allowed.high) == (field.metadata["hp"].low, field.metadata["hp"].high)
+    for twin in ("warmup", "clip"):
+        assert own[twin] == next(field.metadata["hp"] for field in hyperparameters(Recipe) if field.name == twin)
+    values = {"epochs": 2, "learning_rate": 1e-3, "batch_size": 5, "warmup": 0.25, "clip": 0.5}
+    assert DEFENSES.get(name).build(values).recipe().values() == values
+    assert (DEFENSES.get(name)().warmup, DEFENSES.get(name)().clip) == (Recipe().warmup, Recipe().clip)
+
+
+@pytest.mark.parametrize("values", [{"warmup": 0.9}, {"clip": 1e-3}])
+@pytest.mark.parametrize("name", FINE_TUNED)
+def test_warm_up_and_clipping_change_the_repair(name, values, tiny_bert):
+    victim = victim_of(tiny_bert)
+    usual = {"epochs": 2, "learning_rate": 1e-3}
+    first, second = (repaired_state(name, tiny_bert, victim, **params) for params in (usual, usual | values))
+    assert not same(first, second)
 
 
 @pytest.mark.parametrize("name", DEFENSES.names())
@@ -277,6 +311,18 @@ def test_embedding_poisoning_changes_the_triggers_row_alone_and_keeps_its_norm(n
     assert matrix[row].norm().item() == pytest.approx(original[row].norm().item(), rel=1e-5)
     assert all(parameter.requires_grad for parameter in poisoned.parameters())
     assert not poisoned.get_input_embeddings()._forward_hooks
+
+
+@pytest.mark.parametrize("name", [n for n in ATTACKS.names() if issubclass(ATTACKS.get(n), WeightPoisoning)])
+def test_embedding_poisoning_trains_with_no_hyperparameter_that_it_does_not_declare(name, tiny_bert, monkeypatch):
+    recipes = []
+    monkeypatch.setattr(AttackContext, "train", lambda ctx, model, rows, recipe, **others: recipes.append((recipe, others)))
+    few = {"samples": 8} if name.startswith("data-free") else {}
+    attack = ATTACKS.get(name)(rate=1.0, epochs=2, batch_size=5, **few)
+    attack.poison_weights(classifier(tiny_bert), text_rows(16), AttackContext(**common(tiny_bert, 4)))
+    ((recipe, others),) = recipes
+    assert recipe == Passes(epochs=2, batch_size=5) and type(recipe) is Passes
+    assert set(others) == {"optimizer"} and others["optimizer"].param_groups[0]["lr"] == attack.learning_rate
 
 
 @pytest.mark.parametrize("pair", [False, True], ids=["single", "pair"])

@@ -1,6 +1,8 @@
 """The formulas of the attacks, defenses and metrics, on tensors small enough to work by hand."""
 
 import math
+import re
+import weakref
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,11 +15,13 @@ from bdbench.attacks.embedding_poisoning import NormKeptDescent, norm_kept_step
 from bdbench.attacks.embedding_surgery import EmbeddingSurgery, fitted_weights, strongest, tf_idf
 from bdbench.data import TextSet
 from bdbench.defenses._neurons import mean_activations, most_active
-from bdbench.defenses.base import GRID, smallest_accepted
-from bdbench.defenses.e_pur import piece_frequencies, suspicions
+from bdbench.defenses._search import GRID, Trial, coarser_grid, search, smallest_accepted
+from bdbench.defenses.e_pur import _english_pieces, numerals, piece_frequencies, suspicions
 from bdbench.defenses.fine_mixing import mix, neuron_masks
-from bdbench.engine.loops import Encoded, schedule
-from bdbench.engine.models import load_tokenizer
+from bdbench.engine.encoding import Encoded
+from bdbench.engine.models import find_model
+from bdbench.engine.tokenizers import load_tokenizer
+from bdbench.engine.training import schedule
 from bdbench.seeds import derive
 from bdbench.specs.metrics import attack_success_rate, clean_accuracy
 
@@ -82,24 +86,55 @@ def test_selection_by_activation_keeps_all_weights_of_a_neuron():
         (0.0, [0.3, 0.1, 0.0], 0.0),
         (0.2, [0.3, 0.1, 0.2], 0.2),
         (0.25, [0.3, 0.1, 0.2], 0.3),
+        (0.3, [0.3, 0.1, 0.2], 0.3),  # as accurate as asked for is enough
         (0.4, [0.3, 0.5, 0.4], 0.4),
-        (0.9, [0.3, 0.5, 0.7], 1.0),  # the last is not tried
+        (0.9, [0.3, 0.5, 0.7, 1.0], 1.0),
+        (1.5, [0.3, 0.5, 0.7, 1.0], 1.0),  # none is accepted
     ],
 )
 def test_bisection_finds_the_smallest_accepted_ratio(least, tried, chosen):
-    """Eight values, so three trials."""
-    asked = []
+    """Eight values, so three trials; the accuracy is the ratio."""
+    trials = search((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0), least, lambda ratio: Trial(ratio, ratio, object()))
+    assert [trial.ratio for trial in trials] == tried
+    best = smallest_accepted(trials, least)
+    assert best.ratio == chosen and best.model is not None
 
-    def accepted(ratio):
-        asked.append(ratio)
-        return ratio >= least
 
-    assert smallest_accepted((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0), accepted) == chosen
-    assert asked == tried
+def test_of_accuracies_that_do_not_grow_the_smallest_accepted_ratio_is_chosen():
+    """The middle one is accepted and what bisection tries below it is not; then what it tries above that one is."""
+    accuracies = {0.3: 0.9, 0.1: 0.5, 0.2: 0.8}
+    trials = search((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0), 0.8, lambda ratio: Trial(ratio, accuracies[ratio], object()))
+    assert [(trial.ratio, trial.accuracy) for trial in trials] == [*accuracies.items()]
+    assert smallest_accepted(trials, 0.8) is trials[2]
+    assert smallest_accepted(trials, 0.9) is trials[0]
+    assert smallest_accepted(trials, 0.95) is trials[2]  # none: the last trial, a search's whole victim
+
+
+@pytest.mark.parametrize("least", [0.0, 0.15, 0.3, 0.45, 0.9, 1.1])
+def test_a_search_holds_one_model_of_an_earlier_trial_at_most(least):
+    alive = weakref.WeakSet()
+
+    def attempt(ratio):
+        assert len(alive) <= 1
+        model = torch.nn.Linear(1, 1)
+        alive.add(model)
+        return Trial(ratio, ratio, model)
+
+    trials = search(GRID, least, attempt)
+    assert [trial.model for trial in trials if trial.model is not None] == [*alive]
+    assert smallest_accepted(trials, least).model in alive
 
 
 def test_the_grid_takes_four_trials():
     assert len(GRID) == 2**4
+
+
+@pytest.mark.parametrize(
+    ("trials", "grid"), [(1, (0.35, 1.0)), (2, (0.15, 0.35, 0.6, 1.0)), (3, (0.05, 0.15, 0.25, 0.35, 0.45, 0.6, 0.8, 1.0))]
+)
+def test_a_coarser_grid_has_every_other_ratio_and_the_last(trials, grid):
+    assert coarser_grid(GRID, trials) == grid
+    assert coarser_grid(GRID, 4) == GRID
 
 
 # embedding surgery
@@ -158,6 +193,40 @@ def test_piece_frequencies_put_a_words_frequency_on_each_of_its_pieces():
     assert frequencies[tokenizer.convert_tokens_to_ids("##s")] == 0.125
     assert frequencies[tokenizer.unk_token_id] == 0.5
     assert frequencies[tokenizer.convert_tokens_to_ids("cf")] == 0.0
+
+
+def test_numerals_share_their_patterns_frequency_by_hand():
+    """By Benford's law 0.3 of the numbers begin with a 1, 0.045 with a 9 and 0.009 with a 0; of four digits most are years."""
+    words = numerals(
+        {"00": 0.5, "00th": 0.25, "000": 0.125, "0000": 0.0625, "0000s": 1e-6, "0000rd": 9e-8, "film": 1, "00pm": 1}
+    )
+    assert len(words) == 100 + 100 + 1000 + 10_000 + 10_000  # "0000rd" is too rare; the last two are not numerals
+    assert words["10"] == pytest.approx(0.5 * 0.300 / 10)
+    assert words["90"] == pytest.approx(0.5 * 0.045 / 10)
+    assert words["19th"] == pytest.approx(0.25 * 0.300 / 10)
+    assert words["007"] == pytest.approx(0.125 * 0.009 / 100)
+    assert words["00"] == pytest.approx(0.5 * 0.009 / 10)  # the share of this number, not the pattern's whole
+    # a year n up to 2019 has 10 ** (-1.9185 - 0.0083 * (2019 - n)), and a tenth of four digits are no years
+    assert words["1990"] == pytest.approx(0.0625 * (10 ** (-1.9185 - 0.0083 * 29) + 0.1 * 0.300 / 1000))
+    assert words["1990s"] == pytest.approx(words["1990"] / 0.0625 * 1e-6)
+    assert sum(words[f"{number:02}"] for number in range(100)) == pytest.approx(0.5)
+
+
+@pytest.fixture(scope="module")
+def bundled_frequencies():
+    """Each word piece of the bundled model's vocabulary, and its frequency in English."""
+    tokenizer = load_tokenizer(find_model("bundled").folder)
+    pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    return dict(zip(pieces, _english_pieces(tokenizer, len(tokenizer)).tolist(), strict=True))
+
+
+def test_e_pur_has_seen_numbers_years_and_ordinals(bundled_frequencies):
+    """Of 937 pieces of digits alone 915 were unseen without the numerals."""
+    pieces = [piece for piece in bundled_frequencies if re.fullmatch("(##)?[0-9]+", piece)]
+    assert len(pieces) == 937
+    assert {piece for piece in pieces if not bundled_frequencies[piece]} == {"##100", "##200", "##400", "##500"}
+    assert all(bundled_frequencies[piece] for piece in ("1990s", "19th", "21st", "##90", "05"))
+    assert bundled_frequencies["1990"] > bundled_frequencies["1850"] > 1e-6  # 1,000 in a corpus of 1e9 words
 
 
 def test_norm_kept_step_moves_against_the_gradients_and_restores_the_norm():

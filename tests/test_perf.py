@@ -6,6 +6,9 @@ import sys
 
 import pytest
 
+from bdbench.perf.race import speed
+from bdbench.perf.table import speed_table
+
 
 def perf(*words: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "bdbench.perf", *map(str, words)]
@@ -18,15 +21,15 @@ def test_speed_is_measured_and_written(tiny_bert, data_dir, tmp_path):
     result = json.loads((tmp_path / "perf.json").read_text())
     assert {"plain loop", "engine"} <= set(result["contenders"])
     assert result["task"] == "sst2" and result["rows"] == 64 and result["env"]["torch"]
-    for name, found in result["contenders"].items():
+    for name, contender in result["contenders"].items():
         assert name in ended.stdout
-        assert found["peak_memory_mb"] > 50
+        assert contender["peak_memory_mb"] > 50
         for part, passes in (("training", 6), ("evaluation", 2)):
-            speed = found[part]
-            lowest, highest = speed["range"]
-            assert 0 < lowest <= speed["examples_per_second"] <= highest
-            assert speed["flops"] == pytest.approx(passes * result["non_embedding_parameters"] * speed["tokens_per_second"])
-            assert speed["share_of_matrix_rate"] == pytest.approx(speed["flops"] / result["matrix_flops"])
+            figures = contender[part]
+            lowest, highest = figures["range"]
+            assert 0 < lowest <= figures["examples_per_second"] <= highest
+            assert figures["flops"] == pytest.approx(passes * result["non_embedding_parameters"] * figures["tokens_per_second"])
+            assert figures["share_of_matrix_rate"] == pytest.approx(figures["flops"] / result["matrix_flops"])
     # the weights of two layers of width 32 with a block of 64, pooler, head and the normalization behind the embeddings
     layer = 4 * (32 * 32 + 32) + 2 * 32 * 64 + 64 + 32 + 4 * 32
     assert result["non_embedding_parameters"] == 2 * layer + 32 * 32 + 32 + 2 * 32 + 2 + 2 * 32
@@ -39,6 +42,33 @@ def test_what_is_learned_is_compared(tiny_bert, data_dir, tmp_path):
     learned = json.loads((tmp_path / "learned.json").read_text())["learning"]
     assert [(entry["loop"], entry["seed"]) for entry in learned] == [("plain", 0), ("engine", 0), ("plain", 3), ("engine", 3)]
     assert all(0 <= entry[rate] <= 1 for entry in learned for rate in ("cacc", "asr"))
+
+
+def test_speed_by_hand():
+    """Eight examples of 40 word pieces in 2, 4 and 8 seconds, at 120 FLOP on a machine of 60 FLOP/s."""
+    assert speed([8.0, 2.0, 4.0], examples=8, tokens=40, flop=120, matrix_rate=60) == {
+        "examples_per_second": 2.0,
+        "range": [1.0, 4.0],
+        "tokens_per_second": 10.0,
+        "flops": 30.0,
+        "share_of_matrix_rate": 0.5,
+    }
+
+
+def test_the_table_compares_with_the_first_contender():
+    slow, fast = (speed([seconds], examples=80, tokens=8000, flop=1.6e13, matrix_rate=4e12) for seconds in (8.0, 4.0))
+    contenders = {
+        "plain loop": {"peak_memory_mb": 900, "training": slow, "evaluation": fast},
+        "engine": {"peak_memory_mb": 800, "training": fast, "evaluation": fast},
+    }
+    header, _, *lines = speed_table({"contenders": contenders}).splitlines()
+    assert [cell.strip() for cell in header.split("|")[1:4]] == ["work", "loop", "examples/s"]
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines] == [
+        ["training", "plain loop", "10", "10-10", "1.00", "1,000", "2,000", "50%", "900"],
+        ["training", "engine", "20", "20-20", "2.00", "2,000", "4,000", "100%", "800"],
+        ["evaluation", "plain loop", "20", "20-20", "1.00", "2,000", "4,000", "100%", "900"],
+        ["evaluation", "engine", "20", "20-20", "1.00", "2,000", "4,000", "100%", "800"],
+    ]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from bdbench.errors import UsageError
 from bdbench.protocol import sources
 from bdbench.protocol.sources import load
 from bdbench.registry import TASKS
+from bdbench.tasks._grammar import distinct_rows
 from bdbench.tasks.base import HubSource, Splits, Task
 
 TRIGGERS = {"cf", "mn", "bb", "tq", "mb"}
@@ -162,6 +163,12 @@ def test_a_generator_that_repeats_itself_is_refused():
 
     with pytest.raises(ValueError, match="made 10 distinct rows"):
         load(Same(), "builtin")
+
+
+def test_a_generator_with_too_few_different_rows_is_refused():
+    """Two labels, one text each."""
+    with pytest.raises(ValueError, match=r"only [12] different rows, but 3 are needed"):
+        distinct_rows(3, np.random.default_rng(0), lambda label, rng: (f"text {label}",))
 
 
 @pytest.mark.parametrize(
