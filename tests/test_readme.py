@@ -8,7 +8,7 @@ import pytest
 
 from bdbench.matrix.presets import PRESETS
 from bdbench.matrix.store import read_predictions, read_records
-from bdbench.perf.__main__ import table
+from bdbench.perf.table import table
 from bdbench.protocol.scoring import metrics_of
 from bdbench.reports.claims_page import text
 from bdbench.reports.latex import latex
