@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from bdbench.protocol.environment import source_digest
+
 ROOT = Path(__file__).parents[1]
 
 PLUGIN = '''"""Halve every weight of the classification head (an example of an outside defense)."""
@@ -81,6 +83,13 @@ def test_the_wheel_lists_and_describes_what_the_checkout_has(outside, bdbench, t
     assert listed.replace("  halve-head            from bdplug (bdplug)\n", "") == bdbench("list").stdout
     shown = subprocess.run([outside, "show", "halve-head"], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
     assert "halve-head.factor=0.5 [0.0, 1.0]: what the head is multiplied by" in shown
+
+
+def test_the_wheel_has_the_source_digest_of_the_checkout(outside, tmp_path):
+    """Else records of the two would count as made by different sources."""
+    command = [outside.parent / "python", "-c", "from bdbench.protocol.environment import source_digest as s; print(s())"]
+    ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
+    assert ended.stdout.strip() == source_digest() and len(source_digest()) == 64
 
 
 def test_an_outside_defense_runs_in_the_matrix_on_ray_workers(outside, tiny_bert, data_dir, tmp_path):

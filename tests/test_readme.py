@@ -8,7 +8,7 @@ import pytest
 
 from bdbench.matrix.presets import PRESETS
 from bdbench.matrix.store import read_predictions, read_records
-from bdbench.perf.table import table
+from bdbench.perf.table import speed_table
 from bdbench.protocol.scoring import metrics_of
 from bdbench.reports.claims_page import text
 from bdbench.reports.latex import latex
@@ -44,7 +44,7 @@ def test_the_speed_it_quotes_is_the_one_on_file():
     files = re.findall(r"\]\((results/perf/[^)]+sst2\.json)\)", README)
     assert files
     for file in files:
-        assert table(json.loads((Path(__file__).parents[1] / file).read_text())) in README
+        assert speed_table(json.loads((Path(__file__).parents[1] / file).read_text())) in README
 
 
 def test_the_means_it_quotes_are_those_of_the_claims():

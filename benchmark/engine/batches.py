@@ -1,7 +1,7 @@
 """Which rows go into which batch. A batch is a tensor (b,) int64 of row numbers, in ascending order of the rows' lengths.
 
-All rows of a batch are padded to its longest row, and padding costs as much time as text. So rows of similar length go together.
-Lengths are numbers of word pieces.
+All rows of a batch are padded to its longest row, and padding takes as much time as text. So rows of similar length go
+together. Lengths are numbers of word pieces.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ WINDOW = 64
 PIECES_AT_ONCE = {"cpu": 1024, "cuda": 2**16}
 
 # Cutting a training batch in two saves padding and costs one more pass through the model. This many pieces of padding take as
-# long as the pass. On a CPU both take 25 ms with the bundled model, and both grow with the model's size, so the number holds for
-# other models. On a GPU a pass takes longer than the padding of any batch, so no batch is cut.
+# long as the pass. On a CPU both take 25 ms with the bundled model, and both grow with the model's size, so the number holds
+# for other models. On a GPU a pass takes longer than the padding of any batch, so no batch is cut.
 PADDING_WORTH_A_PASS = {"cpu": 70, "cuda": 2**16}
 
 

@@ -1,4 +1,4 @@
-"""The files of a model's folder: which ones hold the weights, which ones decide the tokenizer, and whether they have changed."""
+"""The files of a model's folder: which ones hold the weights, which ones decide the tokenizer, and whether they changed."""
 
 from __future__ import annotations
 

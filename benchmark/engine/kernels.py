@@ -6,9 +6,9 @@ of 64 pieces 0.8; `python -m bdbench.perf` times the whole.
 
 - "dropout" draws 64 random bits for four elements. PyTorch's `bernoulli_` calls a slow generator for each element. 163,000
   elements take 0.15 ms instead of 1.0 ms.
-- "attention" is two batched products around a softmax in float32, over at least 16 keys. With dropout, PyTorch takes an unfused
-  path with safeguards: 32 texts of 13, 25 and 64 pieces take 0.8, 2.0 and 13 ms instead of 3.1, 4.7 and 25. Without dropout they
-  take 0.9, 1.1 and 8 ms instead of 2.7, 2.4 and 6; from 64 pieces on the two are even.
+- "attention" is two batched products around a softmax in float32, over at least 16 keys. With dropout, PyTorch takes an
+  unfused path with safeguards: 32 texts of 13, 25 and 64 pieces take 0.8, 2.0 and 13 ms instead of 3.1, 4.7 and 25. Without
+  dropout they take 0.9, 1.1 and 8 ms instead of 2.7, 2.4 and 6; from 64 pieces on the two are even.
 - "widened-linear" is for cores whose bf16 instructions are slower than their float32 ones (Emerald Rapids without its tiles:
   70 GFLOP/s against 125; other cores do 210 against 90). There a linear layer under bf16 autocast multiplies the same rounded
   numbers by float32 instructions. A training step takes 0.7 to 0.8 of the time, a prediction 0.7.
@@ -37,10 +37,10 @@ VECTOR = 16
 # An element is dropped by comparing 16 random bits with a threshold. One 64-bit word holds the bits of four elements.
 LEVELS = 2**16
 ELEMENTS_PER_WORD = 4
-SEEDS = 2**62  # as many as torch.randint can draw from, a factor of two aside
+SEEDS = 2**62  # torch.randint draws below 2**63 - 1
 
-# bf16 products must take this much longer than float32 ones before linear layers are widened. Machines are known with a ratio of
-# 1.8 and of 0.4, and none near the margin, so the answer is the same at each timing.
+# bf16 products must take this much longer than float32 ones before linear layers are widened. Machines are known with a ratio
+# of 1.8 and of 0.4, and none near the margin, so the answer is the same at each timing.
 WIDENING_MARGIN = 1.25
 TIMINGS = 6  # of each kind, in turns; the fastest counts, since other work on the machine only ever slows one down
 

@@ -54,9 +54,7 @@ def _a_batch_per_thread(
 
 
 @torch.inference_mode()
-def _logits_in_parts(
-    model: nn.Module, rows: Encoded, batch_rows: Tensor, device: torch.device, precision: str
-) -> list[Tensor]:
+def _logits_in_parts(model: nn.Module, rows: Encoded, batch_rows: Tensor, device: torch.device, precision: str) -> list[Tensor]:
     """The logits of one batch, in one part, or in one part more for every cut that memory forced."""
     inputs, _ = rows.batch(batch_rows, device)
     try:

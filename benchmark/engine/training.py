@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -114,7 +115,8 @@ def _descend(
     """One optimizer step per batch. `scheduled_by` decides learning rates and clipping; None leaves both alone."""
     device = next(model.parameters()).device
     steps = passes.steps(len(rows))
-    order = torch.Generator().manual_seed(seed)
+    batches = shuffled_batches(rows.lengths, passes.epochs, passes.batch_size, torch.Generator().manual_seed(seed))
+    backward = partial(_backward, model, rows, loss, device, precision)
     total_loss = torch.zeros((), device=device)
     halvings = 0  # what did not fit once will not fit later, so they are kept from batch to batch
     model.train()
@@ -124,19 +126,11 @@ def _descend(
     ):
         trace.kernels |= kernels
         torch.manual_seed(seed)
-        for step, batch_rows in enumerate(shuffled_batches(rows.lengths, passes.epochs, passes.batch_size, order)):
-            level_parts = split_by_padding(batch_rows, rows.lengths, PADDING_WORTH_A_PASS[device.type])
-            batch_loss = None
-            while batch_loss is None:
-                optimizer.zero_grad(set_to_none=True)
-                parts = split_for_memory(level_parts, halvings)
-                try:
-                    batch_loss = _backward(model, rows, parts, loss, device, precision)
-                except torch.OutOfMemoryError:
-                    if len(parts) == len(batch_rows):  # each part is a single row
-                        raise
-                    halvings += 1
-                    trace.halved_batches += 1
+        for step, batch_rows in enumerate(batches):
+            parts = split_by_padding(batch_rows, rows.lengths, PADDING_WORTH_A_PASS[device.type])
+            halvings_before = halvings
+            batch_loss, halvings = _backward_in_memory(backward, optimizer, parts, halvings)
+            trace.halved_batches += halvings - halvings_before
             if scheduled_by is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), scheduled_by.clip, foreach=True)
                 for group in optimizer.param_groups:
@@ -148,8 +142,27 @@ def _descend(
         raise FloatingPointError(f"the training loss became {total_loss.item()}; lower the learning rate")
 
 
+def _backward_in_memory(
+    backward: Callable[[Sequence[Tensor]], Tensor], optimizer: torch.optim.Optimizer, parts: Sequence[Tensor], halvings: int
+) -> tuple[Tensor, int]:
+    """The gradients of one batch, from parts that are halved until each fits into the device's memory.
+
+    Begins with 2**halvings pieces of every part. Returns the mean loss of the batch and the halvings that it took. Raises
+    torch.OutOfMemoryError if a single row does not fit.
+    """
+    while True:
+        optimizer.zero_grad(set_to_none=True)
+        smaller_parts = split_for_memory(parts, halvings)
+        try:
+            return backward(smaller_parts), halvings
+        except torch.OutOfMemoryError:
+            if all(len(part) == 1 for part in smaller_parts):
+                raise
+        halvings += 1
+
+
 def _backward(
-    model: nn.Module, rows: Encoded, parts: Sequence[Tensor], loss: Loss, device: torch.device, precision: str
+    model: nn.Module, rows: Encoded, loss: Loss, device: torch.device, precision: str, parts: Sequence[Tensor]
 ) -> Tensor:
     """Add the gradients of the mean loss over the rows of all parts to the weights' own. Returns that loss, detached."""
     batch_size = sum(len(part) for part in parts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import os
 import platform
 import resource
@@ -72,7 +73,7 @@ def source_digest() -> str:
         if file.relative_to(root).parts[0] not in NOT_DECIDING
     }
     for name in SUBPACKAGES:  # in a checkout they lie beside the package's folder
-        (folder,) = __import__(f"bdbench.{name}", fromlist=["__path__"]).__path__
+        (folder,) = importlib.import_module(f"bdbench.{name}").__path__
         files |= {f"{name}/{file.name}": file for file in Path(folder).glob("*.py")}
     digest = hashlib.sha256()
     for name in sorted(files):
