@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -145,3 +146,29 @@ def bdbench():
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, **more)
 
     return call
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A function that puts frames where a task's hub splits are, in the hub's layout, and points the task there."""
+    import datasets
+
+    from bdbench.protocol import sources
+    from bdbench.registry import TASKS
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+
+    def publish(name, frames, **changed):
+        cls = TASKS.get(name)
+        folder = tmp_path / f"hub-{name}"
+        folder.mkdir()
+        for split, data in frames.items():
+            data.to_parquet(folder / f"{split}-00000-of-00001.parquet")
+        monkeypatch.setattr(cls, "hub", replace(cls.hub, id=str(folder), config=None, revision="main", **changed))
+        return cls()
+
+    sources._from_hub.cache_clear()
+    yield publish
+    sources._from_hub.cache_clear()

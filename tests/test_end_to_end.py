@@ -264,6 +264,27 @@ def test_variants_of_one_plugin_are_cells_of_their_own(small, bdbench):
     assert "sst2 / badnets-word [rate=0.3, start=clean] / none / seed 0" in shown.stdout
 
 
+def test_a_component_that_comes_twice_keeps_both_notes(small, bdbench, tmp_path):
+    flags = ["-T", "sst2", "-a", "none", "-d", "fine-mixing[search=true,trials=1]+fine-mixing[search=true,trials=2]"]
+    ended = bdbench("run", *small[:-2], *flags, "--inline", "--out", tmp_path / "run")
+    assert ended.returncode == 0, ended.stderr
+    (record,) = read_records(tmp_path / "run")
+    assert {name: len(notes["trials"]) <= int(name[-1]) + 1 for name, notes in record.notes.items()} == {
+        "fine-mixing.1": True,
+        "fine-mixing.2": True,
+    }
+
+
+def test_even_classes_are_part_of_a_cell_that_has_a_clean_set(small, bdbench):
+    def keys(*flags) -> dict[str, str]:
+        lines = bdbench("run", *small, "--dry-run", *flags).stdout.splitlines()
+        return {label: key for key, label in (line.split("  ", 1) for line in lines)}
+
+    even, uneven = keys(), keys("--uneven-classes")
+    assert even == keys("--even-classes") and even.keys() == uneven.keys()
+    assert {label for label in even if even[label] == uneven[label]} == {label for label in even if " / none / seed" in label}
+
+
 def test_adding_a_defense_or_a_seed_changes_no_other_cell(small, bdbench):
     def keys(*flags) -> set[str]:
         return set(bdbench("run", *small, "--dry-run", *flags).stdout.splitlines())

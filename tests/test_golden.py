@@ -208,8 +208,8 @@ def test_defense(name, bench, clean_victim):
 
 
 @pytest.mark.parametrize("name", TASKS.names())
-def test_task_reader(name, tmp_path, bench):
-    """The generated text, and the rows that are dealt out of a directory of the task's shape."""
+def test_task_reader(name, tmp_path, bench, hub):
+    """The generated text; the rows that are dealt out of a directory; and the splits made of the hub's."""
     task = TASKS.get(name)()
     (tmp_path / name).mkdir()
     for seed, split in enumerate(("train", "validation", "test")):
@@ -217,13 +217,19 @@ def test_task_reader(name, tmp_path, bench):
         for column in task.columns:
             frame[column] = [f"{text} in {column}" for text in frame["sentence"]]
         frame[[*task.columns, "label"]].to_csv(tmp_path / name / f"{split}.csv", index=False)
-    planned, _ = bench(("none",))
-    spec = planned.cells[0].victim
-    spec = replace(spec, task=name, data=DataSpec("directory", "", None, train_rows=60, test_rows=40))
     splits = load(task, "directory", tmp_path)
     numbers = {"builtin": load(task, "builtin").fingerprint, "directory": splits.fingerprint}
+    planned, _ = bench(("none",))
+    data = DataSpec("directory", "", None, train_rows=60, test_rows=40)
     for seed in (0, 1):
-        rows = draw_rows(replace(spec, seed=seed), splits, DefenderSets(15, 30, even_classes=True))
+        spec = replace(planned.cells[0].victim, task=name, data=data, seed=seed)
+        rows = draw_rows(spec, splits, DefenderSets(15, 30, even_classes=True))
         for part in ("train", "clean", "validation", "test"):
             numbers[f"{part}, seed {seed}"] = getattr(rows, part).digest()
+    frames = {}
+    for seed, split in enumerate((task.hub.train, task.hub.test)):
+        frames[split] = sentences(120, seed)
+        for part in [part for column in task.columns for part in task.hub.columns.get(column, (column,))]:
+            frames[split][part] = [f"{text} in {part}" for text in frames[split]["sentence"]]
+    numbers["hub"] = load(hub(name, frames), "hub").fingerprint
     check("tasks", name, task.version, numbers)

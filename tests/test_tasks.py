@@ -366,29 +366,6 @@ def test_a_directory_and_builtin_text_need_no_heavy_import(tmp_path):
 # the hub
 
 
-@pytest.fixture
-def hub(tmp_path, monkeypatch):
-    """A function that puts frames where a task's hub splits are, in the hub's layout, and points the task there."""
-    import datasets
-
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
-    datasets.disable_progress_bars()
-
-    def publish(name, frames, **changed):
-        cls = TASKS.get(name)
-        folder = tmp_path / f"hub-{name}"
-        folder.mkdir()
-        for split, data in frames.items():
-            data.to_parquet(folder / f"{split}-00000-of-00001.parquet")
-        monkeypatch.setattr(cls, "hub", replace(cls.hub, id=str(folder), config=None, revision="main", **changed))
-        return cls()
-
-    sources._from_hub.cache_clear()
-    yield publish
-    sources._from_hub.cache_clear()
-
-
 def numbered(rows, start=0, column="sentence"):
     """Rows sorted by label, as IMDB's are on the hub."""
     return pd.DataFrame(
