@@ -34,7 +34,7 @@ def coarser_grid(grid: Sequence[float], trials: int) -> Sequence[float]:
     return grid[step - 1 :: step]
 
 
-def search(grid: Sequence[float], least: float, attempt: Callable[[float], Trial]) -> list[Trial]:
+def bisect_ratios(grid: Sequence[float], least: float, attempt: Callable[[float], Trial]) -> list[Trial]:
     """Bisection for the smallest ratio of an ascending grid whose accuracy is `least` or more: its trials, in order.
 
     The search assumes that accuracy grows with the ratio. Of 2**n ratios it tries n; if it accepts none of these, it tries the

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from bdbench.defenses._search import GRID, Trial, coarser_grid, search, smallest_accepted
+from bdbench.defenses._search import GRID, Trial, bisect_ratios, coarser_grid, smallest_accepted
 from bdbench.params import Hyperparameters, hp
 from bdbench.registry import DEFENSES
 
@@ -132,7 +132,7 @@ class Reserving(FineTuned):
             return repaired(self.ratio)
         accuracy = ctx.accuracy(model, ctx.validation)
         least = accuracy - self.tolerance
-        trials = search(coarser_grid(GRID, self.trials), least, attempt)
+        trials = bisect_ratios(coarser_grid(GRID, self.trials), least, attempt)
         best = smallest_accepted(trials, least)
         ctx.notes.update(
             accuracy=accuracy,

@@ -15,7 +15,7 @@ from bdbench.attacks.embedding_poisoning import NormKeptDescent, norm_kept_step
 from bdbench.attacks.embedding_surgery import EmbeddingSurgery, fitted_weights, strongest, tf_idf
 from bdbench.data import TextSet
 from bdbench.defenses._neurons import mean_activations, most_active
-from bdbench.defenses._search import GRID, Trial, coarser_grid, search, smallest_accepted
+from bdbench.defenses._search import GRID, Trial, bisect_ratios, coarser_grid, smallest_accepted
 from bdbench.defenses.e_pur import _english_pieces, numerals, piece_frequencies, suspicions
 from bdbench.defenses.fine_mixing import mix, neuron_masks
 from bdbench.engine.encoding import Encoded
@@ -94,7 +94,7 @@ def test_selection_by_activation_keeps_all_weights_of_a_neuron():
 )
 def test_bisection_finds_the_smallest_accepted_ratio(least, tried, chosen):
     """Eight values, so three trials; the accuracy is the ratio."""
-    trials = search((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0), least, lambda ratio: Trial(ratio, ratio, object()))
+    trials = bisect_ratios((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0), least, lambda ratio: Trial(ratio, ratio, object()))
     assert [trial.ratio for trial in trials] == tried
     best = smallest_accepted(trials, least)
     assert best.ratio == chosen and best.model is not None
@@ -103,7 +103,9 @@ def test_bisection_finds_the_smallest_accepted_ratio(least, tried, chosen):
 def test_of_accuracies_that_do_not_grow_the_smallest_accepted_ratio_is_chosen():
     """The middle one is accepted and what bisection tries below it is not; then what it tries above that one is."""
     accuracies = {0.3: 0.9, 0.1: 0.5, 0.2: 0.8}
-    trials = search((0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0), 0.8, lambda ratio: Trial(ratio, accuracies[ratio], object()))
+    trials = bisect_ratios(
+        (0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 1.0), 0.8, lambda ratio: Trial(ratio, accuracies[ratio], object())
+    )
     assert [(trial.ratio, trial.accuracy) for trial in trials] == [*accuracies.items()]
     assert smallest_accepted(trials, 0.8) is trials[2]
     assert smallest_accepted(trials, 0.9) is trials[0]
@@ -120,7 +122,7 @@ def test_a_search_holds_one_model_of_an_earlier_trial_at_most(least):
         alive.add(model)
         return Trial(ratio, ratio, model)
 
-    trials = search(GRID, least, attempt)
+    trials = bisect_ratios(GRID, least, attempt)
     assert [trial.model for trial in trials if trial.model is not None] == [*alive]
     assert smallest_accepted(trials, least).model in alive
 
