@@ -6,30 +6,47 @@ import pytest
 import torch
 import torch.nn.functional as F
 from conftest import FAMILIES
-from test_loops import classifier, rows_of
+from test_training import classifier, rows_of
 from torch import nn
 
 from bdbench.engine import kernels
-from bdbench.engine.kernels import FastDropout, WidenedLinear, attention, cpu_kernels, dropout_factors
-from bdbench.engine.loops import Recipe, predict, train
+from bdbench.engine.kernels import (
+    FastDropout,
+    WidenedLinear,
+    attention,
+    cpu_kernels,
+    dropout_factors,
+    use_widened_linear,
+    widens_linear,
+)
+from bdbench.engine.prediction import predict
+from bdbench.engine.training import Recipe, train
+
+
+@pytest.fixture(autouse=True)
+def own_timing():
+    """Every test begins and ends without a decision on widening."""
+    use_widened_linear(None)
+    yield
+    use_widened_linear(None)
 
 
 @pytest.mark.parametrize("pieces", [3, 15, 16, 21])
 @pytest.mark.parametrize("padded", [False, True])
 def test_attention_and_its_gradients_are_those_of_pytorch(pieces, padded):
     generator = torch.Generator().manual_seed(pieces)
-    given = [torch.randn(2, 3, pieces, 8, generator=generator, requires_grad=True) for _ in range(3)]
+    tensors = [torch.randn(2, 3, pieces, 8, generator=generator, requires_grad=True) for _ in range(3)]
     mask = None
     if padded:  # the second text has two pieces
         mask = torch.zeros(2, 1, pieces, pieces)
         mask[1, :, :, 2:] = torch.finfo(torch.float32).min
     weight = torch.randn(2, pieces, 3, 8, generator=generator)
-    found, _ = attention(nn.Module(), *given, mask, scaling=0.3)
-    expected = F.scaled_dot_product_attention(*given, attn_mask=mask, scale=0.3).transpose(1, 2)
-    assert torch.allclose(found, expected, atol=1e-6)
-    gradients = [torch.autograd.grad((result * weight).sum(), given) for result in (found, expected)]
-    for own, reference in zip(*gradients, strict=True):
-        assert torch.allclose(own, reference, atol=1e-5)
+    own, _ = attention(nn.Module(), *tensors, mask, scaling=0.3)
+    expected = F.scaled_dot_product_attention(*tensors, attn_mask=mask, scale=0.3).transpose(1, 2)
+    assert torch.allclose(own, expected, atol=1e-6)
+    gradients = [torch.autograd.grad((result * weight).sum(), tensors) for result in (own, expected)]
+    for own_gradient, reference in zip(*gradients, strict=True):
+        assert torch.allclose(own_gradient, reference, atol=1e-5)
 
 
 def test_attention_drops_weights_and_keeps_their_mean():
@@ -50,7 +67,7 @@ def test_dropout_factors_are_zero_with_probability_p_and_have_mean_one(p, dtype)
     kept = factors[factors != 0]
     assert torch.allclose(kept.float(), torch.tensor(1 / (1 - p)), rtol=1e-2)
     assert len(kept) / factors.numel() == pytest.approx(1 - p, abs=0.003)
-    # neighbours, which come from one word of random bits, are independent: all four kept in (1 - p)^4 of the groups
+    # neighbors, which come from one word of random bits, are independent: all four kept in (1 - p)^4 of the groups
     groups = (factors.flatten()[:500_000] != 0).view(-1, 4).all(dim=1)
     assert groups.float().mean() == pytest.approx((1 - p) ** 4, abs=0.005)
 
@@ -80,15 +97,15 @@ def test_a_widened_layer_and_its_gradients_are_those_of_autocast(bias, dtype):
     widened.__class__ = WidenedLinear
     x = torch.randn(3, 7, 96).to(dtype).requires_grad_()
     weight = torch.randn(3, 7, 40)
-    found = []
+    results = []
     for layer in (plain, widened):
         with torch.autocast("cpu", dtype=torch.bfloat16):
             result = layer(x)
-        found.append([result, *torch.autograd.grad((result.float() * weight).sum(), [x, *layer.parameters()])])
-    for expected, own in zip(*found, strict=True):
+        results.append([result, *torch.autograd.grad((result.float() * weight).sum(), [x, *layer.parameters()])])
+    for expected, own in zip(*results, strict=True):
         assert own.dtype == expected.dtype and own.shape == expected.shape
         assert torch.allclose(own.float(), expected.float(), rtol=2**-7, atol=0.05)  # bf16 has eight bits
-    assert not torch.equal(found[1][0].float(), plain(x.float()))  # it does round to bf16
+    assert not torch.equal(results[1][0].float(), plain(x.float()))  # it does round to bf16
     assert torch.equal(widened(x.float()), plain(x.float()))  # and without autocast it is the plain layer
 
 
@@ -130,12 +147,50 @@ def test_layers_are_widened_where_bf16_is_the_slower_one(monkeypatch, slow):
         kernels.widening_pays.cache_clear()
 
 
+def test_a_process_that_was_told_whether_to_widen_does_not_time(monkeypatch, tiny_bert):
+    def timed():
+        raise AssertionError("timed")
+
+    monkeypatch.setattr(kernels, "widening_pays", timed)
+    model = classifier(tiny_bert)
+    for widened in (True, False):
+        use_widened_linear(widened)
+        assert widens_linear() is widened
+        with cpu_kernels(model, "bf16") as names:
+            assert ("widened-linear" in names) == widened
+    use_widened_linear(None)
+    with pytest.raises(AssertionError, match="timed"):
+        widens_linear()
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_a_process_that_was_told_nothing_goes_by_timing(monkeypatch, pays, tiny_bert):
+    monkeypatch.setattr(kernels, "widening_pays", lambda: pays)
+    with cpu_kernels(classifier(tiny_bert), "bf16") as names:
+        assert ("widened-linear" in names) == pays
+
+
+def test_the_names_are_of_the_kernels_that_take_the_place_of_pytorchs(monkeypatch, tiny_bert):
+    model = classifier(tiny_bert)
+    with cpu_kernels(model.train(), "fp32") as names:
+        assert names == {"attention", "dropout"}
+    with cpu_kernels(model.eval(), "fp32") as names:
+        assert names == {"attention"}
+    model.set_attn_implementation("eager")
+    with cpu_kernels(model, "fp32") as names:
+        assert names == set()
+    model.set_attn_implementation("sdpa")
+    monkeypatch.setattr(type(model), "_can_set_attn_implementation", lambda *_: False)
+    with cpu_kernels(model, "fp32") as names:
+        assert names == set() and model.config._attn_implementation == "sdpa"
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_model_learns_the_same_with_widened_layers(monkeypatch, family, tiny_models):
+def test_a_model_learns_the_same_with_widened_layers(family, tiny_models):
     rows = rows_of(tiny_models[family])
     trained = {}
     for widened in (False, True):
-        monkeypatch.setattr(kernels, "widening_pays", lambda widened=widened: widened)
+        use_widened_linear(widened)
         model = classifier(tiny_models[family])
         with cpu_kernels(model, "fp32"):
             assert not any(type(module) is WidenedLinear for module in model.modules())
@@ -165,6 +220,6 @@ def test_a_model_gives_the_same_logits_with_the_kernels_and_is_afterwards_as_bef
 
 def test_a_module_around_the_model_keeps_its_attention_and_gets_the_dropout():
     wrapped = nn.Sequential(nn.Linear(3, 3), nn.Dropout(0.5))
-    with cpu_kernels(wrapped, "fp32"):
-        assert type(wrapped[1]) is FastDropout
+    with cpu_kernels(wrapped, "fp32") as names:
+        assert type(wrapped[1]) is FastDropout and names == {"dropout"}
     assert type(wrapped[1]) is nn.Dropout

@@ -1,14 +1,21 @@
 """Finding and loading pre-trained models: what identifies them, what is refused, what counts as pre-trained."""
 
+import ast
 import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import FAMILIES
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-from bdbench.engine.models import BUNDLED_SHA256, find_model, load_classifier, load_tokenizer, max_positions, pretrained_weights
+import bdbench.engine
+from bdbench.engine.classifiers import classifier_with, load_classifier, max_positions, pretrained_weights
+from bdbench.engine.models import BUNDLED_SHA256, check_model, find_model, weights_digest
+from bdbench.engine.tokenizers import load_tokenizer, tokenizer_digest
 from bdbench.errors import UsageError
 
 
@@ -19,12 +26,12 @@ def copied(tiny_bert, tmp_path):
 
 
 def test_the_bundled_model_is_the_official_one():
-    found = find_model("bundled")
-    assert (found.spec.name, found.spec.digest) == ("bundled", BUNDLED_SHA256)
-    model, names = load_classifier(found.folder, 2)
+    source = find_model("bundled")
+    assert (source.spec.name, source.spec.digest) == ("bundled", BUNDLED_SHA256)
+    model, names = load_classifier(source.folder, 2)
     assert sum(parameter.numel() for parameter in model.parameters()) == 22_713_216 + 2 * 384 + 2
     assert {name for name, _ in model.named_parameters()} - names == {"classifier.weight", "classifier.bias"}
-    assert max_positions(found.folder) == 512
+    assert max_positions(source.folder) == 512
 
 
 def test_a_copy_of_the_bundled_model_is_the_bundled_model(tmp_path):
@@ -32,12 +39,115 @@ def test_a_copy_of_the_bundled_model_is_the_bundled_model(tmp_path):
     assert find_model(str(copy)).spec == find_model("bundled").spec
 
 
-def test_the_configuration_and_the_tokenizer_are_part_of_the_identity(copied, tmp_path):
-    first = find_model(str(copied)).spec
-    config = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps(config | {"hidden_dropout_prob": 0.5}))
-    assert find_model(str(copied)).spec.digest == first.digest
-    assert find_model(str(copied)).spec.files != first.files
+def change_json(file, **values):
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def change_weights(folder):
+    """Add one to every weight. The file keeps its size."""
+    weights = {name: weight + 1 for name, weight in load_file(folder / "model.safetensors").items()}
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def change_configuration(folder):
+    change_json(folder / "config.json", hidden_dropout_prob=0.5)
+
+
+def change_tokenizer(folder):
+    change_json(folder / "tokenizer_config.json", sep_token="film")
+
+
+CHANGES = {"digest": change_weights, "config": change_configuration, "tokenizer": change_tokenizer}
+SAID = {"digest": "the weights of", "config": "the configuration of", "tokenizer": "the tokenizer of"}
+
+
+@pytest.mark.parametrize("part", CHANGES)
+def test_weights_configuration_and_tokenizer_are_the_identity_and_a_change_is_seen_at_once(part, copied):
+    before = find_model(str(copied)).spec
+    assert before.tokenizer == tokenizer_digest(load_tokenizer(copied))
+    CHANGES[part](copied)
+    after = find_model(str(copied)).spec
+    assert getattr(after, part) != getattr(before, part)
+    assert replace(after, **{part: getattr(before, part)}) == before
+
+
+def test_a_digest_that_was_asked_for_is_checked(copied):
+    digest = weights_digest(copied)
+    assert find_model(str(copied), digest.upper()).spec.digest == digest
+    change_weights(copied)
+    with pytest.raises(UsageError, match=f"SHA-256 is {weights_digest(copied)}, expected {digest}"):
+        find_model(str(copied), digest)
+
+
+def test_the_model_of_a_spec_passes_whatever_its_name(copied):
+    check_model(copied, replace(find_model(str(copied)).spec, name="another"))
+
+
+@pytest.mark.parametrize("part", CHANGES)
+def test_another_model_than_the_spec_s_is_refused_and_the_message_says_what_differs(part, copied):
+    spec = find_model(str(copied)).spec
+    check_model(copied, spec)
+    CHANGES[part](copied)
+    with pytest.raises(ValueError) as caught:
+        check_model(copied, spec)
+    message, after = str(caught.value), getattr(find_model(str(copied)).spec, part)
+    assert f"SHA-256 {after[:12]}…, the cell wants {getattr(spec, part)[:12]}…" in message
+    assert [said for said in SAID.values() if said in message] == [SAID[part]]
+    assert str(copied) not in message and copied.name + "/" not in message
+
+
+def test_all_differences_from_a_spec_are_named(copied):
+    spec = replace(find_model(str(copied)).spec, digest="0" * 64, config="1" * 64, tokenizer="2" * 64)
+    with pytest.raises(ValueError, match="the weights of .*0{12}….*the configuration of .*1{12}….*the tokenizer of .*2{12}…"):
+        check_model(copied, spec)
+
+
+def test_changed_weights_are_loaded_anew(copied):
+    before = pretrained_weights(copied, 2)
+    head = {name: weight for name, weight in load_classifier(copied, 2)[0].named_parameters() if name not in before}
+    assert all(torch.equal(weight, before[name]) for name, weight in pretrained_weights(copied, 2).items())
+    change_weights(copied)
+    after = pretrained_weights(copied, 2)
+    assert all(torch.equal(after[name], weight + 1) for name, weight in before.items())
+    model = classifier_with(copied, 2, {**before, **head})  # and weights from elsewhere stay what they are
+    assert all(torch.equal(weight, {**before, **head}[name]) for name, weight in model.named_parameters())
+
+
+def test_a_changed_configuration_is_seen_by_a_classifier(copied):
+    weights = {name: weight.detach() for name, weight in load_classifier(copied, 2)[0].named_parameters()}
+    assert classifier_with(copied, 2, weights).config.hidden_dropout_prob == 0.1
+    change_configuration(copied)
+    assert classifier_with(copied, 2, weights).config.hidden_dropout_prob == 0.5
+
+
+def test_shards_have_a_digest_that_sees_each_of_them(copied):
+    weights = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    names = sorted(weights)
+    shards = {"a.safetensors": names[:3], "b.safetensors": names[3:]}
+    for file, part in shards.items():
+        save_file({name: weights[name] for name in part}, copied / file, {"format": "pt"})
+    file_by_weight = {name: file for file, part in shards.items() for name in part}
+    (copied / "model.safetensors.index.json").write_text(json.dumps({"weight_map": file_by_weight}))
+    digests = {weights_digest(copied)}
+    for file, part in shards.items():
+        save_file({name: weights[name] + 1 for name in part}, copied / file, {"format": "pt"})
+        digests.add(weights_digest(copied))
+    assert len(digests) == 3
+
+
+def test_no_code_of_a_model_is_ever_trusted():
+    calls = [
+        node
+        for file in Path(bdbench.engine.__file__).parent.glob("*.py")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained"
+    ]
+    assert len(calls) == 3  # the tokenizer, the configuration, the classifier
+    for call in calls:
+        assert {word.arg: word.value.value for word in call.keywords if word.arg == "trust_remote_code"} == {
+            "trust_remote_code": False
+        }
 
 
 @pytest.mark.parametrize("labels", [2, 3])

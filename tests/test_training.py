@@ -1,4 +1,4 @@
-"""The training and the prediction loop: what is exact, what is deterministic, what is visited."""
+"""The training loop: what is exact, what is deterministic, what fits, and what it notes."""
 
 import copy
 
@@ -8,20 +8,15 @@ import torch
 from conftest import FAMILIES, sentences
 
 from bdbench.data import TextSet
-from bdbench.engine import loops
-from bdbench.engine.loops import (
-    Recipe,
-    _backward,
-    _batches,
-    _descend,
-    encode,
-    even_cuts,
-    level_cuts,
-    occurring_pieces,
-    predict,
-    train,
-)
-from bdbench.engine.models import load_classifier, load_tokenizer
+from bdbench.engine.classifiers import load_classifier
+from bdbench.engine.embeddings import occurring_pieces
+from bdbench.engine.encoding import encode
+from bdbench.engine.kernels import use_widened_linear
+from bdbench.engine.prediction import predict
+from bdbench.engine.tokenizers import load_tokenizer
+from bdbench.engine.trace import Trace
+from bdbench.engine.training import Passes, Recipe, _backward, _descend, train
+from bdbench.errors import UsageError
 
 RECIPE = Recipe(epochs=2, learning_rate=1e-3, batch_size=8)
 
@@ -44,7 +39,7 @@ def test_training_on_the_occurring_pieces_is_training_on_the_full_matrix(family,
     rows, model = rows_of(folder), classifier(folder)
     full = copy.deepcopy(model)
     adamw = torch.optim.AdamW(full.parameters(), lr=RECIPE.learning_rate, weight_decay=0.0)
-    _descend(full, rows, RECIPE, 5, "fp32", adamw, _loss, scheduled=True)
+    _descend(full, rows, RECIPE, 5, "fp32", adamw, _loss, Trace(), scheduled_by=RECIPE)
     train(model, rows, RECIPE, seed=5, precision="fp32", loss=_loss)
     before = classifier(folder)
     for (name, small), whole, start in zip(model.named_parameters(), full.parameters(), before.parameters(), strict=True):
@@ -85,32 +80,42 @@ def test_the_same_seed_gives_the_same_weights_bit_for_bit_and_another_seed_other
     assert not all(torch.equal(first[name], other[name]) for name in first)
 
 
-def test_every_epoch_visits_every_row_once_in_batches_of_similar_length():
-    lengths = torch.tensor(np.random.default_rng(0).integers(1, 60, 1000))
-    batches = list(_batches(lengths, Recipe(epochs=2, batch_size=16), torch.Generator().manual_seed(0)))
-    half = len(batches) // 2
-    for epoch in (batches[:half], batches[half:]):
-        assert sorted(torch.cat(epoch).tolist()) == list(range(1000))
-        padded = sum(len(batch) * int(lengths[batch].max()) for batch in epoch)
-        assert padded < 1.1 * int(lengths.sum())
-    assert [batch.tolist() for batch in batches[:half]] != [batch.tolist() for batch in batches[half:]]
-    firsts = torch.tensor([int(lengths[batch].max()) for batch in batches[:half]])
-    assert not torch.equal(firsts, firsts.sort().values)  # short texts do not come first
-
-
-def test_predictions_come_in_the_order_of_the_rows(tiny_bert):
-    rows, model = rows_of(tiny_bert), classifier(tiny_bert)
-    together = predict(model, rows, precision="fp32")
-    for i in range(len(rows)):
-        inputs, _ = rows.batch(torch.tensor([i]), torch.device("cpu"))
-        with torch.inference_mode():
-            assert torch.allclose(model(**inputs).logits[0], together[i], atol=1e-5)
-
-
 def test_a_diverging_loss_raises(tiny_bert):
     rows, model = rows_of(tiny_bert), classifier(tiny_bert)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        train(model, rows, RECIPE, seed=1, precision="fp32", loss=lambda *given: _loss(*given) * float("nan"))
+        train(model, rows, RECIPE, seed=1, precision="fp32", loss=lambda *arguments: _loss(*arguments) * float("nan"))
+
+
+def test_without_an_optimizer_a_recipe_is_needed(tiny_bert):
+    rows, model = rows_of(tiny_bert), classifier(tiny_bert)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    with pytest.raises(TypeError, match="without an optimizer needs a Recipe .* not Passes"):
+        train(model, rows, Passes(), seed=1, precision="fp32")
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+
+
+def test_an_optimizer_of_the_callers_own_keeps_its_rate_and_its_gradients(tiny_bert):
+    rows = rows_of(tiny_bert)
+    passes = Passes(epochs=1, batch_size=8)
+    clipped_and_scheduled = Recipe(epochs=1, batch_size=8, learning_rate=0.5, warmup=0.5, clip=1e-9)
+    models = []
+    for recipe in (passes, clipped_and_scheduled):
+        model = classifier(tiny_bert)
+        sgd = torch.optim.SGD(model.parameters(), lr=0.125)
+        train(model, rows, recipe, seed=1, precision="fp32", optimizer=sgd)
+        assert sgd.param_groups[0]["lr"] == 0.125
+        models.append(model)
+    for one, other in zip(models[0].parameters(), models[1].parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_passes_are_the_part_of_a_recipe_that_counts_steps():
+    assert Passes().values() == {"epochs": 3, "batch_size": 32}
+    assert Recipe().values() == {**Passes().values(), "learning_rate": 2e-5, "warmup": 0.1, "clip": 1.0}
+    assert [Passes(epochs=2, batch_size=8).steps(rows) for rows in (1, 8, 9)] == [2, 2, 4]
+    for cls in (Passes, Recipe):
+        with pytest.raises(UsageError, match="training.epochs=0 is outside"):
+            cls(epochs=0)
 
 
 def without_dropout(folder):
@@ -123,7 +128,7 @@ def without_dropout(folder):
 
 
 def small_device(rows: int):
-    """A loss on a device that has room for this many rows, and the sizes of the batches that it was given."""
+    """A loss on a device that has room for this many rows, and the sizes of the batches that it was called with."""
     sizes = []
 
     def loss(model, inputs, labels):
@@ -137,11 +142,11 @@ def small_device(rows: int):
 
 @pytest.mark.parametrize("parts", [2, 3, 8])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts, tiny_bert):
-    rows, chosen = rows_of(tiny_bert), torch.arange(11)  # of unequal parts
+    rows, batch_rows = rows_of(tiny_bert), torch.arange(11)  # of unequal parts
     gradients = []
-    for batches in ([chosen], list(chosen.chunk(parts))):
+    for batches in ([batch_rows], list(batch_rows.chunk(parts))):
         model = without_dropout(tiny_bert)
-        mean = _backward(model, rows, batches, _loss, torch.device("cpu"), "fp32")
+        mean = _backward(model, rows, _loss, torch.device("cpu"), "fp32", batches)
         gradients.append([mean, *(weight.grad for weight in model.parameters() if weight.grad is not None)])
     for whole, added in zip(*gradients, strict=True):
         assert torch.allclose(whole, added, atol=1e-6)
@@ -162,41 +167,30 @@ def test_a_row_that_does_not_fit_by_itself_is_an_error(tiny_bert):
         train(classifier(tiny_bert), rows_of(tiny_bert), RECIPE, seed=4, precision="fp32", loss=small_device(0)[0])
 
 
-def test_predictions_that_do_not_fit_are_halved(tiny_bert):
-    rows, model = rows_of(tiny_bert), classifier(tiny_bert)
-    expected = predict(model, rows, precision="fp32")
-
-    def refuse(module, arguments, named):
-        if len(named["input_ids"]) > 5:
-            raise torch.OutOfMemoryError
-
-    model.register_forward_pre_hook(refuse, with_kwargs=True)
-    assert torch.allclose(predict(model, rows, precision="fp32"), expected, atol=1e-6)
+@pytest.mark.parametrize(("room", "halvings"), [(8, 0), (5, 1), (1, 3)])
+def test_the_trace_counts_every_halving_once(room, halvings, tiny_bert):
+    """Batches have 8 rows. What did not fit once is not tried again."""
+    trace = Trace(halved_batches=10)
+    train(classifier(tiny_bert), rows_of(tiny_bert), RECIPE, seed=4, precision="fp32", loss=small_device(room)[0], trace=trace)
+    assert trace.halved_batches == 10 + halvings
 
 
-def test_the_number_of_threads_changes_no_prediction(tiny_bert, monkeypatch):
-    monkeypatch.setitem(loops.PIECES_AT_ONCE, "cpu", 64)
-    rows, model, before = rows_of(tiny_bert), classifier(tiny_bert), torch.get_num_threads()
+@pytest.mark.parametrize("widened", [False, True])
+def test_the_trace_names_the_kernels_that_ran(widened, tiny_bert):
+    rows, model = rows_of(tiny_bert, 16), classifier(tiny_bert)
+    use_widened_linear(widened)
     try:
-        torch.set_num_threads(1)
-        alone = predict(model, rows, precision="bf16")
-        torch.set_num_threads(3)
-        assert torch.equal(predict(model, rows, precision="bf16"), alone)
-        assert torch.get_num_threads() == 3
+        for precision in ("fp32", "bf16"):
+            trace = Trace()
+            train(model, rows, RECIPE, seed=1, precision=precision, trace=trace)
+            expected = {"attention", "dropout"} | ({"widened-linear"} if widened and precision == "bf16" else set())
+            assert trace.kernels == expected
     finally:
-        torch.set_num_threads(before)
+        use_widened_linear(None)
+    assert not trace.seconds  # the caller's to count
 
 
-def test_rows_are_cut_where_padding_costs_more_than_a_pass():
-    lengths = torch.tensor([9, 2, 2, 3, 10])
-    chosen = torch.tensor([1, 2, 3, 0, 4])  # in order of length: 2, 2, 3, 9, 10
-    # cutting behind the third row saves 3 * (10 - 3) = 21 pieces, more than anywhere else; then 2 * (3 - 2) and 1 * (10 - 9)
-    assert [part.tolist() for part in level_cuts(chosen, lengths, 20)] == [[1, 2, 3], [0, 4]]
-    assert [part.tolist() for part in level_cuts(chosen, lengths, 1)] == [[1, 2], [3], [0, 4]]
-    assert [part.tolist() for part in level_cuts(chosen, lengths, 21)] == [chosen.tolist()]
-    assert [part.tolist() for part in level_cuts(chosen[:1], lengths, 0)] == [[1]]
-
-
-def test_batches_of_predictions_hold_a_number_of_pieces():
-    # 3 rows padded to 4 pieces are 12; a fourth, padded to 5, would make 20; a row over the limit goes by itself
-    assert even_cuts([3, 4, 4, 5, 5, 30], 12) == [slice(0, 3), slice(3, 5), slice(5, 6)]
+def test_dropout_that_drops_nothing_is_not_in_the_trace(tiny_bert):
+    trace = Trace()
+    train(without_dropout(tiny_bert), rows_of(tiny_bert, 16), RECIPE, seed=1, precision="fp32", trace=trace)
+    assert trace.kernels == {"attention"}

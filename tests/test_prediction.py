@@ -1,0 +1,83 @@
+"""The prediction loop: the order of the rows, what fits, and what it notes."""
+
+import pytest
+import torch
+from test_training import classifier, rows_of
+
+from bdbench.engine import batches
+from bdbench.engine.kernels import use_widened_linear
+from bdbench.engine.prediction import predict
+from bdbench.engine.trace import Trace
+
+
+def test_predictions_come_in_the_order_of_the_rows(tiny_bert):
+    rows, model = rows_of(tiny_bert), classifier(tiny_bert)
+    together = predict(model, rows, precision="fp32")
+    for i in range(len(rows)):
+        inputs, _ = rows.batch(torch.tensor([i]), torch.device("cpu"))
+        with torch.inference_mode():
+            assert torch.allclose(model(**inputs).logits[0], together[i], atol=1e-5)
+
+
+def with_room_for(rows, model):
+    """The model on a device that has room for this many rows at once."""
+
+    def refuse(module, arguments, named):
+        if len(named["input_ids"]) > rows:
+            raise torch.OutOfMemoryError
+
+    model.register_forward_pre_hook(refuse, with_kwargs=True)
+    return model
+
+
+def test_predictions_that_do_not_fit_are_halved(tiny_bert):
+    rows, model = rows_of(tiny_bert), classifier(tiny_bert)
+    expected = predict(model, rows, precision="fp32")
+    assert torch.allclose(predict(with_room_for(5, model), rows, precision="fp32"), expected, atol=1e-6)
+
+
+def test_a_row_that_does_not_fit_by_itself_is_an_error_and_the_threads_are_as_before(tiny_bert, monkeypatch):
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        with pytest.raises(torch.OutOfMemoryError):
+            predict(with_room_for(0, classifier(tiny_bert)), rows_of(tiny_bert), precision="fp32")
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_the_trace_counts_every_cut(tiny_bert):
+    rows, model, trace = rows_of(tiny_bert), classifier(tiny_bert), Trace(halved_batches=10)
+    predict(model, rows, precision="fp32", trace=trace)
+    assert trace.halved_batches == 10
+    # 50 rows are one batch; 50 = 2 * 25, 25 = 13 + 12, 13 = 7 + 6, 12 = 6 + 6, and 7 and 6 need one cut each: 16 parts
+    predict(with_room_for(5, model), rows, precision="fp32", trace=trace)
+    assert trace.halved_batches == 10 + 15
+
+
+def test_the_trace_names_the_kernels_that_ran(tiny_bert):
+    """No dropout: it drops nothing in a prediction."""
+    rows, model = rows_of(tiny_bert), classifier(tiny_bert).train()
+    plain, widened = Trace(), Trace(kernels={"dropout"})
+    use_widened_linear(True)
+    try:
+        predict(model, rows, precision="fp32", trace=plain)
+        predict(model, rows, precision="bf16", trace=widened)
+    finally:
+        use_widened_linear(None)
+    assert plain.kernels == {"attention"} and not plain.seconds
+    assert widened.kernels == {"attention", "dropout", "widened-linear"}  # what was there stays
+
+
+def test_the_number_of_threads_changes_no_prediction(tiny_bert, monkeypatch):
+    monkeypatch.setitem(batches.PIECES_AT_ONCE, "cpu", 64)
+    rows, model, before = rows_of(tiny_bert), classifier(tiny_bert), torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone = predict(model, rows, precision="bf16")
+        torch.set_num_threads(3)
+        assert torch.equal(predict(model, rows, precision="bf16"), alone)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
