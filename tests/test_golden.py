@@ -30,7 +30,7 @@ from bdbench.protocol.contexts import Context
 from bdbench.protocol.plugins import attack_of, parts_of
 from bdbench.protocol.rows import DefenderSets, draw_rows, rows_of
 from bdbench.protocol.sources import load
-from bdbench.protocol.victims import attack_context, classifier, clean_spec, common, make_victim, poison_rows
+from bdbench.protocol.victims import attack_context, classifier, clean_spec, context_fields, make_victim, poison_rows
 from bdbench.registry import ATTACKS, DEFENSES, TASKS
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.work import DataSpec
@@ -124,7 +124,7 @@ def distances(weights: dict[str, torch.Tensor], reference: dict[str, torch.Tenso
 
 
 def logits(model, spec, site, rows) -> list[list[float]]:
-    ctx = Context(**common(spec, site, seed=0))
+    ctx = Context(**context_fields(spec, site, seed=0))
     return ctx.predict(model, rows.take(range(LOGIT_ROWS))).tolist()
 
 

@@ -1,5 +1,8 @@
 """The prediction loop: the order of the rows, what fits, and what it notes."""
 
+import contextlib
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from test_training import classifier, rows_of
@@ -36,15 +39,23 @@ def test_predictions_that_do_not_fit_are_halved(tiny_bert):
     assert torch.allclose(predict(with_room_for(5, model), rows, precision="fp32"), expected, atol=1e-6)
 
 
-def test_a_row_that_does_not_fit_by_itself_is_an_error_and_the_threads_are_as_before(tiny_bert, monkeypatch):
-    threads = torch.get_num_threads()
+def test_a_row_that_does_not_fit_by_itself_is_an_error(tiny_bert):
+    with pytest.raises(torch.OutOfMemoryError):
+        predict(with_room_for(0, classifier(tiny_bert)), rows_of(tiny_bert), precision="fp32")
+
+
+@pytest.mark.parametrize("room", [50, 0])
+def test_a_thread_that_begins_after_a_prediction_has_the_threads_of_before(room, tiny_bert):
+    """Also after one that failed."""
+    rows, model, before = rows_of(tiny_bert), with_room_for(room, classifier(tiny_bert)), torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        with pytest.raises(torch.OutOfMemoryError):
-            predict(with_room_for(0, classifier(tiny_bert)), rows_of(tiny_bert), precision="fp32")
-        assert torch.get_num_threads() == 2
+        with contextlib.nullcontext() if room else pytest.raises(torch.OutOfMemoryError):
+            predict(model, rows, precision="fp32")
+        with ThreadPoolExecutor(1) as pool:
+            assert pool.submit(torch.get_num_threads).result() == 2
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
 
 
 def test_the_trace_counts_every_cut(tiny_bert):

@@ -14,7 +14,7 @@ from bdbench.data import TextSet
 from bdbench.errors import UsageError
 from bdbench.params import Hyperparameters
 from bdbench.protocol.rows import DefenderSets, class_quotas, draw_rows, last_of_each_class
-from bdbench.protocol.victims import clean_spec, weights_digest
+from bdbench.protocol.victims import clean_spec, tensors_digest
 from bdbench.registry import ATTACKS
 from bdbench.specs.keys import PROTOCOL, key_of
 from bdbench.specs.metrics import Metric
@@ -215,8 +215,8 @@ def test_an_edited_record_of_schema_1_and_one_of_an_unknown_schema_are_refused()
 
 def test_the_digest_of_weights_sees_names_shapes_types_and_bits_but_not_the_order():
     one, zero = torch.ones(2, 3), torch.zeros(4)
-    first = weights_digest({"a": one, "b": zero})
-    assert first == weights_digest({"b": zero.clone(), "a": one.t().contiguous().t()})
+    first = tensors_digest({"a": one, "b": zero})
+    assert first == tensors_digest({"b": zero.clone(), "a": one.t().contiguous().t()})
     changed = one.clone()
     changed[1, 2] = torch.nextafter(torch.tensor(1.0), torch.tensor(2.0))
     others = [
@@ -226,7 +226,7 @@ def test_the_digest_of_weights_sees_names_shapes_types_and_bits_but_not_the_orde
         {"a": one.half(), "b": zero},
         {"a": changed, "b": zero},
     ]
-    assert len({first, *(weights_digest(other) for other in others)}) == 6
+    assert len({first, *(tensors_digest(other) for other in others)}) == 6
 
 
 def test_a_component_that_comes_twice_is_numbered_by_its_place():

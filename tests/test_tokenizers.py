@@ -59,6 +59,10 @@ def other_special_token(folder):
     change_json(folder / "tokenizer_config.json", sep_token="film")
 
 
+def special_tokens_in_other_roles(folder):
+    change_json(folder / "tokenizer_config.json", sep_token="[CLS]", cls_token="[SEP]")
+
+
 def special_token_in_a_file_of_its_own(folder):
     change_json(folder / "special_tokens_map.json", sep_token="film")
 
@@ -85,6 +89,7 @@ CHANGES = [
     added_token,
     added_token_in_the_configuration,
     other_special_token,
+    special_tokens_in_other_roles,
     special_token_in_a_file_of_its_own,
     other_padding,
     no_token_types,

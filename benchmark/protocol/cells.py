@@ -20,7 +20,7 @@ from bdbench.protocol.plugins import needs_of, parts_of
 from bdbench.protocol.rows import DefenderSets, Rows, rows_of
 from bdbench.protocol.scoring import evaluate, metrics_of
 from bdbench.protocol.site import Site
-from bdbench.protocol.victims import Victim, check_site, classifier, common
+from bdbench.protocol.victims import Victim, check_site, classifier, context_fields
 from bdbench.registry import DEFENSES, TASKS
 from bdbench.seeds import derive
 from bdbench.specs.metrics import Metric
@@ -94,7 +94,7 @@ def apply_defense(spec: CellSpec, parts: list[ModelRepair], victim: Victim, rows
     repaired = Repaired(classifier(spec.victim, site, victim))
     for part, name, role in zip(parts, component_names(spec.defense), _roles(spec), strict=True):
         ctx = DefenseContext(
-            **common(spec.victim, site, derive(spec.victim.seed, "defense", spec.victim.task, *role)),
+            **context_fields(spec.victim, site, derive(spec.victim.seed, "defense", spec.victim.task, *role)),
             trace=repaired.trace,
             resources={resource: resources[resource] for resource in part.asks_for()},
         )
@@ -106,7 +106,7 @@ def apply_defense(spec: CellSpec, parts: list[ModelRepair], victim: Victim, rows
 
 def score(repaired: Repaired, victim: Victim, rows: Rows, spec: CellSpec, site: Site) -> tuple[Predictions, dict[str, Metric]]:
     """Evaluate a repaired classifier on the test rows and on the victim's triggered ones."""
-    ctx = Context(**common(spec.victim, site, seed=0), trace=repaired.trace)  # evaluation draws nothing
+    ctx = Context(**context_fields(spec.victim, site, seed=0), trace=repaired.trace)  # evaluation draws nothing
     return evaluate(repaired.model.eval(), rows.test, victim.triggered, spec.victim, ctx)
 
 

@@ -93,7 +93,7 @@ def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vi
         triggered=triggered,
         predictions=predictions,
         metrics=metrics,
-        digests=VictimDigests(weights_digest(weights), None if triggered is None else triggered.digest()),
+        digests=VictimDigests(tensors_digest(weights), None if triggered is None else triggered.digest()),
         seconds={"attack": trained - began, "evaluation": time.perf_counter() - trained, **ctx.trace.seconds},
         env=environment(site, ctx.trace),
     )
@@ -131,7 +131,7 @@ def check_site(spec: VictimSpec, site: Site) -> None:
     check_model(site.model, spec.model)
 
 
-def weights_digest(weights: Mapping[str, Tensor]) -> str:
+def tensors_digest(weights: Mapping[str, Tensor]) -> str:
     """SHA-256, in hex, of named tensors on the CPU: names, shapes, types and bits, whatever their order."""
     digest = hashlib.sha256()
     for name in sorted(weights):
@@ -156,10 +156,10 @@ def classifier(spec: VictimSpec, site: Site, victim: Victim | None = None) -> nn
 def attack_context(spec: VictimSpec, site: Site, role: str, clean: Victim | None = None) -> AttackContext:
     """What the attack of `spec` sees; `role` ("poison" or "trigger") decides its randomness."""
     seed = derive(spec.seed, role, spec.task, spec.attack.name)
-    return AttackContext(**common(spec, site, seed), clean={} if clean is None else clean.weights)
+    return AttackContext(**context_fields(spec, site, seed), clean={} if clean is None else clean.weights)
 
 
-def common(spec: VictimSpec, site: Site, seed: int) -> dict[str, Any]:
+def context_fields(spec: VictimSpec, site: Site, seed: int) -> dict[str, Any]:
     """The fields that every context has."""
     return {
         "tokenizer": load_tokenizer(site.model),
