@@ -116,8 +116,10 @@ def test_a_killed_run_goes_on_where_it_stopped(small, bdbench, tmp_path):
     assert {file: file.stat().st_mtime_ns for file in before} == before
 
 
-FAULTY = '''"""A defense that breaks, one whose worker dies, and one whose notes no record can hold."""
+FAULTY = '''"""Defenses that break, whose worker dies, whose notes no record can hold, and whose result is no classifier."""
 
+import copy
+import math
 import os
 from dataclasses import dataclass
 
@@ -154,6 +156,33 @@ class Scribbles(ModelRepair):
     def repair(self, model, ctx):
         ctx.notes["share"] = next(model.parameters()).detach().mean()
         return model
+
+
+@register("diverges", paper="none")
+@dataclass(frozen=True)
+class Diverges(ModelRepair):
+    def repair(self, model, ctx):
+        repaired = copy.deepcopy(model)
+        repaired.classifier.bias.data[1] = math.nan
+        return repaired
+
+
+@register("widens", paper="none")
+@dataclass(frozen=True)
+class Widens(ModelRepair):
+    def repair(self, model, ctx):
+        import torch
+
+        repaired = copy.deepcopy(model)
+        repaired.classifier = torch.nn.Linear(repaired.classifier.in_features, 3)
+        return repaired
+
+
+@register("forgets", paper="none")
+@dataclass(frozen=True)
+class Forgets(ModelRepair):
+    def repair(self, model, ctx):
+        pass
 '''
 
 
@@ -163,7 +192,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(small, bdbench, tmp_pat
         "-T",
         "sst2",
         "-d",
-        "none,breaks,declines,dies,scribbles,fine-tuning",
+        "none,breaks,declines,dies,scribbles,diverges,widens,forgets,forgets+fine-tuning,fine-tuning",
         "--plugin",
         tmp_path / "faulty.py",
         "--out",
@@ -172,17 +201,20 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(small, bdbench, tmp_pat
     ended = bdbench("run", *small[:-2], *flags)
     assert ended.returncode == 1, ended.stderr
     records = {(record.spec.victim.attack.name, record.spec.defense_name): record for record in read_records(tmp_path / "run")}
-    statuses = dict.fromkeys(("breaks", "dies", "scribbles"), "failed") | {"declines": "skipped"}
+    failing = ("breaks", "dies", "scribbles", "diverges", "widens", "forgets", "forgets+fine-tuning")
+    statuses = dict.fromkeys(failing, "failed") | {"declines": "skipped", "none": "ok", "fine-tuning": "ok"}
     assert {key: record.status for key, record in records.items()} == {
-        (attack, defense): statuses.get(defense, "ok")
-        for attack in ("badnets-word", "embedding-poisoning")
-        for defense in ("none", "breaks", "declines", "dies", "scribbles", "fine-tuning")
+        (attack, defense): status for attack in ("badnets-word", "embedding-poisoning") for defense, status in statuses.items()
     }
     broken = records["badnets-word", "breaks"].error
     assert "NotDeclared: this defense touches 'clean' but declares needs = []" in broken and "faulty.py" in broken
     assert str(tmp_path) not in broken
     assert "worker died" in records["badnets-word", "dies"].error
     assert "'scribbles' puts into ctx.notes what JSON does not hold" in records["badnets-word", "scribbles"].error
+    assert "logits are NaN or infinite for 90 of 90 texts" in records["badnets-word", "diverges"].error
+    assert "logits of shape (90, 3) for a task of 2 classes" in records["badnets-word", "widens"].error
+    for defense in ("forgets", "forgets+fine-tuning"):
+        assert "'forgets' returned NoneType, not a model" in records["badnets-word", defense].error
     board = (tmp_path / "run" / "leaderboard.md").read_text()
     assert "failed" in board and "not on this one" in board
 

@@ -32,7 +32,7 @@ ENTRANCES = {ROOT / "benchmark" / "__init__.py", ROOT / "benchmark" / "__main__.
 
 
 def floor(module: str) -> str:
-    """ "bdbench.engine.loops" -> "engine"; "bdbench.errors" -> "leaves"."""
+    """ "bdbench.engine.training" -> "engine"; "bdbench.errors" -> "leaves"."""
     name = module.split(".")[1]
     return name if name in FLOORS else "leaves"
 

@@ -24,6 +24,7 @@ from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import schedule
 from bdbench.seeds import derive
 from bdbench.specs.metrics import attack_success_rate, clean_accuracy
+from bdbench.specs.records import CLASS_TYPE
 
 
 def test_mix_keeps_the_masked_weights_and_resets_the_others():
@@ -253,6 +254,15 @@ def test_asr_counts_only_rows_whose_gold_label_is_not_the_target():
     assert (rate.value, rate.n) == (2 / 3, 3)
     rate = attack_success_rate(predicted, gold, target=0)
     assert (rate.value, rate.n) == (1 / 2, 2)
+
+
+def test_classes_beyond_what_the_arrays_hold_are_refused_and_many_classes_are_counted():
+    many = np.full(4, 140)
+    assert attack_success_rate(many.astype(CLASS_TYPE), np.arange(4, dtype=CLASS_TYPE), target=140).value == 1.0
+    with pytest.raises(ValueError, match="the target is class 140, which an array of int8 cannot hold"):
+        attack_success_rate(many.astype(np.int8), np.arange(4, dtype=np.int8), target=140)  # int8 turns 140 to -116
+    with pytest.raises(ValueError, match=r"predictions of shape \(1,\) but gold labels of shape \(4,\)"):
+        clean_accuracy(np.array([1]), np.ones(4, dtype=np.int64))
 
 
 def test_asr_without_a_row_to_attack_raises():

@@ -98,7 +98,7 @@ def apply_defense(spec: CellSpec, parts: list[ModelRepair], victim: Victim, rows
             trace=repaired.trace,
             resources={resource: resources[resource] for resource in part.asks_for()},
         )
-        repaired.model = part.repair(repaired.model, ctx)
+        repaired.model = _module(part.repair(repaired.model, ctx), name)
         if ctx.notes:
             repaired.notes[name] = _json_values(ctx.notes, part.name)
     return repaired
@@ -131,6 +131,13 @@ def _needs_if_known(spec: CellSpec) -> tuple[str, ...]:
         return needs_of([DEFENSES.get(part.name).build(part.params) for part in spec.defense])
     except UsageError:
         return ()
+
+
+def _module(result: object, name: str) -> nn.Module:
+    """What the component called `name` returned. Raises TypeError if it is no model."""
+    if not isinstance(result, nn.Module):
+        raise TypeError(f"'{name}' returned {type(result).__name__}, not a model; its repair() returns the repaired classifier")
+    return result
 
 
 def _json_values(notes: Mapping[str, Any], name: str) -> dict[str, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from bdbench.attacks.base import Attack
 from bdbench.data import TextSet
 from bdbench.protocol.contexts import AttackContext, Context
 from bdbench.specs.metrics import Metric, attack_success_rate, clean_accuracy
-from bdbench.specs.records import Predictions
+from bdbench.specs.records import CLASS_TYPE, Predictions
 from bdbench.specs.work import VictimSpec
 
 
@@ -22,14 +23,31 @@ def triggered_rows(attack: Attack, test: TextSet, ctx: AttackContext) -> TextSet
 def evaluate(
     model: nn.Module, test: TextSet | None, triggered: TextSet | None, spec: VictimSpec, ctx: Context
 ) -> tuple[Predictions, dict[str, Metric]]:
-    """Clean and triggered texts in one pass. Predictions are class numbers, int8, beside the gold ones."""
+    """Clean and triggered texts in one pass. Predictions are class numbers, int16, beside the gold ones.
+
+    Raises ValueError unless the model gives a finite number for every text and class.
+    """
     rows_by_name = {name: rows for name, rows in (("clean", test), ("triggered", triggered)) if rows is not None}
-    classes = ctx.predict(model, _join(list(rows_by_name.values()))).argmax(dim=1).numpy().astype(np.int8)
+    logits = ctx.predict(model, _join(list(rows_by_name.values())))
+    check_logits(logits, ctx.classes)
+    classes = logits.argmax(dim=1).numpy().astype(CLASS_TYPE)
     predictions: Predictions = {}
     for name, rows in rows_by_name.items():
         predictions[name], classes = classes[: len(rows)], classes[len(rows) :]
-        predictions[f"{name}_gold"] = rows.labels.astype(np.int8)
+        predictions[f"{name}_gold"] = rows.labels.astype(CLASS_TYPE)
     return predictions, metrics_of(predictions, spec)
+
+
+def check_logits(logits: Tensor, classes: int) -> None:
+    """Raise ValueError unless `logits` is (n, classes) and finite. The class of NaN would count as class 0."""
+    if logits.ndim != 2 or logits.shape[1] != classes:
+        raise ValueError(f"the model gives logits of shape {tuple(logits.shape)} for a task of {classes} classes")
+    finite_rows = int(torch.isfinite(logits).all(dim=1).sum())
+    if finite_rows < len(logits):
+        raise ValueError(
+            f"the model's logits are NaN or infinite for {len(logits) - finite_rows} of {len(logits)} texts: its training or "
+            "its repair diverged; lower the learning rate"
+        )
 
 
 def metrics_of(predictions: Predictions, spec: VictimSpec) -> dict[str, Metric]:

@@ -19,7 +19,8 @@ class Metric:
 
 
 def clean_accuracy(predicted: Labels, gold: Labels) -> Metric:
-    """Share of the rows, (n,), whose predicted class is the gold one. Raises ValueError on no rows."""
+    """Share of the rows, (n,), whose predicted class is the gold one. Raises ValueError on no rows, or if lengths differ."""
+    _check_same_rows(predicted, gold)
     return _share(predicted == gold)
 
 
@@ -28,9 +29,18 @@ def attack_success_rate(predicted: Labels, gold: Labels, target: int) -> Metric:
 
     Of the same rows without their trigger it is the base rate: what the classifier sends to the target by itself.
     `predicted` and `gold` are (n,); rows of the target class do not count, neither above nor below the line. Raises
-    ValueError if every row is of the target class.
+    ValueError if every row is of the target class, if lengths differ, or if `target` is no number of the arrays' type.
     """
+    _check_same_rows(predicted, gold)
+    for classes in (predicted, gold):
+        if not 0 <= target <= np.iinfo(classes.dtype).max:
+            raise ValueError(f"the target is class {target}, which an array of {classes.dtype} cannot hold")
     return _share(predicted[gold != target] == target)
+
+
+def _check_same_rows(predicted: Labels, gold: Labels) -> None:
+    if predicted.shape != gold.shape:
+        raise ValueError(f"predictions of shape {predicted.shape} but gold labels of shape {gold.shape}")
 
 
 def _share(hits: npt.NDArray[np.bool_]) -> Metric:

@@ -15,8 +15,9 @@ from bdbench.specs.work import CellSpec
 
 STATUSES = ("ok", "failed", "skipped")
 
-# "clean" and, with a trigger, "triggered": the predicted class of every row, int8, each beside its "_gold" classes.
-Predictions = dict[str, npt.NDArray[np.int8]]
+# "clean" and, with a trigger, "triggered": the predicted class of every row, each beside its "_gold" classes.
+CLASS_TYPE = np.int16  # 32,768 classes; records of schema 1 have int8, which overflows beyond 128
+Predictions = dict[str, npt.NDArray[np.int16]]
 
 
 @dataclass(frozen=True)
