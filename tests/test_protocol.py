@@ -100,8 +100,9 @@ from bdbench.protocol.site import keep_freed_memory
 if "keep" in sys.argv:
     keep_freed_memory()
 c = ctypes.CDLL(None)
-c.malloc.restype, c.memset.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t], [ctypes.c_void_p]
-def round():  # by hand: a small object of Python's or PyTorch's at the end of the heap would keep the system from having it back
+c.malloc.restype, c.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+c.memset.argtypes = [ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t]
+def round():  # by hand: behind a small object of PyTorch's, at the end of the heap, the system would get nothing back
     blocks = [c.malloc(2**24) for _ in range(10)]
     for block in blocks:
         c.memset(block, 1, 2**24)
