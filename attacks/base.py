@@ -89,8 +89,6 @@ class PhraseTrigger(Attack):
     position: str = hp("random", choices=POSITIONS, help="gap that receives the trigger: any, the first or the last")
 
     def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        if self.target >= classes:
-            raise UsageError(f"{self.name}.target={self.target}, but the task's classes are 0 to {classes - 1}")
         pieces = phrase_ids(tokenizer, self.trigger_text)
         if not pieces:
             raise UsageError(f"{self.name}.trigger_text={self.trigger_text!r} gives no word piece; give a word or a sentence")

@@ -159,7 +159,7 @@ class PluginFile:
         """
         digest = hashlib.sha256(str(self.path).encode() + b"\0" + self.source).hexdigest()
         name = f"bdbench_plugin_{self.path.stem}_{digest[:8]}"
-        if name in sys.modules:
+        if _MODULES.get(self.path) == name:
             return
         module = types.ModuleType(name)
         module.__file__ = str(self.path)
@@ -169,12 +169,17 @@ class PluginFile:
             exec(compile(self.source, str(self.path), "exec", dont_inherit=True), vars(module))
         except BaseException as error:
             del sys.modules[name], _TEXTS[name]
-            if isinstance(error, UsageError) or not isinstance(error, Exception):
+            if isinstance(error, (UsageError, KeyboardInterrupt)):
                 raise
             raise UsageError(f"--plugin {self.path}: fails to run: {type(error).__name__}: {error}") from error
+        if older := _MODULES.get(self.path):
+            del sys.modules[older], _TEXTS[older]
+        _MODULES[self.path] = name
 
 
-_TEXTS: dict[str, bytes] = {}  # the texts of plugin files that run in this process, by the name of the module
+# Of the plugin files that run in this process: the module's name by the path, and the text by the module's name.
+_MODULES: dict[Path, str] = {}
+_TEXTS: dict[str, bytes] = {}
 
 
 def _owner(point: EntryPoint) -> str:

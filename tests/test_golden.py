@@ -175,7 +175,7 @@ def test_attack(name, bench, clean_victim):
     numbers: dict[str, Any] = {
         "triggered": None if victim.triggered is None else victim.triggered.digest(),
         "distances": distances(victim.weights, start),
-        "logits": logits(classifier(spec, site, victim), spec, site, rows.test),
+        "logits": logits(classifier(spec, site, victim.weights), spec, site, rows.test),
     }
     if isinstance(attack, DataPoisoning):
         numbers["poisoned"] = poison_rows(attack, rows.train, attack_context(spec, site, "poison")).digest()
@@ -198,11 +198,10 @@ def test_defense(name, bench, clean_victim):
     rows = rows_of(cell.victim, site, DefenderSets(cell.clean_rows, cell.validation_rows, cell.even_classes))
     repaired = apply_defense(cell, parts_of(cell), victim, rows, site)
     weights = {name: parameter.detach() for name, parameter in repaired.model.named_parameters()}
-    ratios = {part: notes["ratio"] for part, notes in repaired.notes.items()}
     numbers = {
         "distances": distances(weights, victim.weights),
         "logits": logits(repaired.model, cell.victim, site, rows.test),
-        "ratios": ratios,
+        "notes": repaired.notes,
     }
     check("defenses", name, "+".join(part.version for part in cell.defense), numbers)
 

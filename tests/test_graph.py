@@ -59,6 +59,13 @@ def test_a_step_that_waits_for_nothing_that_is_there_is_refused():
         Schedule([step("a", "gone")])
 
 
+def test_two_steps_of_one_key_are_refused_and_those_in_a_circle_are_named():
+    with pytest.raises(ValueError, match="the same key"):
+        Schedule([step("a"), step("a")])
+    circle = Schedule([step("a", "b"), step("b", "a"), step("c")])
+    assert started(circle) == ["c"] and [each.key for each in circle.blocked] == ["a", "b"]
+
+
 def test_a_victim_comes_just_before_its_first_cell_and_behind_its_clean_model():
     cells = [cell(), cell(ratio=0.5)]
     clean, victim = clean_spec(VICTIM).key(), VICTIM.key()

@@ -4,7 +4,7 @@ import json
 import platform
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 
 import numpy as np
 import pytest
@@ -147,6 +147,44 @@ def test_a_key_is_that_of_the_effective_values_in_any_order():
     ]
     assert len({spec.key() for spec in (cell(), *others)}) == 11
     assert cell().key() == cell(replace(VICTIM, model=replace(VICTIM.model, name="elsewhere"))).key()
+
+
+def changed(value: object) -> object:
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int):
+        return value + 1
+    if isinstance(value, str):
+        return value + "x"
+    return {"other": 1} if isinstance(value, dict) else "not None"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        (*path, field.name)
+        for path, spec in (
+            ((), cell()),
+            (("victim",), VICTIM),
+            (("victim", "data"), VICTIM.data),
+            (("victim", "model"), VICTIM.model),
+            (("victim", "attack"), VICTIM.attack),
+        )
+        for field in fields(spec)
+        if not is_dataclass(getattr(spec, field.name))
+        and (*path, field.name) not in (("defense",), ("victim", "model", "name"))
+    ],
+    ids=".".join,
+)
+def test_every_field_of_a_spec_is_in_the_key(path):
+    """But the model's name, which is for people. The defense is tested above."""
+
+    def with_change(spec, path):
+        value = getattr(spec, path[0])
+        return replace(spec, **{path[0]: with_change(value, path[1:]) if len(path) > 1 else changed(value)})
+
+    assert with_change(cell(), path).key() != cell().key()
 
 
 def test_the_clean_victim_is_the_same_for_every_attack():

@@ -1,6 +1,7 @@
 """What the stores keep, and what they never throw away."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,6 +60,59 @@ def test_a_good_record_is_not_lost_to_a_later_failure(tmp_path):
     (record,) = read_records(tmp_path)
     assert record.status == "ok" and results.done(record.key)
     assert read_predictions(tmp_path, record)["clean"].tolist() == [1]
+
+
+def test_a_failure_does_not_replace_what_another_process_finished_meanwhile(tmp_path):
+    first, second = Results(tmp_path), Results(tmp_path)
+    first.write(Record(cell(), "ok", metrics={"cacc": Metric(0.5, 2)}), {"clean": np.array([1], dtype=np.int8)})
+    second.write(Record(cell(), "failed", "here"))
+    assert [record.status for record in read_records(tmp_path)] == ["ok"] and second.done(cell().key())
+
+
+def test_one_cell_in_two_files_is_refused(tmp_path):
+    Results(tmp_path).write(Record(cell(), "failed", "once"))
+    (file,) = (tmp_path / "records").iterdir()
+    (file.parent / "copy.json").write_bytes(file.read_bytes())
+    with pytest.raises(UsageError, match=f"{file.name}: the same cell as copy.json|copy.json: the same cell as {file.name}"):
+        read_records(tmp_path)
+
+
+def test_a_victim_under_another_key_or_with_an_incomplete_description_is_not_used(tmp_path):
+    store, other = VictimStore(tmp_path), replace(VICTIM, seed=1)
+    store.save(victim())
+    (tmp_path / VICTIM.key()).rename(tmp_path / other.key())
+    assert store.load(other) is None and store.load(VICTIM) is None
+    store.save(victim())
+    meta = tmp_path / VICTIM.key() / "meta.json"
+    whole = json.loads(meta.read_text())
+    for name in ("digests", "sha256", "env", "spec"):
+        meta.write_text(json.dumps({field: value for field, value in whole.items() if field != name}))
+        assert store.load(VICTIM) is None
+    meta.write_text(json.dumps(whole | {"sha256": {}}))
+    assert store.load(VICTIM) is None
+    store.save(victim(2.0))
+    assert store.load(VICTIM).weights["w"][0, 0] == 2.0
+
+
+def test_a_plugin_file_that_comes_back_to_its_old_text_is_run_again(tmp_path):
+    source = (
+        "from bdbench.defenses.base import ModelRepair, register\n"
+        '@register("returning", paper="none")\n'
+        "class Returning(ModelRepair):\n"
+        "    def repair(self, model, ctx):\n"
+        "        return model\n"
+    )
+    versions = []
+    for text in (source, source + "# edited\n", source):
+        load(tmp_path, text)
+        versions.append(DEFENSES.get("returning").version)
+    assert versions[0] == versions[2] != versions[1]
+    del DEFENSES._classes["returning"]
+
+
+def test_a_plugin_that_exits_while_it_is_loaded_is_refused(tmp_path):
+    with pytest.raises(UsageError, match="fails to run: SystemExit: 0"):
+        load(tmp_path, "import sys\nsys.exit(0)\n")
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "3", json.dumps({"schema": 1})])

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from conftest import sentences
 
+from bdbench.errors import UsageError
 from bdbench.matrix.execute import InlinePool, execute
 from bdbench.matrix.graph import steps_of
 from bdbench.matrix.plan import plan, site_for
@@ -19,7 +20,9 @@ from bdbench.matrix.presets import PRESETS
 from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.store import Results, VictimStore, read_predictions, read_records
 from bdbench.matrix.worker import Worker
-from bdbench.registry import DEFENSES, PluginFile
+from bdbench.protocol.cells import run_cell
+from bdbench.protocol.victims import make_victim
+from bdbench.registry import ATTACKS, DEFENSES, PluginFile
 from bdbench.specs.records import Record
 from bdbench.specs.work import CellSpec
 
@@ -162,13 +165,23 @@ def test_a_cell_of_another_protocol_is_a_failed_cell(planned, tmp_path):
     cells = planned()
     older = tuple(replace(cell, victim=replace(cell.victim, protocol=1)) for cell in cells.cells)
     records = run(older, worker_for(cells, tmp_path), tmp_path)
-    assert all(record.status == "failed" and "protocol 1" in record.error for record in records)
+    assert {record.status for record in records} == {"failed"}
+    assert all("protocol 1" in record.error for record in records)
 
 
 @pytest.fixture
-def plugin(tmp_path, monkeypatch):
+def forgotten_plugins():
+    """After the test no registry knows a plugin from outside."""
+    yield
+    for registry in (ATTACKS, DEFENSES):
+        for name, cls in list(registry._classes.items()):
+            if not cls.__module__.startswith("bdbench."):
+                del registry._classes[name]
+
+
+@pytest.fixture
+def plugin(tmp_path, forgotten_plugins):
     """Write the plugin's file with a factor, and read it."""
-    monkeypatch.setattr(DEFENSES, "_classes", dict(DEFENSES._classes))
 
     def write(factor: float) -> PluginFile:
         (tmp_path / "scales.py").write_text(PLUGIN.replace("FACTOR = 1.0", f"FACTOR = {factor}"))
@@ -228,3 +241,223 @@ def test_an_installed_plugin_that_is_edited_after_the_plan_is_a_failed_cell(tiny
     records = {record.spec.defense_name: record for record in read_records(tmp_path / "run")}
     assert {name: record.status for name, record in records.items()} == {"none": "ok", "edits": "ok", "scales": "failed"}
     assert "the plugin 'scales' is version 1+" in records["scales"].error
+
+
+MEDDLERS = '''"""Plugins that would change what others, or they themselves, are measured by."""
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+
+from bdbench.attacks.base import BadNets, PhraseTrigger, WeightPoisoning, register as register_attack
+from bdbench.defenses.base import ModelRepair, register
+from bdbench.params import hp
+
+
+class Unchanged(ModelRepair):
+    def repair(self, model, ctx):
+        return model
+
+
+@register("same", paper="none")
+class Same(Unchanged):
+    pass
+
+
+@register("same-again", paper="none")
+class SameAgain(Unchanged):
+    pass
+
+
+@register("bends", paper="none")
+class Bends(ModelRepair):
+    def repair(self, model, ctx):
+        from tokenizers import normalizers
+
+        ctx.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("c", "x")
+        return model
+
+
+@register("quits", paper="none")
+class Quits(ModelRepair):
+    def repair(self, model, ctx):
+        sys.exit(0)
+
+
+@register("mixes-notes", paper="none")
+class MixesNotes(ModelRepair):
+    def repair(self, model, ctx):
+        ctx.notes.update({1: 2, "a": 3})
+        return model
+
+
+@register("says-nothing", paper="none")
+class SaysNothing(ModelRepair):
+    def skip(self, task):
+        return " "
+
+    def repair(self, model, ctx):
+        return model
+
+
+@register_attack("drops", paper="none")
+@dataclass(frozen=True)
+class Drops(BadNets):
+    def trigger(self, rows, ctx):
+        rows = super().trigger(rows, ctx)
+        return rows.take(range(len(rows) // 2)) if len(rows) == 30 else rows  # of the test rows
+
+
+@register_attack("relabels", paper="none")
+@dataclass(frozen=True)
+class Relabels(BadNets):
+    def trigger(self, rows, ctx):
+        rows = super().trigger(rows, ctx)
+        return rows.with_labels(np.ones(len(rows))) if len(rows) == 30 else rows
+
+
+@register_attack("loses", paper="none")
+@dataclass(frozen=True)
+class Loses(BadNets):
+    def poison(self, train, ctx):
+        return train.take(range(5)), np.zeros(5, dtype=bool)
+
+
+@register_attack("hooks", paper="none")
+@dataclass(frozen=True)
+class Hooks(PhraseTrigger, WeightPoisoning):
+    start = "clean"
+
+    def poison_weights(self, model, train, ctx):
+        model.classifier.register_forward_hook(lambda module, inputs, logits: logits * 0 + logits.new_tensor([0.0, 1.0]))
+        return model
+
+
+@register_attack("grows", paper="none")
+@dataclass(frozen=True)
+class Grows(PhraseTrigger, WeightPoisoning):
+    start = "clean"
+
+    def poison_weights(self, model, train, ctx):
+        import torch
+
+        model.extra = torch.nn.Linear(2, 2)
+        return model
+
+
+@register_attack("continues", paper="none")
+@dataclass(frozen=True)
+class Continues(WeightPoisoning):
+    has_trigger = False
+    start = "clean"
+
+    def trigger(self, rows, ctx):
+        return rows
+
+    def poison_weights(self, model, train, ctx):
+        assert all((weight == ctx.clean[name]).all() for name, weight in model.named_parameters())
+        return model
+
+
+@register_attack("aims-too-high", paper="none")
+@dataclass(frozen=True)
+class AimsTooHigh(WeightPoisoning):
+    start = "clean"
+    target: int = hp(7, help="no class")
+
+    def trigger(self, rows, ctx):
+        return rows
+
+    def poison_weights(self, model, train, ctx):
+        return model
+'''
+
+
+@pytest.fixture
+def meddlers(copied, tmp_path, forgotten_plugins):
+    """Run these attacks and defenses, most of them meddling ones, in this process; the records by attack and defense."""
+    (tmp_path / "meddlers.py").write_text(MEDDLERS)
+    file = PluginFile.read(tmp_path / "meddlers.py")
+    file.load()
+
+    def call(attacks: tuple[str, ...], defenses: tuple[str, ...]) -> dict[tuple[str, str], Record]:
+        overrides = {
+            **{"model": str(copied["model"]), "data": str(copied["data"]), "tasks": ("sst2",), "attacks": attacks},
+            **{"train_rows": 200, "validation_rows": 20, "clean_rows": 8, "max_length": 32, "defenses": defenses},
+            "training": {"epochs": 3, "learning_rate": 3e-3, "batch_size": 8},
+        }
+        cells = plan(PRESETS["laptop"].select(overrides), "cpu")
+        records = run(cells.cells, worker_for(cells, tmp_path, (file,)), tmp_path)
+        return {(record.spec.victim.attack.name, record.spec.defense_name): record for record in records}
+
+    return call
+
+
+def test_a_defense_that_bends_the_shared_tokenizer_fails_and_changes_no_other_cell(meddlers):
+    records = meddlers(("badnets-word",), ("same", "bends", "same-again", "none"))
+    bent = records.pop(("badnets-word", "bends"))
+    assert bent.status == "failed" and "changed the tokenizer" in bent.error
+    assert {record.status for record in records.values()} == {"ok"}
+    assert len({tuple(record.metrics.items()) for record in records.values()}) == 1
+
+
+def test_what_a_plugin_does_to_its_own_cell_ends_there(meddlers):
+    records = meddlers(("none",), ("quits", "mixes-notes", "says-nothing", "none"))
+    status = {defense: record.status for (_, defense), record in records.items()}
+    assert status == {"quits": "failed", "mixes-notes": "failed", "says-nothing": "failed", "none": "ok"}
+    assert "SystemExit: 0" in records["none", "quits"].error
+    assert "what JSON does not hold" in records["none", "mixes-notes"].error
+    assert "skip() returned ' '" in records["none", "says-nothing"].error
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        ("drops", "got 30 rows for its trigger and returned 15"),
+        ("relabels", "changed more than the carrier"),
+        ("loses", "got 200 training rows and returned 5 rows"),
+        ("grows", "names or shapes differ: extra.bias, extra.weight"),
+    ],
+)
+def test_an_attack_that_moves_the_denominator_or_adds_weights_is_a_failed_cell(attack, message, meddlers):
+    (record,) = meddlers((attack,), ("none",)).values()
+    assert record.status == "failed" and message in record.error
+
+
+def test_the_undefended_row_scores_what_every_defense_gets(meddlers):
+    """A hook is no weight: nobody who downloads the victim has it."""
+    records = meddlers(("hooks",), ("none", "same"))
+    assert records["hooks", "none"].metrics == records["hooks", "same"].metrics
+
+
+def test_an_attack_from_the_clean_model_gets_it_even_without_a_trigger(meddlers):
+    (record,) = meddlers(("continues",), ("none",)).values()
+    assert record.status == "ok", record.error
+
+
+def test_a_target_outside_the_classes_is_refused_for_every_attack(meddlers):
+    with pytest.raises(UsageError, match="aims-too-high.target=7, but the task's classes are 0 to 1"):
+        meddlers(("aims-too-high",), ("none",))
+
+
+def test_a_cell_on_another_victim_and_a_task_of_another_version_are_failed_cells(planned, tmp_path):
+    cells = planned("none")
+    (cell,) = cells.cells
+    worker = worker_for(cells, tmp_path)
+    victim = make_victim(cell.victim, worker.site)
+    with pytest.raises(ValueError, match="but got the victim"):
+        run_cell(replace(cell, victim=replace(cell.victim, seed=5)), victim, worker.site)
+    newer = replace(cell, victim=replace(cell.victim, task_version="2"))
+    (record,) = run((newer,), worker, tmp_path)
+    assert record.status == "failed" and "the plugin 'sst2' is version 1 here, but the cell wants version 2" in record.error
+
+
+def test_a_record_says_what_decided_the_bits_of_its_victim(planned, tmp_path):
+    cells = planned("none")
+    worker = worker_for(cells, tmp_path)
+    run(cells.cells, worker, tmp_path)
+    shutil.rmtree(tmp_path / "run")
+    (record,) = run(cells.cells, replace(worker, site=replace(worker.site, threads=2)), tmp_path)
+    assert (record.env["threads"], record.env["victim"]["threads"]) == (2, 1)
+    assert set(record.env["victim"]["kernels"]) == {"attention", "dropout"}

@@ -56,8 +56,9 @@ def older_protocols(records: Iterable[Record]) -> dict[int, int]:
 
 
 def source_digests(records: Iterable[Record]) -> tuple[str, ...]:
-    """The distinct digests of bdbench's source that made the cells, sorted; records that have none are left aside."""
-    digests = {(record.env or {}).get("source") for record in records}
+    """The distinct digests of bdbench's source that made the cells or their victims, sorted; none where none is recorded."""
+    environments = [record.env or {} for record in records]
+    digests = {env.get("source") for env in environments} | {env.get("victim", {}).get("source") for env in environments}
     return tuple(sorted(digest for digest in digests if digest))
 
 

@@ -177,11 +177,12 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -
     progress = execution.progress
     if execution.processes:
         typer.echo(progress.split(seconds, execution.processes), err=True)
-    failed_keys = [key for cell in plan.cells if (key := cell.key()) in results.records and not results.done(key)]
+    keys = [cell.key() for cell in plan.cells if not results.done(cell.key())]
+    failed_keys = [key for key in keys if key in results.records]
     for key in failed_keys:
         typer.echo(f"{results.records[key].status}: {progress.labels[key]} (results in records/{key}.json)", err=True)
     if execution.interrupted:
         typer.echo("interrupted; the same command goes on where it stopped", err=True)
         raise typer.Exit(130)
-    if failed_keys or progress.failed:  # a forced cell that failed may have an earlier record that is kept
+    if keys or progress.failed:  # a forced cell that failed may have an earlier record that is kept
         raise typer.Exit(1)

@@ -64,10 +64,20 @@ def load_classifier(folder: Path, classes: int) -> tuple[nn.Module, frozenset[st
 
 
 def classifier_with(folder: Path, classes: int, weights: Mapping[str, Tensor]) -> nn.Module:
-    """A classifier of the model's kind with all its parameters from `weights`, float32 on the CPU, in evaluation mode."""
+    """A classifier of the model's kind with all its parameters from `weights`, float32 on the CPU, in evaluation mode.
+
+    Raises ValueError if `weights` has other names or shapes than the model's parameters.
+    """
     import torch
 
     model = copy.deepcopy(_pretrained(folder, classes)[0])
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    others = {name: tuple(weight.shape) for name, weight in weights.items()}
+    if shapes != others:
+        differing = sorted(name for name in shapes.keys() | others.keys() if shapes.get(name) != others.get(name))
+        raise ValueError(
+            f"the weights are not those of the model's classifier; names or shapes differ: {', '.join(differing[:5])}"
+        )
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(weights[name])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +51,23 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 def folder_tokenizer_digest(folder: Path) -> str:
     """The `tokenizer_digest` of the tokenizer in `folder`, computed once until a file changes. Raises what loading raises."""
     return _digest(folder, _stamps(folder))
+
+
+@contextmanager
+def unchanged_tokenizer(folder: Path) -> Iterator[None]:
+    """A block in which a plugin has the tokenizer of `folder`, which all callers share. Raises ValueError if it changed it.
+
+    The changed one is forgotten, also where the block raises: the next caller loads it anew.
+    """
+    digest = folder_tokenizer_digest(folder)
+    try:
+        yield
+    finally:
+        is_changed = tokenizer_digest(load_tokenizer(folder)) != digest
+        if is_changed:
+            _load.cache_clear()
+    if is_changed:
+        raise ValueError("the plugin changed the tokenizer, which other cells share; let it work on a copy")
 
 
 def _stamps(folder: Path) -> tuple[FileStamp, ...]:

@@ -49,6 +49,8 @@ def execute(steps: Sequence[Step], pool: Pool, results: Results, progress: Matri
             pool.start(step, [outcomes[key] for key in step.waits_for])
             running += 1
         if not running:
+            if schedule.blocked:
+                raise RuntimeError(f"{len(schedule.blocked)} steps wait for each other: {schedule.blocked[0].key}, ...")
             return
         step, outcome = pool.next_ended()
         running -= 1

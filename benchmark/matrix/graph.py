@@ -26,9 +26,11 @@ class Schedule:
     """Hands out steps in their order, each as soon as all that it waits for is done."""
 
     def __init__(self, steps: Sequence[Step]) -> None:
-        """Raises ValueError if a step waits for one that is not there."""
+        """Raises ValueError if two steps have one key, or if a step waits for one that is not there."""
         self._steps = list(steps)
         place = {step.key: number for number, step in enumerate(self._steps)}
+        if len(place) < len(self._steps):
+            raise ValueError("two steps have the same key")
         self._missing = [len(step.waits_for) for step in self._steps]
         self._dependents: dict[str, list[int]] = {key: [] for key in place}
         for number, step in enumerate(self._steps):
@@ -41,6 +43,11 @@ class Schedule:
     def ready(self) -> Step | None:
         """The first step that can be started, which counts as started from now on; None while there is none."""
         return self._steps[heapq.heappop(self._ready)] if self._ready else None
+
+    @property
+    def blocked(self) -> list[Step]:
+        """The steps that still wait for others. With nothing running there must be none."""
+        return [step for step, missing in zip(self._steps, self._missing, strict=True) if missing]
 
     def done(self, key: str) -> None:
         """A step has ended, well or not: what waited for it alone is ready."""

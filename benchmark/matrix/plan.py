@@ -83,12 +83,14 @@ def plan(selection: Selection, device: str = "auto") -> Plan:
                     precision=precision,
                     attack=plugin_spec(attack),
                     seed=seed,
+                    task_version=task.version,
                 )
                 for attack in attacks
             }
             rows = checked_rows(victims[attacks[0]], splits, sets)  # they are the same for every attack
             warnings += overlaps(f"{task_name}, seed {seed}", rows)
             for attack, victim in victims.items():
+                _check_target(attack, len(task.label_names))
                 attack.check(rows.train, len(task.label_names), tokenizer, selection.max_length)
                 cells[seed, attack, task_name] = [_cell(victim, parts, sets) for parts in defenses]
     in_order = itertools.product(selection.seeds, attacks, tasks)
@@ -143,6 +145,11 @@ def _check_length(selection: Selection, model: ModelSource) -> None:
             f"--max-length {selection.max_length} is outside [{SHORTEST_MAX_LENGTH}, {positions}], the positions of "
             f"{selection.model}"
         )
+
+
+def _check_target(attack: Attack, classes: int) -> None:
+    if attack.has_trigger and not 0 <= attack.target < classes:
+        raise UsageError(f"{attack.name}.target={attack.target}, but the task's classes are 0 to {classes - 1}")
 
 
 def _precision(precision: str, device: torch.device) -> str:

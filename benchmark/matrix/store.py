@@ -31,6 +31,8 @@ from bdbench.specs.work import VictimSpec
 
 log = logging.getLogger(__name__)
 
+WEIGHTS, PREDICTIONS, TRIGGERED = "model.safetensors", "predictions.npz", "triggered.parquet"  # the files of a victim
+
 
 class Results:
     """One run's folder of records and predictions.
@@ -53,15 +55,18 @@ class Results:
 
         An "ok" record is not replaced by one of a failure: what was computed stays.
         """
-        earlier = self.records.get(record.key)
+        file = self.folder / "records" / f"{record.key}.json"
+        # read anew: another process may have finished the cell since this one began
+        earlier = _read_record(file) if file.is_file() else None
         if earlier is not None and earlier.status == "ok" and record.status != "ok":
-            log.warning("cell %s: it failed this time; its earlier record is kept", record.key)
+            log.warning("cell %s: it %s this time; its earlier record is kept", record.key, record.status)
+            self.records[record.key] = earlier
             return
         if predictions is not None:
             record.predictions = f"predictions/{record.key}.npz"
             write_whole(self.folder / record.predictions, lambda file: np.savez_compressed(file, **predictions))
         text = json.dumps(record.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
-        write_whole(self.folder / "records" / f"{record.key}.json", lambda file: file.write(text.encode()))
+        write_whole(file, lambda stream: stream.write(text.encode()))
         self.records[record.key] = record
 
 
@@ -73,15 +78,24 @@ def read_records(folder: str | Path) -> list[Record]:
     files = sorted((Path(folder) / "records").glob("*.json"))
     if not (Path(folder) / "records").is_dir():
         raise UsageError(f"{folder}: no folder 'records'; give the folder of a run, such as results/quick")
+    file_by_key: dict[str, Path] = {}
     records = []
     for file in files:
-        try:
-            records.append(Record.from_json(json.loads(file.read_text())))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UsageError(
-                f"{file}: not a record that this version of bdbench reads ({error}); use another --out, or move it away"
-            ) from error
+        record = _read_record(file)
+        if other := file_by_key.get(record.key):
+            raise UsageError(f"{file}: the same cell as {other.name}; move one of the two away")
+        file_by_key[record.key] = file
+        records.append(record)
     return records
+
+
+def _read_record(file: Path) -> Record:
+    try:
+        return Record.from_json(json.loads(file.read_text()))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UsageError(
+            f"{file}: not a record that this version of bdbench reads ({error}); use another --out, or move it away"
+        ) from error
 
 
 def read_predictions(folder: str | Path, record: Record) -> Predictions:
@@ -98,38 +112,44 @@ class VictimStore:
         _make_writable(self.folder, "--victims")
 
     def load(self, spec: VictimSpec) -> Victim | None:
-        """The victim of this spec, or None if it is not here or a file of it does not have its recorded SHA-256."""
+        """The victim of this spec, or None if it is not here or not whole (see `_meta`)."""
         from safetensors.torch import load_file
 
         home = self.folder / spec.key()
-        meta = self._whole(spec.key())
+        meta = self._meta(spec.key())
         if meta is None:
             return None
-        with np.load(home / "predictions.npz") as arrays:
+        with np.load(home / PREDICTIONS) as arrays:
             predictions = {name: arrays[name] for name in arrays.files}
         return Victim(
             spec=spec,
-            weights=load_file(home / "model.safetensors"),
-            triggered=_read_texts(home / "triggered.parquet") if "triggered.parquet" in meta["sha256"] else None,
+            weights=load_file(home / WEIGHTS),
+            triggered=_read_texts(home / TRIGGERED) if TRIGGERED in meta["sha256"] else None,
             predictions=predictions,
-            metrics={name: Metric(**metric) for name, metric in meta["metrics"].items()},
-            digests=VictimDigests(**meta["digests"]),
-            seconds=meta["seconds"],
-            env=meta["env"],
+            **{name: meta[name] for name in ("metrics", "digests", "seconds", "env")},
         )
 
-    def _whole(self, key: str) -> dict[str, Any] | None:
-        """The victim's meta.json if every file has its recorded SHA-256."""
+    def _meta(self, key: str) -> dict[str, Any] | None:
+        """What meta.json says of the victim, or None with a warning unless it is whole.
+
+        It is whole if it is the victim of this key, and if every file is there and has its recorded SHA-256.
+        """
         home = self.folder / key
         if not home.is_dir():
             return None
         try:
             meta = json.loads((home / "meta.json").read_text())
-            damaged = [name for name, digest in meta["sha256"].items() if sha256(home / name) != digest]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            damaged = [str(error)]
-        if damaged:
-            log.warning("victim %s is damaged (%s); it is trained again", key, ", ".join(damaged))
+            problems = [f"no {name}" for name in sorted({WEIGHTS, PREDICTIONS} - meta["sha256"].keys())]
+            problems += [name for name, digest in meta["sha256"].items() if sha256(home / name) != digest]
+            if VictimSpec.from_json(meta["spec"]).key() != key:
+                problems.append("meta.json is of another victim")
+            meta["metrics"] = {name: Metric(**metric) for name, metric in meta["metrics"].items()}
+            meta["digests"] = VictimDigests(**meta["digests"])
+            meta["seconds"], meta["env"] = dict(meta["seconds"]), dict(meta["env"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            problems = [f"{type(error).__name__}: {error}"]
+        if problems:
+            log.warning("victim %s is damaged (%s) and is not used", key, ", ".join(problems))
             return None
         return meta
 
@@ -139,10 +159,10 @@ class VictimStore:
 
         work = Path(tempfile.mkdtemp(dir=self.folder, prefix=".writing-"))
         try:
-            save_file(victim.weights, work / "model.safetensors")
-            np.savez_compressed(work / "predictions.npz", **victim.predictions)
+            save_file(victim.weights, work / WEIGHTS)
+            np.savez_compressed(work / PREDICTIONS, **victim.predictions)
             if victim.triggered is not None:
-                _write_texts(work / "triggered.parquet", victim.triggered)
+                _write_texts(work / TRIGGERED, victim.triggered)
             meta = {
                 "spec": asdict(victim.spec),
                 "metrics": {name: asdict(metric) for name, metric in victim.metrics.items()},
@@ -153,12 +173,12 @@ class VictimStore:
             }
             (work / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n")
             home = self.folder / victim.spec.key()
-            if home.exists() and self._whole(victim.spec.key()) is None:
+            if home.exists() and self._meta(victim.spec.key()) is None:
                 os.replace(home, work / "damaged")
                 shutil.rmtree(work / "damaged")
             os.replace(work, home)
         except OSError:
-            if self._whole(victim.spec.key()) is None:
+            if self._meta(victim.spec.key()) is None:
                 raise
         finally:
             shutil.rmtree(work, ignore_errors=True)

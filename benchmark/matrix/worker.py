@@ -45,7 +45,7 @@ class Worker:
         """Do one step; `waited_for` is what became of the victims it waited for. Raises nothing that a plugin raises."""
         try:
             return self._make_victim(spec, waited_for) if isinstance(spec, VictimSpec) else self._run_cell(spec, waited_for)
-        except Exception as error:
+        except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() ends its own cell, not the run
             return self.failure(spec, portable_traceback(error))
 
     def failure(self, spec: VictimSpec | CellSpec, error: str) -> VictimOutcome | CellOutcome:

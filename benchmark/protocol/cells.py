@@ -12,8 +12,8 @@ from torch import nn
 
 from bdbench.defenses.base import ModelRepair
 from bdbench.engine.classifiers import pretrained_weights
+from bdbench.engine.tokenizers import unchanged_tokenizer
 from bdbench.engine.trace import Trace
-from bdbench.errors import UsageError
 from bdbench.protocol.contexts import Context, DefenseContext, Lazy
 from bdbench.protocol.environment import environment
 from bdbench.protocol.plugins import needs_of, parts_of
@@ -48,8 +48,10 @@ def run_cell(
     site.enter()
     parts = parts_of(spec)
     check_site(spec.victim, site)
-    if reason := next((reason for part in parts if (reason := part.skip(spec.victim.task))), None):
-        env = environment(site)
+    if victim.spec.key() != spec.victim.key():
+        raise ValueError(f"the cell stands on the victim {spec.victim.key()}, but got the victim {victim.spec.key()}")
+    if reason := _reason_to_skip(parts, spec.victim.task):
+        env = environment(site) | {"victim": victim.env}
         return Record(spec, "skipped", reason, needs=needs_of(parts), typed=typed, victim=victim.digests, env=env), None
     rows = rows_of(spec.victim, site, DefenderSets(spec.clean_rows, spec.validation_rows, spec.even_classes))
     began = time.perf_counter()
@@ -58,7 +60,8 @@ def run_cell(
         predictions, metrics = victim.predictions, metrics_of(victim.predictions, spec.victim)
         notes, trace = {}, Trace()
     else:
-        repaired = apply_defense(spec, parts, victim, rows, site)
+        with unchanged_tokenizer(site.model):
+            repaired = apply_defense(spec, parts, victim, rows, site)
         repair_ended = time.perf_counter()
         predictions, metrics = score(repaired, victim, rows, spec, site)
         notes, trace = repaired.notes, repaired.trace
@@ -78,7 +81,7 @@ def run_cell(
             "evaluation": time.perf_counter() - repair_ended,
             **trace.seconds,
         },
-        env=environment(site, trace),
+        env=environment(site, trace) | {"victim": victim.env},
     )
     return record, predictions
 
@@ -91,7 +94,7 @@ def apply_defense(spec: CellSpec, parts: list[ModelRepair], victim: Victim, rows
         "validation": rows.validation,
         "pretrained": Lazy(lambda: pretrained_weights(site.model, classes)),
     }
-    repaired = Repaired(classifier(spec.victim, site, victim))
+    repaired = Repaired(classifier(spec.victim, site, victim.weights))
     for part, name, role in zip(parts, component_names(spec.defense), _roles(spec), strict=True):
         ctx = DefenseContext(
             **context_fields(spec.victim, site, derive(spec.victim.seed, "defense", spec.victim.task, *role)),
@@ -108,6 +111,17 @@ def score(repaired: Repaired, victim: Victim, rows: Rows, spec: CellSpec, site: 
     """Evaluate a repaired classifier on the test rows and on the victim's triggered ones."""
     ctx = Context(**context_fields(spec.victim, site, seed=0), trace=repaired.trace)  # evaluation draws nothing
     return evaluate(repaired.model.eval(), rows.test, victim.triggered, spec.victim, ctx)
+
+
+def _reason_to_skip(parts: list[ModelRepair], task: str) -> str | None:
+    """Why a component makes no sense on this task. Raises TypeError for a reason that says nothing."""
+    for part in parts:
+        reason = part.skip(task)
+        if reason is not None and not (isinstance(reason, str) and reason.strip()):
+            raise TypeError(f"'{part.name}'.skip() returned {reason!r}; it returns None, or why it is skipped")
+        if reason:
+            return reason
+    return None
 
 
 def failed_record(spec: CellSpec, error: str, site: Site, typed: dict[str, Any] | None = None) -> Record:
@@ -129,7 +143,7 @@ def _needs_if_known(spec: CellSpec) -> tuple[str, ...]:
     """What the defense asks for; nothing where its plugin cannot be had here, which may be why the cell failed."""
     try:
         return needs_of([DEFENSES.get(part.name).build(part.params) for part in spec.defense])
-    except UsageError:
+    except Exception:  # whatever a plugin raises, the cell has failed already, for a reason that the record gives
         return ()
 
 
@@ -141,11 +155,10 @@ def _module(result: object, name: str) -> nn.Module:
 
 
 def _json_values(notes: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The notes of the defense called `name`. Raises TypeError where a record could not hold them."""
+    """The notes of the defense called `name`, as they come back from JSON. Raises TypeError where a record cannot hold them."""
     try:
-        json.dumps(notes, allow_nan=False)
+        return json.loads(json.dumps(notes, allow_nan=False, sort_keys=True))
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"'{name}' puts into ctx.notes what JSON does not hold ({error}); note bool, int, finite float, str, list, dict"
         ) from error
-    return dict(notes)

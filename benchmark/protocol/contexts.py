@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -88,9 +90,27 @@ class Context:
         with self.trace.timed("prediction"):
             return predict(model, encoded, precision=self.precision, trace=self.trace)
 
+    def classify(self, model: nn.Module, rows: TextSet) -> npt.NDArray[np.int64]:
+        """The class of every row, (n,). Raises ValueError unless the model gives a finite number for every row and class."""
+        logits = self.predict(model, rows)
+        check_logits(logits, self.classes)
+        return logits.argmax(dim=1).numpy()
+
     def accuracy(self, model: nn.Module, rows: TextSet) -> float:
-        """Share of the rows classified correctly, in [0, 1]."""
-        return clean_accuracy(self.predict(model, rows).argmax(dim=1).numpy(), rows.labels).value
+        """Share of the rows classified correctly, in [0, 1]. Raises what `classify` raises."""
+        return clean_accuracy(self.classify(model, rows), rows.labels).value
+
+
+def check_logits(logits: Tensor, classes: int) -> None:
+    """Raise ValueError unless `logits` is (n, classes) and finite. The class of NaN would count as class 0."""
+    if logits.ndim != 2 or logits.shape[1] != classes:
+        raise ValueError(f"the model gives logits of shape {tuple(logits.shape)} for a task of {classes} classes")
+    finite_rows = int(torch.isfinite(logits).all(dim=1).sum())
+    if finite_rows < len(logits):
+        raise ValueError(
+            f"the model's logits are NaN or infinite for {len(logits) - finite_rows} of {len(logits)} texts: its training or "
+            "its repair diverged; lower the learning rate"
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -74,7 +74,7 @@ def source_digest() -> str:
     }
     for name in SUBPACKAGES:  # in a checkout they lie beside the package's folder
         (folder,) = importlib.import_module(f"bdbench.{name}").__path__
-        files |= {f"{name}/{file.name}": file for file in Path(folder).glob("*.py")}
+        files |= {f"{name}/{file.relative_to(folder).as_posix()}": file for file in Path(folder).rglob("*.py")}
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(f"{name} {hashlib.sha256(files[name].read_bytes()).hexdigest()}\n".encode())

@@ -7,8 +7,9 @@ from typing import Any
 
 from bdbench.attacks.base import Attack
 from bdbench.defenses.base import ModelRepair
-from bdbench.registry import ATTACKS, DEFENSES, Registry
+from bdbench.registry import ATTACKS, DEFENSES, TASKS, Registry
 from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec
+from bdbench.tasks.base import Task
 
 
 def plugin_spec(plugin: Attack | ModelRepair) -> PluginSpec:
@@ -31,11 +32,20 @@ def needs_of(parts: Sequence[ModelRepair]) -> tuple[str, ...]:
     return tuple(sorted(set().union(*(part.asks_for() for part in parts))))
 
 
+def task_of(spec: VictimSpec) -> type[Task]:
+    """The task in `spec`. Raises ValueError if this process has another version of it."""
+    return _get(spec.task, spec.task_version, TASKS)
+
+
 def _build(spec: PluginSpec, registry: Registry) -> Any:
-    cls = registry.get(spec.name)
-    if cls.version != spec.version:
+    return _get(spec.name, spec.version, registry).build(spec.params)
+
+
+def _get(name: str, version: str, registry: Registry) -> Any:
+    cls = registry.get(name)
+    if cls.version != version:
         raise ValueError(
-            f"the plugin '{spec.name}' is version {cls.version} here, but the cell wants version {spec.version}: it was edited "
+            f"the plugin '{name}' is version {cls.version} here, but the cell wants version {version}: it was edited "
             "or updated after the run was planned; run the command again"
         )
-    return cls.build(spec.params)
+    return cls

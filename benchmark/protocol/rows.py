@@ -9,9 +9,9 @@ import numpy.typing as npt
 
 from bdbench.data import TextSet
 from bdbench.errors import UsageError
+from bdbench.protocol.plugins import task_of
 from bdbench.protocol.site import Site
 from bdbench.protocol.sources import load
-from bdbench.registry import TASKS
 from bdbench.seeds import derive
 from bdbench.specs.work import VictimSpec
 from bdbench.tasks.base import Splits
@@ -91,8 +91,8 @@ def last_of_each_class(labels: npt.NDArray[np.int64], quotas: list[int]) -> npt.
 
 
 def rows_of(spec: VictimSpec, site: Site, sets: DefenderSets = DefenderSets()) -> Rows:
-    """The rows that `draw_rows` deals out of the data at `site`. Raises ValueError if they are not the data in `spec`."""
-    splits = load(TASKS.get(spec.task)(), spec.data.source, site.data)
+    """The rows that `draw_rows` deals out of the data at `site`. Raises ValueError if task or data are not those in `spec`."""
+    splits = load(task_of(spec)(), spec.data.source, site.data)
     if splits.fingerprint != spec.data.fingerprint:
         raise ValueError(
             f"the data of {spec.task} changed: its fingerprint is {splits.fingerprint}, the cell wants {spec.data.fingerprint}"

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bdbench.attacks.base import Attack
 from bdbench.data import TextSet
@@ -15,9 +14,17 @@ from bdbench.specs.work import VictimSpec
 
 
 def triggered_rows(attack: Attack, test: TextSet, ctx: AttackContext) -> TextSet:
-    """The test rows whose gold label is not the target, with the trigger inserted and the gold labels kept."""
+    """The test rows whose gold label is not the target, with the trigger inserted and the gold labels kept.
+
+    Raises ValueError if the attack returns other rows: the denominator must not move.
+    """
     others = test.take(np.flatnonzero(test.labels != attack.target))
-    return attack.trigger(others, ctx)
+    triggered = attack.trigger(others, ctx)
+    if len(triggered) != len(others):
+        raise ValueError(f"'{attack.name}' got {len(others)} rows for its trigger and returned {len(triggered)}")
+    if others.with_carrier(triggered.carrier).digest() != triggered.digest():
+        raise ValueError(f"'{attack.name}' changed more than the carrier of the trigger: a label, or a pair's other text")
+    return triggered
 
 
 def evaluate(
@@ -28,26 +35,12 @@ def evaluate(
     Raises ValueError unless the model gives a finite number for every text and class.
     """
     rows_by_name = {name: rows for name, rows in (("clean", test), ("triggered", triggered)) if rows is not None}
-    logits = ctx.predict(model, _join(list(rows_by_name.values())))
-    check_logits(logits, ctx.classes)
-    classes = logits.argmax(dim=1).numpy().astype(CLASS_TYPE)
+    classes = ctx.classify(model, _join(list(rows_by_name.values()))).astype(CLASS_TYPE)
     predictions: Predictions = {}
     for name, rows in rows_by_name.items():
         predictions[name], classes = classes[: len(rows)], classes[len(rows) :]
         predictions[f"{name}_gold"] = rows.labels.astype(CLASS_TYPE)
     return predictions, metrics_of(predictions, spec)
-
-
-def check_logits(logits: Tensor, classes: int) -> None:
-    """Raise ValueError unless `logits` is (n, classes) and finite. The class of NaN would count as class 0."""
-    if logits.ndim != 2 or logits.shape[1] != classes:
-        raise ValueError(f"the model gives logits of shape {tuple(logits.shape)} for a task of {classes} classes")
-    finite_rows = int(torch.isfinite(logits).all(dim=1).sum())
-    if finite_rows < len(logits):
-        raise ValueError(
-            f"the model's logits are NaN or infinite for {len(logits) - finite_rows} of {len(logits)} texts: its training or "
-            "its repair diverged; lower the learning rate"
-        )
 
 
 def metrics_of(predictions: Predictions, spec: VictimSpec) -> dict[str, Metric]:

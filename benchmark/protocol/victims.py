@@ -15,7 +15,7 @@ from bdbench.attacks.base import Attack, DataPoisoning
 from bdbench.data import TextSet
 from bdbench.engine.classifiers import classifier_with, load_classifier
 from bdbench.engine.models import check_model
-from bdbench.engine.tokenizers import load_tokenizer
+from bdbench.engine.tokenizers import load_tokenizer, unchanged_tokenizer
 from bdbench.engine.training import Recipe
 from bdbench.protocol.contexts import AttackContext
 from bdbench.protocol.environment import environment, source_digest
@@ -56,7 +56,8 @@ class Victim:
 
 def needs_clean_victim(spec: VictimSpec) -> bool:
     """Whether the clean fine-tuned model must exist first: as the start of the attack, or for the ASR floor."""
-    return ATTACKS.get(spec.attack.name).has_trigger
+    attack = ATTACKS.get(spec.attack.name).build(spec.attack.params)
+    return attack.has_trigger or attack.start == "clean"
 
 
 def clean_spec(spec: VictimSpec) -> VictimSpec:
@@ -78,15 +79,18 @@ def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vi
     rows = rows_of(spec, site)
     ctx = attack_context(spec, site, "poison", clean)
     began = time.perf_counter()
-    model = classifier(spec, site, None if attack.start == "scratch" else clean)
-    model = train_victim(attack, model, rows.train, spec, ctx)
+    with unchanged_tokenizer(site.model):
+        model = classifier(spec, site, clean.weights if attack.start == "clean" else None)
+        model = train_victim(attack, model, rows.train, spec, ctx)
+        weights = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
+        # What every defense gets: the weights alone. So the undefended scores are those of the same model.
+        model = classifier(spec, site, weights)
     trained = time.perf_counter()
     triggered = triggered_rows(attack, rows.test, attack_context(spec, site, "trigger")) if attack.has_trigger else None
     predictions, metrics = evaluate(model, rows.test, triggered, spec, ctx)
     if triggered is not None:
-        _, of_clean_model = evaluate(classifier(spec, site, clean), None, triggered, spec, ctx)
+        _, of_clean_model = evaluate(classifier(spec, site, clean.weights), None, triggered, spec, ctx)
         metrics["floor"] = of_clean_model["asr"]
-    weights = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
     return Victim(
         spec=spec,
         weights=weights,
@@ -112,6 +116,10 @@ def train_victim(attack: Attack, model: nn.Module, train: TextSet, spec: VictimS
 def poison_rows(attack: DataPoisoning, train: TextSet, ctx: AttackContext) -> TextSet:
     """The training rows with some poisoned, in the same order. Which ones are is known to the attack alone."""
     poisoned, _ = attack.poison(train, ctx)
+    if not isinstance(poisoned, TextSet) or len(poisoned) != len(train):
+        raise ValueError(
+            f"'{attack.name}' got {len(train)} training rows and returned {_size(poisoned)}; it returns all of them"
+        )
     return poisoned
 
 
@@ -131,6 +139,10 @@ def check_site(spec: VictimSpec, site: Site) -> None:
     check_model(site.model, spec.model)
 
 
+def _size(rows: object) -> str:
+    return f"{len(rows)} rows" if isinstance(rows, TextSet) else type(rows).__name__
+
+
 def tensors_digest(weights: Mapping[str, Tensor]) -> str:
     """SHA-256, in hex, of named tensors on the CPU: names, shapes, types and bits, whatever their order."""
     digest = hashlib.sha256()
@@ -141,11 +153,14 @@ def tensors_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def classifier(spec: VictimSpec, site: Site, victim: Victim | None = None) -> nn.Module:
-    """A classifier on the device: with the victim's weights, or pre-trained with a freshly drawn head."""
+def classifier(spec: VictimSpec, site: Site, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+    """A classifier on the device: with these weights, or pre-trained with a freshly drawn head.
+
+    Raises ValueError if `weights` are not those of the model's classifier, by name and shape.
+    """
     classes = len(TASKS.get(spec.task).label_names)
-    if victim is not None:
-        model = classifier_with(site.model, classes, victim.weights)
+    if weights is not None:
+        model = classifier_with(site.model, classes, weights)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(spec.seed, "head", spec.task))

@@ -30,7 +30,11 @@ def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"its key is {raw['key']} but its spec hashes to {hashed}: the file was edited")
     files = model.pop("files")
     upgraded_model = {"name": name, **model, "config": files, "tokenizer": files}
-    upgraded_spec = {**spec, "victim": {**victim, "model": upgraded_model, "protocol": 1}, "even_classes": False}
+    upgraded_spec = {
+        **spec,
+        "victim": {**victim, "model": upgraded_model, "task_version": "1", "protocol": 1},
+        "even_classes": False,
+    }
     return {
         **{field: value for field, value in raw.items() if field != "given"},
         "schema": SCHEMA,

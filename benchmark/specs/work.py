@@ -53,7 +53,7 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class VictimSpec:
-    """A victim: trained once, shared by every defense."""
+    """A victim: trained once, shared by every defense. `task_version` is that of the task's plugin."""
 
     task: str
     data: DataSpec
@@ -63,6 +63,7 @@ class VictimSpec:
     precision: str
     attack: PluginSpec
     seed: int
+    task_version: str = "1"
     protocol: int = PROTOCOL
 
     def key(self) -> str:
