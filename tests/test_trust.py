@@ -317,6 +317,17 @@ class Relabels(BadNets):
         return rows.with_labels(np.ones(len(rows))) if len(rows) == 30 else rows
 
 
+@register_attack("twists", paper="none")
+@dataclass(frozen=True)
+class Twists(BadNets):
+    def trigger(self, rows, ctx):
+        from tokenizers import normalizers
+
+        triggered = super().trigger(rows, ctx)
+        ctx.tokenizer.backend_tokenizer.normalizer = normalizers.Replace("c", "x")
+        return triggered
+
+
 @register_attack("loses", paper="none")
 @dataclass(frozen=True)
 class Loses(BadNets):
@@ -416,6 +427,7 @@ def test_what_a_plugin_does_to_its_own_cell_ends_there(meddlers):
     [
         ("drops", "got 30 rows for its trigger and returned 15"),
         ("relabels", "changed more than the carrier"),
+        ("twists", "changed the tokenizer"),
         ("loses", "got 200 training rows and returned 5 rows"),
         ("grows", "names or shapes differ: extra.bias, extra.weight"),
     ],

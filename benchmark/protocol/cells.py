@@ -56,7 +56,7 @@ def run_cell(
     rows = rows_of(spec.victim, site, DefenderSets(spec.clean_rows, spec.validation_rows, spec.even_classes))
     began = time.perf_counter()
     if all(part.unchanged for part in parts):
-        repaired, repair_ended = None, began
+        repair_ended = began
         predictions, metrics = victim.predictions, metrics_of(victim.predictions, spec.victim)
         notes, trace = {}, Trace()
     else:

@@ -117,8 +117,8 @@ def check_logits(logits: Tensor, classes: int) -> None:
 class AttackContext(Context):
     """What an attack sees. The attacker trains the victim, so nothing of the task's training data is withheld.
 
-    `clean` holds the weights of the clean fine-tuned model by name, float32 on the CPU; it is empty for an attack without a
-    trigger.
+    `clean` holds the weights of the clean fine-tuned model by name, float32 on the CPU; it is empty for an attack
+    that neither has a trigger nor starts from that model.
     """
 
     clean: Mapping[str, Tensor] = field(default_factory=dict, repr=False)

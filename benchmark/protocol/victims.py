@@ -83,11 +83,10 @@ def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vi
         model = classifier(spec, site, clean.weights if attack.start == "clean" else None)
         model = train_victim(attack, model, rows.train, spec, ctx)
         weights = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
-        # What every defense gets: the weights alone. So the undefended scores are those of the same model.
-        model = classifier(spec, site, weights)
-    trained = time.perf_counter()
-    triggered = triggered_rows(attack, rows.test, attack_context(spec, site, "trigger")) if attack.has_trigger else None
-    predictions, metrics = evaluate(model, rows.test, triggered, spec, ctx)
+        trained = time.perf_counter()
+        triggered = triggered_rows(attack, rows.test, attack_context(spec, site, "trigger")) if attack.has_trigger else None
+    # Every defense gets the weights alone. So the undefended scores are those of a model that has nothing else either.
+    predictions, metrics = evaluate(classifier(spec, site, weights), rows.test, triggered, spec, ctx)
     if triggered is not None:
         _, of_clean_model = evaluate(classifier(spec, site, clean.weights), None, triggered, spec, ctx)
         metrics["floor"] = of_clean_model["asr"]
