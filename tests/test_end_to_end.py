@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from bdbench.cli.app import main
 from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.store import read_predictions, read_records
 from bdbench.protocol.scoring import metrics_of
@@ -27,6 +28,20 @@ RECIPE = ["--epochs", "2", "--learning-rate", "0.003", "-D", "fine-tuning.epochs
 def small(tiny_bert, data_dir):
     """The flags of a small run on the tiny model."""
     return ["--preset", "laptop", "--model", tiny_bert, "--data", data_dir, *MATRIX, *SIZES, *RECIPE]
+
+
+@pytest.fixture
+def dry_run(monkeypatch, capsys):
+    """`bdbench run --dry-run` in this process, so that the imports are paid once; like the finished process of `bdbench`."""
+
+    def call(*words: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["bdbench", "run", *map(str, words), "--dry-run"])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, shown.out, shown.err)
+
+    return call
 
 
 def metrics(folder) -> dict[str, dict[str, Metric]]:
@@ -266,31 +281,31 @@ def test_damaged_victims_are_made_anew_with_the_same_metrics(small, bdbench, tmp
     assert "is damaged" in ended.stderr and metrics(tmp_path / "run") == first
 
 
-def test_dry_run_prints_the_cells_and_their_number_and_trains_nothing(small, bdbench, tmp_path):
-    shown = bdbench("run", *small, "--seeds", "0-2", "--dry-run", "--out", tmp_path / "run")
+def test_dry_run_prints_the_cells_and_their_number_and_trains_nothing(small, dry_run, tmp_path):
+    shown = dry_run(*small, "--seeds", "0-2", "--out", tmp_path / "run")
     assert shown.returncode == 0
     assert len(shown.stdout.splitlines()) == 36 and "36 cells on 18 victims" in shown.stderr
     assert "sst2 / badnets-word / e-pur+fine-mixing / seed 2" in shown.stdout
     assert not (tmp_path / "run").exists()
 
 
-def test_a_trigger_that_is_cut_and_rows_that_are_test_rows_are_warned_of(tiny_bert, data_dir, bdbench, tmp_path):
-    flags = ["--preset", "laptop", "--model", tiny_bert, "-T", "sst2", "-a", "badnets-word", "-d", "none", "--dry-run"]
+def test_a_trigger_that_is_cut_and_rows_that_are_test_rows_are_warned_of(tiny_bert, data_dir, dry_run, tmp_path):
+    flags = ["--preset", "laptop", "--model", tiny_bert, "-T", "sst2", "-a", "badnets-word", "-d", "none"]
     flags += ["--train-rows", 100, "--validation-rows", 40, "--clean-rows", 16]
-    assert "warning" not in bdbench("run", *flags, "--data", data_dir).stderr
+    assert "warning" not in dry_run(*flags, "--data", data_dir).stderr
     leaky = shutil.copytree(data_dir, tmp_path / "leaky")
     train = pd.read_parquet(leaky / "sst2" / "train.parquet")
     train.assign(sentence=train.sentence.str.upper() + " ").to_parquet(leaky / "sst2" / "test.parquet", index=False)
-    shown = bdbench("run", *flags, "--data", leaky, "-A", "badnets-word.trigger_text=films").stderr
+    shown = dry_run(*flags, "--data", leaky, "-A", "badnets-word.trigger_text=films").stderr
     assert "warning: badnets-word: the tokenizer cuts the trigger's word 'films' into film, ##s" in shown
     assert "warning: sst2, seed 0: 16 of the 16 clean rows are test rows, too" in shown
     assert "100 of the 100 train rows" in shown and "validation" not in shown
 
 
-def test_variants_of_one_plugin_are_cells_of_their_own(small, bdbench):
-    flags = ["-T", "sst2", "-a", "badnets-word,badnets-word[rate=0.3, start=clean],badnets-word[rate=0.1]", "--dry-run"]
+def test_variants_of_one_plugin_are_cells_of_their_own(small, dry_run):
+    flags = ["-T", "sst2", "-a", "badnets-word,badnets-word[rate=0.3, start=clean],badnets-word[rate=0.1]"]
     flags += ["-A", "badnets-word.rate=0.1", "-d", "none,fine-mixing,e-pur[words=9]+fine-tuning[epochs=3]"]
-    shown = bdbench("run", *small, *flags)
+    shown = dry_run(*small, *flags)
     # the first and the third attack are one
     assert len(shown.stdout.splitlines()) == 6 and "6 cells on 3 victims" in shown.stderr, shown.stderr
     assert "sst2 / badnets-word [rate=0.3, start=clean] / none / seed 0" in shown.stdout
@@ -305,9 +320,9 @@ def test_a_component_that_comes_twice_keeps_both_notes(small, bdbench, tmp_path)
     assert all(place <= len(record.notes[f"fine-mixing.{place}"]["trials"]) <= place + 1 for place in (1, 2))
 
 
-def test_even_classes_are_part_of_a_cell_that_has_a_clean_set(small, bdbench):
+def test_even_classes_are_part_of_a_cell_that_has_a_clean_set(small, dry_run):
     def keys(*flags) -> dict[str, str]:
-        lines = bdbench("run", *small, "--dry-run", *flags).stdout.splitlines()
+        lines = dry_run(*small, *flags).stdout.splitlines()
         return {label: key for key, label in (line.split("  ", 1) for line in lines)}
 
     even, uneven = keys(), keys("--uneven-classes")
@@ -315,9 +330,9 @@ def test_even_classes_are_part_of_a_cell_that_has_a_clean_set(small, bdbench):
     assert {label for label in even if even[label] == uneven[label]} == {label for label in even if " / none / seed" in label}
 
 
-def test_adding_a_defense_or_a_seed_changes_no_other_cell(small, bdbench):
+def test_adding_a_defense_or_a_seed_changes_no_other_cell(small, dry_run):
     def keys(*flags) -> set[str]:
-        return set(bdbench("run", *small, "--dry-run", *flags).stdout.splitlines())
+        return set(dry_run(*small, *flags).stdout.splitlines())
 
     assert (
         keys()
@@ -326,10 +341,10 @@ def test_adding_a_defense_or_a_seed_changes_no_other_cell(small, bdbench):
     )
 
 
-def test_a_larger_clean_set_changes_no_victim(tiny_bert, data_dir, bdbench):
-    flags = ["--preset", "laptop", "--model", tiny_bert, "--data", data_dir, "-T", "sst2", "-d", "none", "--dry-run"]
+def test_a_larger_clean_set_changes_no_victim(tiny_bert, data_dir, dry_run):
+    flags = ["--preset", "laptop", "--model", tiny_bert, "--data", data_dir, "-T", "sst2", "-d", "none"]
     sizes = ["--train-rows", "all", "--validation-rows", "all", "--clean-rows"]
-    small, large = (bdbench("run", *flags, *sizes, rows).stdout for rows in ("16", "32"))
+    small, large = (dry_run(*flags, *sizes, rows).stdout for rows in ("16", "32"))
     assert small and small == large
 
 
