@@ -64,7 +64,7 @@ class Results:
             return
         if predictions is not None:
             record.predictions = f"predictions/{record.key}.npz"
-            write_whole(self.folder / record.predictions, lambda file: np.savez_compressed(file, **predictions))
+            write_whole(self.folder / record.predictions, lambda stream: np.savez_compressed(stream, **predictions))
         text = json.dumps(record.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
         write_whole(file, lambda stream: stream.write(text.encode()))
         self.records[record.key] = record
@@ -100,8 +100,7 @@ def _read_record(file: Path) -> Record:
 
 def read_predictions(folder: str | Path, record: Record) -> Predictions:
     """The saved classes of an "ok" record: "clean", "clean_gold" and, with a trigger, "triggered", "triggered_gold"."""
-    with np.load(Path(folder) / str(record.predictions)) as arrays:
-        return {name: arrays[name] for name in arrays.files}
+    return _read_arrays(Path(folder) / str(record.predictions))
 
 
 class VictimStore:
@@ -119,13 +118,11 @@ class VictimStore:
         meta = self._meta(spec.key())
         if meta is None:
             return None
-        with np.load(home / PREDICTIONS) as arrays:
-            predictions = {name: arrays[name] for name in arrays.files}
         return Victim(
             spec=spec,
             weights=load_file(home / WEIGHTS),
             triggered=_read_texts(home / TRIGGERED) if TRIGGERED in meta["sha256"] else None,
-            predictions=predictions,
+            predictions=_read_arrays(home / PREDICTIONS),
             **{name: meta[name] for name in ("metrics", "digests", "seconds", "env")},
         )
 
@@ -182,6 +179,11 @@ class VictimStore:
                 raise
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+
+def _read_arrays(file: Path) -> Predictions:
+    with np.load(file) as arrays:
+        return {name: arrays[name] for name in arrays.files}
 
 
 def _make_writable(folder: Path, flag: str) -> None:
