@@ -18,6 +18,12 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"; nearest: {', '.join(near)}" if near else ""
 
 
+def first_line(error: BaseException) -> str:
+    """The type of an exception and the first line of its message; many a library's message has dozens."""
+    message = str(error).strip().partition("\n")[0]
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
 def without_folders(text: str) -> str:
     """`text` with every absolute path cut to "…/" and the file's name, since no record may name a folder of a machine."""
     return _FOLDERS.sub("…/", text)

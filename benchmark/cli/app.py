@@ -14,6 +14,7 @@ from bdbench.cli.list import list_plugins
 from bdbench.cli.report import report
 from bdbench.cli.run import run
 from bdbench.cli.show import show
+from bdbench.cli.streams import survive_readers
 from bdbench.errors import UsageError
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command()(claims)
 
 def main(command: typer.Typer = app) -> None:
     """Entry point: bad usage is one line on standard error and exit status 2."""
+    survive_readers()
     try:
         sys.exit(command(sys.argv[1:] or ["--help"], standalone_mode=False))
     except UsageError as error:

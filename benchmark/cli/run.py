@@ -56,6 +56,9 @@ def run(
     threads: Annotated[int, typer.Option(min=1, help="CPU threads per cell; another number rounds differently")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     gpus_per_cell: Annotated[float, typer.Option(min=0.01, max=1.0, help="share of a GPU a cell takes")] = 1.0,
+    cell_timeout: Annotated[
+        float | None, typer.Option(min=0, help="seconds a victim or cell may take (default: an hour and more; 0: no limit)")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="run cells again that ended well before")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and their number, and stop")] = False,
 ) -> None:
@@ -83,13 +86,16 @@ def run(
         print_cells(plan)
         return
 
+    from bdbench.engine.folders import parameters_at_most
+    from bdbench.matrix.deadline import TimeLimit
     from bdbench.matrix.plan import site_for
     from bdbench.matrix.store import Results, VictimStore
     from bdbench.matrix.worker import Worker
 
     out = out or Path("results") / preset
     results, store = Results(out), VictimStore(victims or out.parent / "victims")
-    worker = Worker(site_for(plan, plugins, threads, device), store.folder, typed_values(preset, overrides))
+    time_limit = TimeLimit(cell_timeout, parameters_at_most(plan.model_folder), threads)
+    worker = Worker(site_for(plan, plugins, threads, device), store.folder, typed_values(preset, overrides), time_limit)
     execution = execute_missing(plan, results, worker, inline, workers, gpus_per_cell, force)
     finish(plan, results, execution, time.monotonic() - began)
 

@@ -58,6 +58,11 @@ def weights_files(folder: Path) -> list[Path]:
     return [folder / name for name in names]
 
 
+def parameters_at_most(folder: Path) -> int:
+    """How many parameters the weights' files can hold: none takes less than two bytes. Raises what `weights_files` raises."""
+    return sum(file.stat().st_size for file in weights_files(folder)) // 2
+
+
 def _shard_names(folder: Path) -> list[str]:
     try:
         file_by_weight = json.loads((folder / SHARDS).read_text())["weight_map"]

@@ -55,6 +55,7 @@ def execute(steps: Sequence[Step], pool: Pool, results: Results, progress: Matri
         step, outcome = pool.next_ended()
         running -= 1
         schedule.done(step.key)
+        progress.warn(outcome.warnings)
         if isinstance(outcome, CellOutcome):
             results.write(outcome.record, outcome.predictions)
             progress.cell(outcome.record)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -26,6 +26,7 @@ class MatrixProgress:
         self.started = time.monotonic()
         self.labels = labels or {}  # by key; a name alone would not tell two variants apart
         self.spent: Counter[str] = Counter()
+        self._warned: set[str] = set()
         self._bar: Progress | None = None
 
     @contextmanager
@@ -55,6 +56,13 @@ class MatrixProgress:
         shown = ", ".join(f"{name} {100 * metrics[name].value:.1f}" for name in ("cacc", "asr") if name in metrics)
         what = self.labels.get(record.key, record.spec.label())
         self._unit(f"cell {what}", f"{record.status} {shown}".strip(), record.error)
+
+    def warn(self, texts: Iterable[str]) -> None:
+        """Show warnings, each text once in a run: every worker may have the same."""
+        for text in texts:
+            if text not in self._warned:
+                self._warned.add(text)
+                self.console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
 
     def split(self, seconds: float, workers: int) -> str:
         """Where the time of `workers` processes went in a run of this many seconds."""

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bdbench.matrix.deadline import OutOfTime, TimeLimit, deadline
+from bdbench.matrix.remarks import collected_warnings
 from bdbench.matrix.store import VictimStore
 from bdbench.protocol.cells import failed_record, run_cell
 from bdbench.protocol.environment import portable_traceback
@@ -19,33 +21,47 @@ from bdbench.specs.work import CellSpec, VictimSpec
 
 @dataclass(frozen=True)
 class VictimOutcome:
-    """What became of a victim: the traceback of what went wrong, if anything did, and the seconds it took (see `Victim`)."""
+    """What became of a victim: the traceback of what went wrong, if anything did, and the seconds it took (see `Victim`).
+
+    `warnings` are for the terminal, a line each.
+    """
 
     error: str | None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class CellOutcome:
-    """What became of a cell: its record and, if it is "ok", its predictions."""
+    """What became of a cell: its record and, if it is "ok", its predictions. `warnings` are for the terminal, a line each."""
 
     record: Record
     predictions: Predictions | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Worker:
-    """All that a process must know beside the step: the site, the folder of the victims, and what the user typed."""
+    """What a process must know beside the step: the site, the folder of the victims, what the user typed, the time limit."""
 
     site: Site
     victims: Path
     typed: Mapping[str, Any]
+    time_limit: TimeLimit = TimeLimit()
 
     def run(self, spec: VictimSpec | CellSpec, waited_for: Sequence[VictimOutcome]) -> VictimOutcome | CellOutcome:
         """Do one step; `waited_for` is what became of the victims it waited for. Raises nothing that a plugin raises."""
+        with collected_warnings() as warnings:
+            outcome = self._run(spec, waited_for)
+        return replace(outcome, warnings=tuple(warnings))
+
+    def _run(self, spec: VictimSpec | CellSpec, waited_for: Sequence[VictimOutcome]) -> VictimOutcome | CellOutcome:
         try:
-            return self._make_victim(spec, waited_for) if isinstance(spec, VictimSpec) else self._run_cell(spec, waited_for)
-        except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() ends its own cell, not the run
+            with deadline(self.time_limit.seconds(spec)):
+                if isinstance(spec, VictimSpec):
+                    return self._make_victim(spec, waited_for)
+                return self._run_cell(spec, waited_for)
+        except (Exception, SystemExit, OutOfTime) as error:  # a plugin that calls sys.exit() ends its own cell, not the run
             return self.failure(spec, portable_traceback(error))
 
     def failure(self, spec: VictimSpec | CellSpec, error: str) -> VictimOutcome | CellOutcome:

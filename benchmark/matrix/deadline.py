@@ -1,0 +1,77 @@
+"""How long one victim or cell may take, so that one that hangs does not hang the run."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FrameType
+
+from bdbench.specs.work import CellSpec, VictimSpec
+
+# Floating-point operations per parameter and word piece: a product and a sum forward, twice as many backward.
+FORWARD, FORWARD_AND_BACKWARD = 2, 6
+# Operations per second and thread: a tenth of what a core without bf16 does.
+SLOW = 5e9
+# For all that the estimate does not know: a search of five fine-tunings, an attack's own texts, a cold file system.
+AT_LEAST = 3600.0
+# The alarm is repeated, since code may swallow the exception.
+REPEATED_AFTER = 5.0
+
+
+class OutOfTime(BaseException):
+    """A step took too long. Not an Exception, so that a plugin's `except Exception` lets it through."""
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """The seconds that a step may take.
+
+    `fixed` is what the user said, 0 for no limit. Without it (None) the limit is an hour and the time that a slow core takes
+    for the victim's training and evaluation, with a model of so many `parameters` on so many `threads`. A defense may take as
+    long as its victim.
+    """
+
+    fixed: float | None = None
+    parameters: int = 0
+    threads: int = 1
+
+    def seconds(self, spec: VictimSpec | CellSpec) -> float | None:
+        """The limit for this step, in seconds; None for no limit."""
+        if self.fixed is not None:
+            return self.fixed or None
+        victim = spec.victim if isinstance(spec, CellSpec) else spec
+        trained_rows = victim.data.train_rows * int(victim.training["epochs"])
+        predicted_rows = 3 * victim.data.test_rows  # as they are, with the trigger, and those again by the clean model
+        operations = self.parameters * victim.max_length * (FORWARD_AND_BACKWARD * trained_rows + FORWARD * predicted_rows)
+        return AT_LEAST + operations / (SLOW * self.threads)
+
+
+@contextmanager
+def deadline(seconds: float | None) -> Iterator[None]:
+    """A block that is ended by OutOfTime after `seconds`; None for no limit.
+
+    The exception comes between two statements of Python, so a call into C that never returns is not ended. Nor is a block
+    outside the main thread, or on a system without interval timers (Windows).
+    """
+    if seconds is None or threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def ring(signal_number: int, frame: FrameType | None) -> None:
+        raise OutOfTime(out_of_time(seconds))
+
+    earlier = signal.signal(signal.SIGALRM, ring)
+    signal.setitimer(signal.ITIMER_REAL, seconds, REPEATED_AFTER)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, earlier)
+
+
+def out_of_time(seconds: float) -> str:
+    """What a record says of a step that took longer than `seconds`."""
+    return f"not done after {seconds:,.0f} seconds, the limit; if it only needs longer, raise it with --cell-timeout"
