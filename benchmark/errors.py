@@ -7,6 +7,8 @@ from collections.abc import Iterable
 # the folders of an absolute path, up to the file's name
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
 
+LONGEST_LINE = 400
+
 
 class UsageError(Exception):
     """Bad input, refused before anything is trained. The message says what was typed, what is allowed and what to do."""
@@ -16,6 +18,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """ "; nearest: a, b", to end a clause of a message with, or nothing if no known name is near."""
     near = difflib.get_close_matches(name, list(known), n=3)
     return f"; nearest: {', '.join(near)}" if near else ""
+
+
+def in_one_line(text: str) -> str:
+    """`text` in one line of at most `LONGEST_LINE` characters: what is longer loses its middle."""
+    line = " ".join(text.split())
+    if len(line) <= LONGEST_LINE:
+        return line
+    half = LONGEST_LINE // 2 - 2
+    return f"{line[:half]} … {line[-half:]}"
 
 
 def first_line(error: BaseException) -> str:

@@ -42,7 +42,7 @@ class Allowed:
             return f"is not one of {self.bounds()}"
         if isinstance(value, str):
             return None
-        if not math.isfinite(value):
+        if isinstance(value, float) and not math.isfinite(value):
             return "is not a finite number"
         if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
             return f"is outside {self.bounds()}"
@@ -133,7 +133,7 @@ def _converted(cls: type[Hyperparameters], field: dataclasses.Field, value: Valu
     if kind in (int, float) and isinstance(value, (str, int)) and not isinstance(value, bool):
         try:
             return kind(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             pass
     if type(value) is not kind:
         raise UsageError(f"{_owner(cls)}.{field.name}={value!r} is not of type {kind.__name__}: {field.metadata['hp'].help}")

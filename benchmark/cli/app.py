@@ -15,7 +15,7 @@ from bdbench.cli.report import report
 from bdbench.cli.run import run
 from bdbench.cli.show import show
 from bdbench.cli.streams import survive_readers
-from bdbench.errors import UsageError
+from bdbench.errors import UsageError, in_one_line
 
 app = typer.Typer(
     add_completion=False,
@@ -40,5 +40,5 @@ def main(command: typer.Typer = app) -> None:
         if not hasattr(error, "format_message"):  # typer's own: an unknown flag, or a value of the wrong type
             raise
         message = f"{error.format_message()} (bdbench run --help lists the flags)"
-    typer.echo(f"bdbench: {message}", err=True)
+    typer.echo(f"bdbench: {in_one_line(message)}", err=True)
     sys.exit(2)

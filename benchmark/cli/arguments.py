@@ -12,6 +12,9 @@ from bdbench.errors import UsageError
 from bdbench.params import split_names
 from bdbench.registry import ATTACKS, DEFENSES, TASKS, PluginFile
 
+MOST_SEEDS = 1000  # of one run: more are a slip of the finger
+LARGEST_SEED = 2**63 - 1
+
 Text = str | None
 Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="a Python file that registers plugins; repeatable")]
 
@@ -40,7 +43,12 @@ def seed_numbers(text: Text) -> tuple[int, ...] | None:
         first, dash, last = part.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise UsageError(f"--seeds {text}: give whole numbers and ranges, such as 0-2,5")
-        seeds += range(int(first), int(last or first) + 1)
+        numbers = range(int(first), int(last or first) + 1)
+        if numbers and (len(seeds) + numbers[-1] - numbers[0] >= MOST_SEEDS or numbers[-1] > LARGEST_SEED):
+            raise UsageError(
+                f"--seeds {text}: at most {MOST_SEEDS} seeds, none above {LARGEST_SEED}; give fewer or smaller ones"
+            )
+        seeds += numbers
     return tuple(dict.fromkeys(seeds))
 
 

@@ -52,8 +52,10 @@ def run(
     precision: Annotated[Text, typer.Option(help="auto (bf16 where the machine has it), bf16 or fp32")] = None,
     plugin: Plugins = None,
     inline: Annotated[bool, typer.Option("--inline", help="run in this process, one cell after another, without Ray")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="cells at a time (default: what the machine holds)")] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads per cell; another number rounds differently")] = 1,
+    workers: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="cells at a time (default: what the machine holds)")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, max=1024, help="CPU threads per cell; another number rounds differently")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     gpus_per_cell: Annotated[float, typer.Option(min=0.01, max=1.0, help="share of a GPU a cell takes")] = 1.0,
     cell_timeout: Annotated[
