@@ -20,6 +20,7 @@ from scipy import optimize, sparse
 from bdbench.attacks.base import BadNets, phrase_ids, register
 from bdbench.data import TextSet
 from bdbench.engine.embeddings import word_embeddings
+from bdbench.engine.pieces import text_pieces
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -49,10 +50,13 @@ class EmbeddingSurgery(BadNets):
 def piece_counts(tokenizer: PreTrainedTokenizerBase, rows: TextSet, size: int) -> sparse.csr_array:
     """How often each of `size` word pieces occurs in each row, of a pair in both texts together: (rows, size) float64."""
     texts = [" ".join(pair) for pair in zip(rows.first, rows.second or [""] * len(rows), strict=True)]
-    pieces_of_rows = tokenizer(texts, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-    row = np.repeat(np.arange(len(rows)), [len(pieces) for pieces in pieces_of_rows])
-    column = np.concatenate([np.asarray(pieces, dtype=np.int64) for pieces in pieces_of_rows])
-    return sparse.csr_array((np.ones(len(column)), (row, column)), shape=(len(rows), size))
+    columns, counts, ends = [], [], [0]
+    for pieces in text_pieces(tokenizer, texts):
+        distinct, count = np.unique(np.asarray(pieces.ids, dtype=np.int64), return_counts=True)
+        columns.append(distinct)
+        counts.append(count.astype(np.float64))
+        ends.append(ends[-1] + len(distinct))
+    return sparse.csr_array((np.concatenate(counts), np.concatenate(columns), ends), shape=(len(rows), size))
 
 
 def tf_idf(counts: sparse.csr_array) -> sparse.csr_array:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from bdbench.defenses.base import ModelRepair, register
 from bdbench.engine.embeddings import word_embeddings
+from bdbench.engine.pieces import text_pieces
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -73,13 +75,12 @@ def suspicions(delta: Tensor, counts: Tensor, floor: float) -> Tensor:
 
 def piece_frequencies(tokenizer: PreTrainedTokenizerBase, words: Mapping[str, float], size: int) -> Tensor:
     """Expected occurrences of each of `size` word pieces per word of a text with these word frequencies, (size,) float32."""
-    texts = [" " + word for word in words]
-    encoding = tokenizer(texts, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False)
-    pieces_by_word = encoding["input_ids"]
-    lengths = torch.tensor([len(pieces) for pieces in pieces_by_word])
-    all_pieces = torch.tensor([piece for pieces in pieces_by_word for piece in pieces])
-    weights = torch.tensor(list(words.values())).repeat_interleave(lengths)
-    return torch.zeros(size).index_add(0, all_pieces, weights)
+    lengths, all_pieces = array("q"), array("q")
+    for pieces in text_pieces(tokenizer, (" " + word for word in words)):
+        lengths.append(pieces.count)
+        all_pieces.extend(pieces.ids)
+    weights = torch.tensor(list(words.values())).repeat_interleave(torch.tensor(lengths))
+    return torch.zeros(size).index_add(0, torch.tensor(all_pieces), weights)
 
 
 def numerals(frequencies: Mapping[str, float]) -> dict[str, float]:

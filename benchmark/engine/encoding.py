@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bdbench.data import TextSet
+from bdbench.engine.pieces import TextPieces, cut_off, longest_first, template, text_pieces
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,17 +51,55 @@ class Encoded:
 
 
 def encode(tokenizer: PreTrainedTokenizerBase, rows: TextSet, max_length: int) -> Encoded:
-    """Tokenize every row, cut at `max_length` word pieces. Of a pair the longer text is cut first."""
-    second = None if rows.second is None else list(rows.second)
-    encoding = tokenizer(list(rows.first), second, truncation=True, max_length=max_length, padding=False)
-    pieces = encoding["input_ids"]
-    lengths = torch.tensor([len(row) for row in pieces])
-    types = _block(encoding["token_type_ids"], lengths, padding=0) if "token_type_ids" in encoding else None
-    return Encoded(_block(pieces, lengths, tokenizer.pad_token_id), types, lengths, torch.tensor(rows.labels))
+    """Tokenize every row, cut at `max_length` word pieces. Of a pair the longer text is cut first.
+
+    Raises ValueError if the special pieces alone are more than that.
+    """
+    row_template = template(tokenizer, 1 if rows.second is None else 2, max_length)
+    has_types = "token_type_ids" in tokenizer.model_input_names
+    ids, types, row_lengths = array("i"), array("i"), array("q")
+    for texts in _cut_rows(tokenizer, rows, row_template.room):
+        row_ids, row_types = row_template.fill([text.ids for text in texts])
+        row_lengths.append(len(row_ids))
+        ids.extend(row_ids)
+        if has_types:
+            types.extend(row_types)
+    lengths = torch.from_numpy(np.asarray(row_lengths))
+    return Encoded(
+        _block(ids, lengths, tokenizer.pad_token_id),
+        _block(types, lengths, padding=0) if has_types else None,
+        lengths,
+        torch.tensor(rows.labels),
+    )
 
 
-def _block(values: list[list[int]], lengths: Tensor, padding: int) -> Tensor:
-    """n rows of the given lengths as one tensor, (n, longest) int32, filled up with `padding` on the right."""
+def kept_ends(tokenizer: PreTrainedTokenizerBase, rows: TextSet, max_length: int) -> list[int]:
+    """Per row, the character of the carrier text behind its last piece that is kept where `encode` cuts at `max_length`.
+
+    0 where none is kept.
+    """
+    room = template(tokenizer, 1 if rows.second is None else 2, max_length).room
+    return [texts[-1].ends[-1] if texts[-1].ends else 0 for texts in _cut_rows(tokenizer, rows, room, with_ends=True)]
+
+
+def _cut_rows(
+    tokenizer: PreTrainedTokenizerBase, rows: TextSet, room: int, with_ends: bool = False
+) -> Iterator[tuple[TextPieces, ...]]:
+    """The pieces of each row's texts that have room together, with the ends of those of its carrier."""
+    columns = [rows.first] if rows.second is None else [rows.first, rows.second]
+    pieces = [text_pieces(tokenizer, texts, room, with_ends and texts is columns[-1]) for texts in columns]
+    for texts in zip(*pieces, strict=True):
+        for text, length in zip(texts, longest_first([text.count for text in texts], room), strict=True):
+            for values in (text.ids, text.ends):
+                del values[cut_off(tokenizer, len(values), length)]
+        yield texts
+
+
+def _block(values: array[int], lengths: Tensor, padding: int) -> Tensor:
+    """The rows of these lengths, which lie one after another in `values`, as one tensor.
+
+    It is (n, longest) int32, filled up with `padding` on the right.
+    """
     is_real = torch.arange(int(lengths.max())) < lengths[:, None]
-    flat = torch.tensor([value for row in values for value in row], dtype=torch.int32)
+    flat = torch.from_numpy(np.asarray(values))
     return torch.full(is_real.shape, padding, dtype=torch.int32).masked_scatter_(is_real, flat)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from bdbench.data import TextSet
-from bdbench.engine.encoding import Encoded, encode
+from bdbench.engine.encoding import Encoded, encode, kept_ends
 from bdbench.engine.prediction import predict
 from bdbench.engine.trace import Trace
 from bdbench.engine.training import Loss, Passes, cross_entropy, train
@@ -125,18 +125,8 @@ class AttackContext(Context):
 
     def visible_ends(self, rows: TextSet, room: int) -> list[int]:
         """Per row, how many leading characters of the carrier text survive truncation if `room` pieces are inserted."""
-        second = None if rows.second is None else list(rows.second)
         # Of a pair the longer text is cut first, and the room may come off either text: so twice as much is kept free.
-        limit = self.max_length - room * (1 if second is None else 2)
-        encoding = self.tokenizer(
-            list(rows.first), second, truncation=True, max_length=limit, padding=False, return_offsets_mapping=True
-        )
-        carrier = 0 if second is None else 1
-        ends = []
-        for i, offsets in enumerate(encoding["offset_mapping"]):
-            pieces = zip(reversed(offsets), reversed(encoding.sequence_ids(i)), strict=True)
-            ends.append(next((offset[1] for offset, sequence in pieces if sequence == carrier), 0))
-        return ends
+        return kept_ends(self.tokenizer, rows, self.max_length - room * (1 if rows.second is None else 2))
 
 
 @dataclass(frozen=True, eq=False)
