@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # These number positions from the padding piece's number + 1, so that many of the position embeddings are never used.
 POSITIONS_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
 USUAL_POSITIONS = 512  # BERT's; for a configuration that names no limit
+ALIGNMENT = 64  # bytes; PyTorch's on a CPU
 
 
 def max_positions(folder: Path) -> int:
@@ -63,45 +64,70 @@ def load_classifier(folder: Path, classes: int) -> tuple[nn.Module, frozenset[st
     return model.eval(), frozenset(encoder - set(info["missing_keys"]))
 
 
-def classifier_with(folder: Path, classes: int, weights: Mapping[str, Tensor]) -> nn.Module:
+def classifier_with(folder: Path, classes: int, weights: Mapping[str, Tensor], shares: bool = False) -> nn.Module:
     """A classifier of the model's kind with all its parameters from `weights`, float32 on the CPU, in evaluation mode.
+
+    The parameters are copies; with `shares` they are `weights` themselves, for a caller that changes none of them.
 
     Raises ValueError if `weights` has other names or shapes than the model's parameters.
     """
-    import torch
-
-    model = copy.deepcopy(_pretrained(folder, classes)[0])
-    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    skeleton = _skeleton(folder, classes)
+    shapes = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
     others = {name: tuple(weight.shape) for name, weight in weights.items()}
     if shapes != others:
         differing = sorted(name for name in shapes.keys() | others.keys() if shapes.get(name) != others.get(name))
         raise ValueError(
             f"the weights are not those of the model's classifier; names or shapes differ: {', '.join(differing[:5])}"
         )
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            parameter.copy_(weights[name])
-    return model
+    return _with_parameters(
+        skeleton,
+        {name: weight if shares and _is_aligned(weight) else weight.detach().clone() for name, weight in weights.items()},
+    )
 
 
 def pretrained_weights(folder: Path, classes: int) -> dict[str, Tensor]:
-    """The clean pre-trained weights under the classifier's parameter names, without the head; the caller's own copies."""
-    model, from_checkpoint = _pretrained(folder, classes)
+    """The clean pre-trained weights under the classifier's parameter names, without the head; the caller's own.
+
+    They are read anew each time, a tenth of a second: a copy that is kept would be a fourth one beside those of a defense.
+    """
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        model, from_checkpoint = load_classifier(folder, classes)
     return {name: weight.detach().clone() for name, weight in model.named_parameters() if name in from_checkpoint}
 
 
-def _pretrained(folder: Path, classes: int) -> tuple[nn.Module, frozenset[str]]:
-    """What `load_classifier` returns, to copy from: reading the files takes ten times as long as copying."""
+def _is_aligned(weight: Tensor) -> bool:
+    """Whether the tensor lies as one that PyTorch has allocated, which one read from a file may not: sums can differ by that."""
+    return weight.data_ptr() % ALIGNMENT == 0
+
+
+def _skeleton(folder: Path, classes: int) -> nn.Module:
+    """The classifier that `load_classifier` returns, but its parameters have shapes and no numbers."""
     return _read_once(folder, classes, stamps([config_file(folder), *weights_files(folder)]))
 
 
-@lru_cache(maxsize=2)  # two numbers of classes; each model fills memory
-def _read_once(folder: Path, classes: int, files: tuple[FileStamp, ...]) -> tuple[nn.Module, frozenset[str]]:
+@lru_cache(maxsize=2)  # two numbers of classes
+def _read_once(folder: Path, classes: int, files: tuple[FileStamp, ...]) -> nn.Module:
     """`files` are there to key the cache. The process's random state stays as it is."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        return load_classifier(folder, classes)
+        model, _ = load_classifier(folder, classes)
+    empty = {name: torch.empty_like(parameter, device="meta") for name, parameter in model.named_parameters()}
+    return _with_parameters(model, empty)
+
+
+def _with_parameters(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Module:
+    """A copy of `model` whose parameters are `values` by name; its own are not copied."""
+    from torch import nn
+
+    # To deepcopy a parameter in the memo is copied already.
+    memo = {
+        id(parameter): nn.Parameter(values[name], requires_grad=parameter.requires_grad)
+        for name, parameter in model.named_parameters()
+    }
+    return copy.deepcopy(model, memo)
 
 
 @contextmanager

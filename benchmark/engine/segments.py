@@ -59,6 +59,8 @@ def _boundary(backend: Tokenizer) -> re.Pattern[str] | None:
         and all(map(_is_apart, backend.get_added_tokens_decoder().values()))
         and (first := next((part for part in splitters if part["type"] not in LEAVE_BLANKS), None))
         and all(_keeps_blanks_apart(part, first) for part in normalizers)
+        # Such a post-processor says of a blank at the front of a text that it is none of the text's own.
+        and not any(part.get("add_prefix_space") for part in _parts(backend.post_processor))
     ):
         return None
     if first["type"] in DROP_BLANKS:
@@ -74,7 +76,8 @@ def _parts(component: Any) -> list[dict[str, Any]]:
 def _flat(settings: dict[str, Any]) -> list[dict[str, Any]]:
     if settings["type"] != "Sequence":
         return [settings]
-    return [part for inner in settings.get("normalizers") or settings["pretokenizers"] for part in _flat(inner)]
+    (parts,) = (value for name, value in settings.items() if name != "type")
+    return [part for inner in parts for part in _flat(inner)]
 
 
 def _keeps_blanks_apart(part: dict[str, Any], first: dict[str, Any]) -> bool:

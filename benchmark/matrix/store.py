@@ -120,7 +120,7 @@ class VictimStore:
             return None
         return Victim(
             spec=spec,
-            weights=load_file(home / WEIGHTS),
+            weights={name: weight.clone() for name, weight in load_file(home / WEIGHTS).items()},  # load_file maps the file
             triggered=_read_texts(home / TRIGGERED) if TRIGGERED in meta["sha256"] else None,
             predictions=_read_arrays(home / PREDICTIONS),
             **{name: meta[name] for name in ("metrics", "digests", "seconds", "env")},

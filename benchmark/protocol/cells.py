@@ -94,7 +94,7 @@ def apply_defense(spec: CellSpec, parts: list[ModelRepair], victim: Victim, rows
         "validation": rows.validation,
         "pretrained": Lazy(lambda: pretrained_weights(site.model, classes)),
     }
-    repaired = Repaired(classifier(spec.victim, site, victim.weights))
+    repaired = Repaired(classifier(spec.victim, site, victim.weights, shares=True))  # a repair leaves what it gets as it is
     for part, name, role in zip(parts, component_names(spec.defense), _roles(spec), strict=True):
         ctx = DefenseContext(
             **context_fields(spec.victim, site, derive(spec.victim.seed, "defense", spec.victim.task, *role)),

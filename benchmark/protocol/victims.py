@@ -86,9 +86,9 @@ def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vi
         trained = time.perf_counter()
         triggered = triggered_rows(attack, rows.test, attack_context(spec, site, "trigger")) if attack.has_trigger else None
     # Every defense gets the weights alone. So the undefended scores are those of a model that has nothing else either.
-    predictions, metrics = evaluate(classifier(spec, site, weights), rows.test, triggered, spec, ctx)
+    predictions, metrics = evaluate(classifier(spec, site, weights, shares=True), rows.test, triggered, spec, ctx)
     if triggered is not None:
-        _, of_clean_model = evaluate(classifier(spec, site, clean.weights), None, triggered, spec, ctx)
+        _, of_clean_model = evaluate(classifier(spec, site, clean.weights, shares=True), None, triggered, spec, ctx)
         metrics["floor"] = of_clean_model["asr"]
     return Victim(
         spec=spec,
@@ -152,14 +152,18 @@ def tensors_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def classifier(spec: VictimSpec, site: Site, weights: Mapping[str, Tensor] | None = None) -> nn.Module:
+def classifier(
+    spec: VictimSpec, site: Site, weights: Mapping[str, Tensor] | None = None, shares: bool = False
+) -> nn.Module:
     """A classifier on the device: with these weights, or pre-trained with a freshly drawn head.
+
+    On a CPU its parameters are `weights` themselves with `shares`, for a use that changes none, and copies without.
 
     Raises ValueError if `weights` are not those of the model's classifier, by name and shape.
     """
     classes = len(TASKS.get(spec.task).label_names)
     if weights is not None:
-        model = classifier_with(site.model, classes, weights)
+        model = classifier_with(site.model, classes, weights, shares)
     else:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(spec.seed, "head", spec.task))
