@@ -55,8 +55,10 @@ class EPur(ModelRepair):
     corpus: float = hp(1e9, low=1e6, help="number of words of the clean corpus that frequencies are scaled to")
 
     def repair(self, model: nn.Module, ctx: DefenseContext) -> nn.Module:
-        repaired = copy.deepcopy(model)
-        name, embeddings = word_embeddings(repaired)
+        name, matrix = word_embeddings(model)
+        # All but the matrix is not changed, here or by the repairs that may follow, so it is not copied.
+        repaired = copy.deepcopy(model, {id(weight): weight for weight in model.parameters() if weight is not matrix})
+        _, embeddings = word_embeddings(repaired)
         clean = ctx.pretrained[name].to(ctx.device)
         counts = _english_pieces(ctx.tokenizer, len(embeddings)).to(ctx.device) * self.corpus
         suspicion = suspicions(embeddings.detach() - clean, counts, self.floor)

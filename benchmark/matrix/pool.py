@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import shutil
@@ -15,10 +16,14 @@ import torch
 
 from bdbench.errors import UsageError, first_line
 from bdbench.matrix.deadline import out_of_time
+from bdbench.matrix.capacity import capacity, free_bytes, worker_bytes
 from bdbench.matrix.graph import Step
 from bdbench.matrix.worker import CellOutcome, VictimOutcome, Worker
 from bdbench.protocol.environment import portable_traceback
+from bdbench.protocol.quotas import memory_limits
 from bdbench.protocol.site import Site, cores
+
+log = logging.getLogger(__name__)
 
 # A cell returns a few kilobytes, so Ray's shared memory can be small.
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -136,8 +141,15 @@ def _fits(folder: Path) -> bool:
 
 
 def slots(site: Site, workers: int | None, gpus_per_cell: float) -> int:
-    """How many victims or cells are worked on at a time."""
-    on_cores = workers or max(cores(), site.threads) // site.threads
+    """How many victims or cells are worked on at a time. Logs a line where memory has a say in it."""
+    held = capacity(
+        on_cores=max(cores(), site.threads) // site.threads,
+        free=free_bytes(memory_limits()),
+        worker=worker_bytes(site.model),
+        chosen=workers,
+    )
+    if held.message:
+        log.warning(held.message)
     if site.torch_device().type == "cpu":
-        return on_cores
-    return min(on_cores, max(1, int(torch.cuda.device_count() / gpus_per_cell)))
+        return held.workers
+    return min(held.workers, max(1, int(torch.cuda.device_count() / gpus_per_cell)))

@@ -12,6 +12,7 @@ import torch
 
 from bdbench.engine.kernels import use_widened_linear
 from bdbench.engine.precision import torch_device
+from bdbench.protocol.quotas import core_quota
 from bdbench.registry import PluginFile
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
@@ -54,8 +55,10 @@ class Site:
 
 
 def cores() -> int:
-    """The CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """The CPU cores that this process may use: those it may run on, or fewer by a container's quota of CPU time."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = core_quota()
+    return usable if quota is None else max(1, min(usable, int(quota)))
 
 
 @lru_cache

@@ -152,9 +152,7 @@ def tensors_digest(weights: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def classifier(
-    spec: VictimSpec, site: Site, weights: Mapping[str, Tensor] | None = None, shares: bool = False
-) -> nn.Module:
+def classifier(spec: VictimSpec, site: Site, weights: Mapping[str, Tensor] | None = None, shares: bool = False) -> nn.Module:
     """A classifier on the device: with these weights, or pre-trained with a freshly drawn head.
 
     On a CPU its parameters are `weights` themselves with `shares`, for a use that changes none, and copies without.
