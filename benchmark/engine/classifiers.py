@@ -98,7 +98,7 @@ def pretrained_weights(folder: Path, classes: int) -> dict[str, Tensor]:
 
 
 def _is_aligned(weight: Tensor) -> bool:
-    """Whether the tensor lies in memory as one that PyTorch allocated. Sums can depend on it, and one mapped from a file may not."""
+    """Whether the tensor lies as one that PyTorch allocated, which one mapped from a file may not. Sums can depend on it."""
     return weight.data_ptr() % ALIGNMENT == 0
 
 
