@@ -13,7 +13,8 @@ from bdbench.engine.folders import weights_files
 from bdbench.protocol.quotas import MemoryLimit
 
 # A worker's peak memory is about WORKER_BYTES and WEIGHT_COPIES times the model's weights in float32. Both come from the peaks
-# (ru_maxrss) of `bdbench run --preset laptop -T sst2 -a badnets-word -d none,e-pur+fine-mixing --inline --threads 1`: 1,542 MiB with the bundled model (87 MiB of weights), 3,690 with a BERT of base size (418).
+# (ru_maxrss) of `bdbench run --preset laptop -T sst2 -a badnets-word -d none,e-pur+fine-mixing --inline --threads 1`: 1,542 MiB
+# with the bundled model (87 MiB of weights), and about 3,700 with a BERT of base size (418).
 WORKER_BYTES = 1000 * 2**20
 WEIGHT_COPIES = 6.5
 BYTES_OF_A_WEIGHT = 4
