@@ -12,10 +12,10 @@ from safetensors import safe_open
 from bdbench.engine.folders import weights_files
 from bdbench.protocol.quotas import MemoryLimit
 
-# A worker's peak memory is about WORKER_BYTES and WEIGHT_COPIES times the model's weights in float32. Both come from the peaks
-# (ru_maxrss) of `bdbench run --preset laptop -T sst2 -a badnets-word -d none,fine-mixing,e-pur+fine-mixing --inline --threads 1`
-# with few rows: 1,542 MiB with the bundled model (87 MiB of weights; with more attacks and defenses), 4,034 with a BERT of base
-# size (418). Both were measured while E-PUR still copied the whole model, so they are on the safe side.
+# A worker's peak memory is about WORKER_BYTES and WEIGHT_COPIES times the model's weights in float32. Both come from peaks
+# (ru_maxrss) of `bdbench run --preset laptop -T sst2 --inline --threads 1` with few rows, up to e-pur+fine-mixing: 1,542 MiB
+# with the bundled model (87 MiB of weights), 4,034 with a BERT of base size (418). Both were measured while E-PUR still copied
+# the whole model, so they are on the safe side: since then the base size took 3,729 in a run without plain fine-mixing.
 WORKER_BYTES = 900 * 2**20
 WEIGHT_COPIES = 7.5
 BYTES_OF_A_WEIGHT = 4
