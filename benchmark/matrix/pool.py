@@ -15,8 +15,8 @@ from typing import Any, Self
 import torch
 
 from bdbench.errors import UsageError, first_line
-from bdbench.matrix.deadline import out_of_time
 from bdbench.matrix.capacity import capacity, free_bytes, worker_bytes
+from bdbench.matrix.deadline import out_of_time
 from bdbench.matrix.graph import Step
 from bdbench.matrix.worker import CellOutcome, VictimOutcome, Worker
 from bdbench.protocol.environment import portable_traceback
