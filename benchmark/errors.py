@@ -8,6 +8,9 @@ from collections.abc import Iterable
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
 
 
+GIST = 120  # characters of another library's message, inside one of ours
+
+
 class UsageError(Exception):
     """Bad input, refused before anything is trained. The message says what was typed, what is allowed and what to do."""
 
@@ -16,6 +19,13 @@ def nearest(name: str, known: Iterable[str]) -> str:
     """ "; nearest: a, b", to end a clause of a message with, or nothing if no known name is near."""
     near = difflib.get_close_matches(name, list(known), n=3)
     return f"; nearest: {', '.join(near)}" if near else ""
+
+
+def gist(error: BaseException) -> str:
+    """The first line of an exception's message, at most `GIST` characters of it; its type where it has no message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= GIST else text[: GIST - 1] + "…"
 
 
 def without_folders(text: str) -> str:

@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 import bdbench.engine
-from bdbench.engine.classifiers import classifier_with, load_classifier, max_positions, pretrained_weights
+from bdbench.engine.classifiers import classifier_with, declared_positions, load_classifier, pretrained_weights
 from bdbench.engine.models import BUNDLED_SHA256, check_model, find_model, weights_digest
 from bdbench.engine.tokenizers import load_tokenizer, tokenizer_digest
 from bdbench.errors import UsageError
@@ -31,7 +31,7 @@ def test_the_bundled_model_is_the_official_one():
     model, names = load_classifier(source.folder, 2)
     assert sum(parameter.numel() for parameter in model.parameters()) == 22_713_216 + 2 * 384 + 2
     assert {name for name, _ in model.named_parameters()} - names == {"classifier.weight", "classifier.bias"}
-    assert max_positions(source.folder) == 512
+    assert declared_positions(source.folder) == 512
 
 
 def test_a_copy_of_the_bundled_model_is_the_bundled_model(tmp_path):
@@ -188,4 +188,4 @@ def test_a_broken_folder_is_refused(file, content, said, copied):
         (copied / file).write_text(content)
     with pytest.raises(UsageError, match=said):
         load_tokenizer(find_model(str(copied)).folder)
-        max_positions(copied)
+        declared_positions(copied)

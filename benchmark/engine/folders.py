@@ -61,9 +61,15 @@ def weights_files(folder: Path) -> list[Path]:
 def _shard_names(folder: Path) -> list[str]:
     try:
         file_by_weight = json.loads((folder / SHARDS).read_text())["weight_map"]
-        return sorted(set(file_by_weight.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(file_by_weight.values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"--model {folder}: {SHARDS} is not an index of shards; fetch the model anew") from error
+    for name in names:
+        if not (isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name):
+            raise UsageError(f"--model {folder}: {SHARDS} names {name!r:.60}, which is no safetensors file beside it")
+    if not names:
+        raise UsageError(f"--model {folder}: {SHARDS} names no file; fetch the model anew")
+    return names
 
 
 def _pickles_instead(folder: Path) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bdbench.engine.folders import FileStamp, stamps, tokenizer_files
-from bdbench.errors import UsageError
+from bdbench.errors import UsageError, gist
 from bdbench.specs.keys import digest_of
 
 if TYPE_CHECKING:
@@ -83,9 +83,8 @@ def _load(folder: Path, files: tuple[FileStamp, ...]) -> PreTrainedTokenizerBase
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise UsageError(f"--model {folder}: its tokenizer cannot be loaded: {first_line}") from error
+    except Exception as error:  # the tokenizers library raises Exception itself
+        raise UsageError(f"--model {folder}: its tokenizer cannot be loaded: {gist(error)}") from error
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
         raise UsageError(f"--model {folder}: needs a fast tokenizer with a padding token (tokenizer.json)")
     tokenizer.padding_side = "right"
