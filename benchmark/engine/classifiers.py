@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdbench.engine.folders import CONFIG, FileStamp, config_file, stamps, weights_files
+from bdbench.engine.folders import CONFIG, FileStamp, config_file, refuse_own_code, stamps, weights_files
+from bdbench.engine.quiet import quiet_transformers
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.errors import UsageError, gist
 
@@ -35,9 +35,12 @@ def declared_positions(folder: Path) -> int | None:
 def _config(folder: Path) -> PretrainedConfig:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    config_file(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a damaged value raises whatever the first computation with it raises
+        refuse_own_code(folder, error)
         raise UsageError(f"--model {folder}: its {CONFIG} cannot be read: {gist(error)}") from error
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise UsageError(f"--model {folder}: transformers has no sequence classifier for model type '{config.model_type}'")
@@ -61,7 +64,7 @@ def load_classifier(folder: Path, classes: int) -> tuple[nn.Module, frozenset[st
 
     config = _config(folder)
     try:
-        with _quiet_transformers():
+        with quiet_transformers():
             model, info = AutoModelForSequenceClassification.from_pretrained(
                 folder,
                 num_labels=classes,
@@ -89,7 +92,7 @@ def _check_size(folder: Path) -> None:
 
     config = _config(folder)
     try:
-        with _quiet_transformers(), torch.device("meta"):
+        with quiet_transformers(), torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     except Exception as error:
         raise UsageError(f"--model {folder}: no model can be made of its {CONFIG}: {gist(error)}") from error
@@ -168,19 +171,3 @@ def _read_once(folder: Path, classes: int, files: tuple[FileStamp, ...]) -> tupl
     with torch.random.fork_rng(devices=[]):
         _check_size(folder)
         return load_classifier(folder, classes)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Without progress bars, and without the warning that the head is newly initialized, which is no news here."""
-    from transformers import logging
-
-    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if has_bars:
-            logging.enable_progress_bar()

@@ -77,6 +77,12 @@ def _pickles_instead(folder: Path) -> str:
     return f" (it has {', '.join(names)}, a pickle, which can run code when loaded)" if names else ""
 
 
+def refuse_own_code(folder: Path, error: Exception) -> None:
+    """Raises UsageError if the `error` of transformers means that the model can only be loaded by code in its folder."""
+    if "trust_remote_code" in str(error):
+        raise UsageError(f"--model {folder}: it needs code of its own (auto_map), which bdbench never runs") from error
+
+
 def tokenizer_files(folder: Path) -> list[Path]:
     """Every file that may decide the tokenizer: all but the weights.
 

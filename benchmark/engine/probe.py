@@ -23,6 +23,7 @@ from bdbench.engine.classifiers import declared_positions, pretrained_classifier
 from bdbench.engine.encoding import Encoded, encode
 from bdbench.engine.folders import FileStamp, config_file, stamps, tokenizer_files, weights_files
 from bdbench.engine.prediction import predict
+from bdbench.engine.quiet import quiet_transformers
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import Recipe, train
 from bdbench.errors import UsageError, gist
@@ -66,7 +67,7 @@ def _probe(
     device: torch.device,
 ) -> Probed:
     """`files` are there to key the cache."""
-    with _process_unchanged(device):
+    with _process_unchanged(device), quiet_transformers():
         tokenizer, model = load_tokenizer(folder), pretrained_classifier(folder, classes)
         _check_vocabulary(folder, model, tokenizer)
         rows = _rows_that_fit(folder, model, tokenizer, max_length, paired)
