@@ -8,6 +8,7 @@ from collections.abc import Iterable
 _FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
 
 LONGEST_LINE = 400
+GIST = 120  # characters of another library's message, inside one of ours
 
 
 class UsageError(Exception):
@@ -33,6 +34,13 @@ def first_line(error: BaseException) -> str:
     """The type of an exception and the first line of its message; many a library's message has dozens."""
     message = str(error).strip().partition("\n")[0]
     return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def gist(error: BaseException) -> str:
+    """The first line of an exception's message, at most `GIST` characters of it; its type where it has no message."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else type(error).__name__
+    return text if len(text) <= GIST else text[: GIST - 1] + "…"
 
 
 def without_folders(text: str) -> str:

@@ -50,6 +50,13 @@ class ModelRepair(Hyperparameters, ABC):
         """
         return None
 
+    def unfit(self, model: nn.Module) -> str | None:
+        """Why this defense cannot repair a classifier of this kind, or None. Its cells are skipped, with the reason.
+
+        `model` stays as it is; its parameters have names and shapes, but no numbers (`device="meta"`).
+        """
+        return None
+
     @abstractmethod
     def repair(self, model: nn.Module, ctx: DefenseContext) -> nn.Module:
         """The repaired classifier. `model`, a transformers sequence classifier on `ctx.device`, stays as it is."""

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bdbench.defenses._neurons import feed_forward_blocks, mean_activations, most_active
+from bdbench.defenses._neurons import feed_forward_blocks, mean_activations, most_active, why_unfit
 from bdbench.defenses.base import Reserving, register
 from bdbench.params import hp
 
@@ -35,6 +35,9 @@ class FineMixing(Reserving):
 
     ratio: float = hp(0.3, low=0.0, high=1.0, help="reserve ratio: probability that a weight stays the victim's")
     select: str = hp("random", choices=("random", "activation"), help="how the weights that stay are selected")
+
+    def unfit(self, model: nn.Module) -> str | None:
+        return why_unfit(model) if self.select == "activation" else None
 
     def reserving(self, model: nn.Module, ctx: DefenseContext) -> Callable[[float], nn.Module]:
         pretrained = ctx.pretrained
@@ -61,14 +64,13 @@ def mix(victim: Tensor, pretrained: Tensor, kept: Tensor) -> Tensor:
 def neuron_masks(model: nn.Module, activations: list[Tensor], ratio: float) -> dict[str, Tensor]:
     """Masks by parameter name: True at the weights of the round(ratio * neurons) most active neurons of every block.
 
-    These are incoming rows (neurons, 1), biases (neurons,) and outgoing columns (1, neurons); each is broadcast to its
-    parameter. `activations` has one (neurons,) per block.
+    Each is broadcast to its parameter: BERT's are incoming rows (neurons, 1), biases (neurons,) and outgoing columns
+    (1, neurons). `activations` has one (neurons,) per block.
     """
     names = {parameter: name for name, parameter in model.named_parameters()}
     masks = {}
-    for (rising, falling), activation in zip(feed_forward_blocks(model), activations, strict=True):
+    for block, activation in zip(feed_forward_blocks(model), activations, strict=True):
         active = most_active(activation, ratio)
-        masks[names[rising.weight]] = active[:, None]
-        masks[names[rising.bias]] = active
-        masks[names[falling.weight]] = active[None, :]
+        for weights in (*block.incoming, block.outgoing):
+            masks[names[weights.parameter]] = weights.mask(active)
     return masks

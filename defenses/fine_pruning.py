@@ -12,9 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-
-from bdbench.defenses._neurons import feed_forward_blocks, mean_activations, most_active
+from bdbench.defenses._neurons import feed_forward_blocks, mean_activations, most_active, why_unfit
 from bdbench.defenses.base import Reserving, register
 from bdbench.params import hp
 
@@ -30,18 +28,20 @@ class FinePruning(Reserving):
     ratio: float = hp(0.5, low=0.0, high=1.0, help="reserve ratio: share of the feed-forward neurons kept in every layer")
     frozen: bool = hp(False, help="whether pruned neurons stay at zero while fine-tuning")
 
+    def unfit(self, model: nn.Module) -> str | None:
+        return why_unfit(model)
+
     def reserving(self, model: nn.Module, ctx: DefenseContext) -> Callable[[float], nn.Module]:
         activations = mean_activations(model, ctx)
 
         def pruned(ratio: float) -> nn.Module:
             result = copy.deepcopy(model)
-            for (rising, falling), activation in zip(feed_forward_blocks(result), activations, strict=True):
+            for block, activation in zip(feed_forward_blocks(result), activations, strict=True):
                 inactive = ~most_active(activation, ratio)
-                with torch.no_grad():
-                    rising.weight[inactive] = 0.0
-                    rising.bias[inactive] = 0.0
-                    if self.frozen:  # with zeros on both sides of a neuron neither side gets a gradient
-                        falling.weight[:, inactive] = 0.0
+                for weights in block.incoming:
+                    weights.zero(inactive)
+                if self.frozen:  # with zeros on both sides of a neuron neither side gets a gradient
+                    block.outgoing.zero(inactive)
             return result
 
         return pruned

@@ -1,6 +1,7 @@
 """Finding and loading pre-trained models: what identifies them, what is refused, what counts as pre-trained."""
 
 import ast
+import io
 import json
 import shutil
 from dataclasses import replace
@@ -12,8 +13,8 @@ from conftest import FAMILIES
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
-import bdbench.engine
-from bdbench.engine.classifiers import classifier_with, load_classifier, max_positions, pretrained_weights
+import bdbench
+from bdbench.engine.classifiers import classifier_with, declared_positions, load_classifier, pretrained_weights
 from bdbench.engine.models import BUNDLED_SHA256, check_model, find_model, weights_digest
 from bdbench.engine.tokenizers import load_tokenizer, tokenizer_digest
 from bdbench.errors import UsageError
@@ -31,7 +32,7 @@ def test_the_bundled_model_is_the_official_one():
     model, names = load_classifier(source.folder, 2)
     assert sum(parameter.numel() for parameter in model.parameters()) == 22_713_216 + 2 * 384 + 2
     assert {name for name, _ in model.named_parameters()} - names == {"classifier.weight", "classifier.bias"}
-    assert max_positions(source.folder) == 512
+    assert declared_positions(source.folder) == 512
 
 
 def test_a_copy_of_the_bundled_model_is_the_bundled_model(tmp_path):
@@ -137,17 +138,52 @@ def test_shards_have_a_digest_that_sees_each_of_them(copied):
 
 
 def test_no_code_of_a_model_is_ever_trusted():
+    root = Path(bdbench.__file__).parent
+    files = [file for folder in (root, *(root.parent / kind for kind in KINDS)) for file in folder.rglob("*.py")]
     calls = [
         node
-        for file in Path(bdbench.engine.__file__).parent.glob("*.py")
+        for file in files
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "from_pretrained"
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and node.func.attr in ("from_pretrained", "from_config", "pipeline")
     ]
-    assert len(calls) == 3  # the tokenizer, the configuration, the classifier
+    assert len(calls) >= 4  # the tokenizer, the configuration, the classifier without weights and with them
     for call in calls:
-        assert {word.arg: word.value.value for word in call.keywords if word.arg == "trust_remote_code"} == {
-            "trust_remote_code": False
-        }
+        trusted = [word.value.value for word in call.keywords if word.arg == "trust_remote_code"]
+        assert trusted == [False], ast.unparse(call)
+
+
+KINDS = ("attacks", "defenses", "tasks")
+
+
+@pytest.fixture
+def with_own_code(copied, tmp_path):
+    """A model that only a file of its own can load: configuration, tokenizer and classifier. Beside it, what the file does."""
+    trace = tmp_path / "ran"
+    (copied / "own.py").write_text(f"from pathlib import Path\nPath({str(trace)!r}).touch()\nclass Own: pass\n")
+    classes = {name: "own.Own" for name in ("AutoConfig", "AutoModel", "AutoModelForSequenceClassification")}
+    change_json(copied / "config.json", model_type="own", auto_map={**classes, "AutoTokenizer": ["own.Own", "own.Own"]})
+    own_tokenizer = {"AutoTokenizer": ["own.Own", "own.Own"]}
+    change_json(copied / "tokenizer_config.json", tokenizer_class="Own", auto_map=own_tokenizer)
+    return copied, trace
+
+
+@pytest.mark.parametrize("load", [load_tokenizer, declared_positions, lambda folder: load_classifier(folder, 2)])
+def test_code_in_a_model_s_folder_is_not_run_whatever_is_answered(load, with_own_code, monkeypatch):
+    folder, trace = with_own_code
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n" * 9))
+    with pytest.raises(UsageError, match="code of its own"):
+        load(folder)
+    assert not trace.exists()
+
+
+def test_the_command_refuses_code_in_a_model_s_folder_in_one_line(with_own_code, bdbench):
+    folder, trace = with_own_code
+    ended = bdbench("run", "--model", folder, "--data", "builtin", "--dry-run", input="y\n" * 9)
+    assert (ended.returncode, trace.exists()) == (2, False)
+    (line,) = ended.stderr.splitlines()
+    assert "code of its own (auto_map), which bdbench never runs" in line
 
 
 @pytest.mark.parametrize("labels", [2, 3])
@@ -179,6 +215,19 @@ def test_a_base_checkpoint_gives_the_whole_encoder(family, tiny_models):
         ("model.safetensors", None, "no model.safetensors"),
         ("model.safetensors.index.json", "{}", "not an index of shards"),
         ("tokenizer.json", None, "no tokenizer"),
+        ("config.json", "", "config.json cannot be read"),
+        ("config.json", "[]", "config.json cannot be read"),
+        ("config.json", '"bert"', "config.json cannot be read"),
+        ("config.json", "9" * 5000, "config.json cannot be read"),
+        ("config.json", "[" * 100_000, "config.json cannot be read"),
+        ("tokenizer.json", "", "tokenizer cannot be loaded"),
+        ("tokenizer.json", "[]", "tokenizer cannot be loaded"),
+        ("tokenizer.json", '{"model": {"type": "Zork"}}', "tokenizer cannot be loaded"),
+        ("tokenizer_config.json", "[]", "tokenizer cannot be loaded"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "../model.safetensors"}}', "no safetensors file beside it"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "/etc/passwd"}}', "no safetensors file beside it"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": 3}}', "no safetensors file beside it"),
+        ("model.safetensors.index.json", '{"weight_map": {}}', "names no file"),
     ],
 )
 def test_a_broken_folder_is_refused(file, content, said, copied):
@@ -186,6 +235,47 @@ def test_a_broken_folder_is_refused(file, content, said, copied):
         (copied / file).unlink()
     else:
         (copied / file).write_text(content)
-    with pytest.raises(UsageError, match=said):
+    with pytest.raises(UsageError, match=said) as caught:
+        declared_positions(copied)
         load_tokenizer(find_model(str(copied)).folder)
-        max_positions(copied)
+    assert len(str(caught.value).replace(str(copied), "")) <= 250 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"hidden_size": 16}, "32.*, but the configuration asks for 16"),
+        ({"vocab_size": 50}, "but the configuration asks for 50 x 32"),
+        ({"num_hidden_layers": 3}, "lack 16 of the"),
+        ({"num_hidden_layers": 0}, "asks for 0 layers"),
+        ({"num_hidden_layers": 10**9}, "asks for 1000000000 layers"),
+        ({"hidden_size": -4}, "no model can be made"),
+        ({"hidden_size": "32"}, "config.json cannot be read"),
+        ({"num_attention_heads": 0}, "no model can be made"),
+        ({"hidden_act": "zork"}, "no model can be made"),
+        ({"vocab_size": 10**11}, "asks for 3,200,"),
+        ({"hidden_size": 10**30}, "no model can be made"),
+        ({"pad_token_id": 9999}, "no model can be made"),
+        ({"model_type": "gpt2"}, "lack .* tensors"),
+        ({"quantization_config": {"quant_method": "bitsandbytes", "load_in_8bit": True}}, "quantized"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_the_weights_is_refused(values, said, copied):
+    change_json(copied / "config.json", **values)
+    with pytest.raises(UsageError, match=said) as caught:
+        pretrained_weights(copied, 2)
+    assert len(str(caught.value).replace(str(copied), "")) <= 250 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_numbers_that_are_no_plain_weights_are_refused(dtype, copied):
+    weights = load_file(copied / "model.safetensors")
+    name = "encoder.layer.0.output.dense.weight"
+    save_file({**weights, name: weights[name].to(dtype)}, copied / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UsageError, match=f"{name} has numbers of type"):
+        find_model(str(copied))
+
+
+def test_a_name_that_no_file_can_have_is_no_folder():
+    with pytest.raises(UsageError, match="no such directory"):
+        find_model("/" + "a" * 5000)

@@ -3,65 +3,125 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence, Set
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from bdbench.engine.folders import FileStamp, config_file, stamps, weights_files
-from bdbench.errors import UsageError
+from bdbench.engine.folders import CONFIG, FileStamp, config_file, refuse_own_code, stamps, weights_files
+from bdbench.engine.quiet import quiet_transformers
+from bdbench.engine.tokenizers import load_tokenizer
+from bdbench.errors import UsageError, gist
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+    from transformers import PretrainedConfig
 
-# These number positions from the padding piece's number + 1, so that many of the position embeddings are never used.
-POSITIONS_FROM_PADDING = ("roberta", "xlm-roberta", "camembert")
-USUAL_POSITIONS = 512  # BERT's; for a configuration that names no limit
 ALIGNMENT = 64  # bytes; PyTorch's on a CPU
+MOST_LAYERS = 1000  # of any model there is; building more takes so long that a damaged number looks like a hang
+NOT_PRETRAINED = "pooler"  # on top of the encoder, and missing in checkpoints that were trained without it
+# A checkpoint may lack a pooler and a head. A configuration that asks for this many times its weights is not its own.
+MOST_OF_CHECKPOINT = 3
 
 
-def max_positions(folder: Path) -> int:
-    """The longest input, in word pieces, that the model has positions for.
+def declared_positions(folder: Path) -> int | None:
+    """How many positions the model's configuration names; None if it names no limit. Some of them may not be usable.
 
     Raises UsageError if the configuration is not one of a model that transformers can classify text with.
     """
+    positions = getattr(_config(folder), "max_position_embeddings", None)
+    return positions if isinstance(positions, int) and positions > 0 else None  # XLNet says -1
+
+
+def _config(folder: Path) -> PretrainedConfig:
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
+    config_file(folder)
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        first_line = str(error).partition("\n")[0]
-        raise UsageError(f"--model {folder}: its config.json cannot be read: {first_line}") from error
+        with quiet_transformers():
+            config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # a damaged value raises whatever the first computation with it raises
+        refuse_own_code(folder, error)
+        raise UsageError(f"--model {folder}: its {CONFIG} cannot be read: {gist(error)}") from error
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise UsageError(f"--model {folder}: transformers has no sequence classifier for model type '{config.model_type}'")
-    unused = config.pad_token_id + 1 if config.model_type in POSITIONS_FROM_PADDING else 0
-    return getattr(config, "max_position_embeddings", USUAL_POSITIONS) - unused
+    layers = getattr(config, "num_hidden_layers", 1)
+    if not isinstance(layers, int) or not 1 <= layers <= MOST_LAYERS:
+        raise UsageError(f"--model {folder}: its {CONFIG} asks for {layers} layers; a model has 1 to {MOST_LAYERS}")
+    if getattr(config, "quantization_config", None) is not None:
+        raise UsageError(f"--model {folder}: its weights are quantized, so they cannot be trained; give the unquantized model")
+    return config
 
 
 def load_classifier(folder: Path, classes: int) -> tuple[nn.Module, frozenset[str]]:
     """A sequence classifier over the pre-trained encoder, float32 on the CPU, in evaluation mode.
 
     What the checkpoint lacks is drawn from torch's global random state. Also returns the names of the encoder's parameters
-    that come from the checkpoint: not the head, even if it has one, nor a pooler that it lacks.
+    that come from the checkpoint: not the head, even if it has one, nor a pooler that it lacks. Raises UsageError if it cannot
+    be loaded, or lacks more than that.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    with _quiet_transformers():
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            folder,
-            num_labels=classes,
-            dtype=torch.float32,
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # a checkpoint with a head of its own, for another number of classes
-            output_loading_info=True,
-        )
+    config = _config(folder)
+    try:
+        with quiet_transformers():
+            model, info = AutoModelForSequenceClassification.from_pretrained(
+                folder,
+                num_labels=classes,
+                dtype=torch.float32,
+                use_safetensors=True,
+                local_files_only=True,
+                trust_remote_code=False,
+                ignore_mismatched_sizes=True,  # a checkpoint with a head of its own, for another number of classes
+                output_loading_info=True,
+            )
+    except Exception as error:
+        raise UsageError(f"--model {folder}: it cannot be loaded: {gist(error)}") from error
     prefix = f"{model.base_model_prefix}."
     encoder = {name for name, _ in model.named_parameters() if name.startswith(prefix)}
+    _check_loaded(folder, encoder, info)
+    if config.pad_token_id is None:  # GPT-2 and others look for the last piece that is no padding
+        model.config.pad_token_id = load_tokenizer(folder).pad_token_id
     return model.eval(), frozenset(encoder - set(info["missing_keys"]))
+
+
+def _check_size(folder: Path) -> None:
+    """Raises UsageError if the model would be far larger than its files, before memory is taken for it."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    config = _config(folder)
+    try:
+        with quiet_transformers(), torch.device("meta"):
+            model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+    except Exception as error:
+        raise UsageError(f"--model {folder}: no model can be made of its {CONFIG}: {gist(error)}") from error
+    asked = sum(parameter.numel() for parameter in model.parameters())
+    stored = sum(file.stat().st_size for file in weights_files(folder))  # bytes, of which a number takes at least one
+    if asked > MOST_OF_CHECKPOINT * stored:
+        raise UsageError(f"--model {folder}: its {CONFIG} asks for {asked:,} numbers, but its weights are {stored:,} bytes")
+
+
+def _check_loaded(folder: Path, encoder: Set[str], info: Mapping[str, Any]) -> None:
+    """Raises UsageError if a weight of the encoder was drawn at random, because the files lack it or have another shape."""
+    reshaped = [(name, there, asked) for name, there, asked in info["mismatched_keys"] if name in encoder]
+    if reshaped:
+        name, there, asked = min(reshaped)
+        raise UsageError(
+            f"--model {folder}: the weights do not fit its {CONFIG}: {name} is {_by(there)}, but the configuration asks for "
+            f"{_by(asked)} ({len(reshaped)} such)"
+        )
+    missing = sorted(name for name in encoder & set(info["missing_keys"]) if NOT_PRETRAINED not in name)
+    if missing:
+        raise UsageError(
+            f"--model {folder}: the weights lack {len(missing)} of the {len(encoder)} tensors that its {CONFIG} asks for, such "
+            f"as {missing[0]}; fetch the model anew"
+        )
+
+
+def _by(shape: Sequence[int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def classifier_with(folder: Path, classes: int, weights: Mapping[str, Tensor], shares: bool = False) -> nn.Module:
@@ -71,7 +131,7 @@ def classifier_with(folder: Path, classes: int, weights: Mapping[str, Tensor], s
 
     Raises ValueError if `weights` has other names or shapes than the model's parameters.
     """
-    skeleton = _skeleton(folder, classes)
+    skeleton = classifier_skeleton(folder, classes)
     shapes = {name: tuple(parameter.shape) for name, parameter in skeleton.named_parameters()}
     others = {name: tuple(weight.shape) for name, weight in weights.items()}
     if shapes != others:
@@ -90,11 +150,25 @@ def pretrained_weights(folder: Path, classes: int) -> dict[str, Tensor]:
 
     They are read anew each time, a tenth of a second: a copy that is kept would be a fourth one beside those of a defense.
     """
+    model, from_checkpoint = _pretrained(folder, classes)
+    return {name: weight.detach().clone() for name, weight in model.named_parameters() if name in from_checkpoint}
+
+
+def pretrained_classifier(folder: Path, classes: int) -> nn.Module:
+    """A classifier with the pre-trained weights and some head, float32 on the CPU; the caller's own.
+
+    Raises UsageError if the model cannot be loaded.
+    """
+    return _pretrained(folder, classes)[0]
+
+
+def _pretrained(folder: Path, classes: int) -> tuple[nn.Module, frozenset[str]]:
+    """What `load_classifier` returns. The process's random state stays as it is."""
     import torch
 
     with torch.random.fork_rng(devices=[]):
-        model, from_checkpoint = load_classifier(folder, classes)
-    return {name: weight.detach().clone() for name, weight in model.named_parameters() if name in from_checkpoint}
+        _check_size(folder)
+        return load_classifier(folder, classes)
 
 
 def _is_aligned(weight: Tensor) -> bool:
@@ -102,18 +176,20 @@ def _is_aligned(weight: Tensor) -> bool:
     return weight.data_ptr() % ALIGNMENT == 0
 
 
-def _skeleton(folder: Path, classes: int) -> nn.Module:
-    """The classifier that `load_classifier` returns, but its parameters have shapes and no numbers."""
+def classifier_skeleton(folder: Path, classes: int) -> nn.Module:
+    """The classifier that `load_classifier` returns, but its parameters have shapes and no numbers. Not to be changed.
+
+    All callers share it, until a file of the model changes. Raises UsageError if the model cannot be loaded.
+    """
     return _read_once(folder, classes, stamps([config_file(folder), *weights_files(folder)]))
 
 
 @lru_cache(maxsize=2)  # two numbers of classes
 def _read_once(folder: Path, classes: int, files: tuple[FileStamp, ...]) -> nn.Module:
-    """`files` are there to key the cache. The process's random state stays as it is."""
+    """`files` are there to key the cache."""
     import torch
 
-    with torch.random.fork_rng(devices=[]):
-        model, _ = load_classifier(folder, classes)
+    model, _ = _pretrained(folder, classes)
     empty = {name: torch.empty_like(parameter, device="meta") for name, parameter in model.named_parameters()}
     return _with_parameters(model, empty)
 
@@ -128,19 +204,3 @@ def _with_parameters(model: nn.Module, values: Mapping[str, Tensor]) -> nn.Modul
         for name, parameter in model.named_parameters()
     }
     return copy.deepcopy(model, memo)
-
-
-@contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Without progress bars, and without the warning that the head is newly initialized, which is no news here."""
-    from transformers import logging
-
-    level, has_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if has_bars:
-            logging.enable_progress_bar()

@@ -66,14 +66,26 @@ def parameters_at_most(folder: Path) -> int:
 def _shard_names(folder: Path) -> list[str]:
     try:
         file_by_weight = json.loads((folder / SHARDS).read_text())["weight_map"]
-        return sorted(set(file_by_weight.values()))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(file_by_weight.values()))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UsageError(f"--model {folder}: {SHARDS} is not an index of shards; fetch the model anew") from error
+    for name in names:
+        if not (isinstance(name, str) and name.endswith(".safetensors") and Path(name).name == name):
+            raise UsageError(f"--model {folder}: {SHARDS} names {name!r:.60}, which is no safetensors file beside it")
+    if not names:
+        raise UsageError(f"--model {folder}: {SHARDS} names no file; fetch the model anew")
+    return names
 
 
 def _pickles_instead(folder: Path) -> str:
     names = [path.name for pattern in PICKLES for path in folder.glob(pattern)]
     return f" (it has {', '.join(names)}, a pickle, which can run code when loaded)" if names else ""
+
+
+def refuse_own_code(folder: Path, error: Exception) -> None:
+    """Raises UsageError if the `error` of transformers means that the model can only be loaded by code in its folder."""
+    if "trust_remote_code" in str(error):
+        raise UsageError(f"--model {folder}: it needs code of its own (auto_map), which bdbench never runs") from error
 
 
 def tokenizer_files(folder: Path) -> list[Path]:

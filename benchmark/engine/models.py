@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from bdbench.engine.folders import FileStamp, config_file, stamps, weights_files
 from bdbench.engine.tokenizers import folder_tokenizer_digest
-from bdbench.errors import UsageError
+from bdbench.errors import UsageError, gist
 from bdbench.files import sha256
 from bdbench.specs.work import ModelSpec
 
@@ -32,6 +32,8 @@ HUB_FILES = [
     "*map.json",
 ]
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?(@\w+)?")
+
+WEIGHT_TYPES = ("F64", "F32", "F16", "BF16")  # as safetensors calls them
 
 DIGITS_SHOWN = 12  # of a digest's 64, in messages
 
@@ -53,7 +55,7 @@ def find_model(model: str, digest: str | None = None) -> ModelSource:
     if model == "bundled":
         folder, name = _bundled_folder(), "bundled"
         digest = digest or BUNDLED_SHA256
-    elif Path(model).is_dir():
+    elif _is_folder(model):
         folder, name = Path(model), Path(model).resolve().name
     elif HUB_ID.fullmatch(model):
         folder, name = _fetch(model), model
@@ -63,6 +65,13 @@ def find_model(model: str, digest: str | None = None) -> ModelSource:
     if digest is not None and spec.digest != digest.lower():
         raise UsageError(f"--model {model}: the weights' SHA-256 is {spec.digest}, expected {digest}; fetch the model anew")
     return ModelSource(spec, folder.resolve())
+
+
+def _is_folder(model: str) -> bool:
+    try:
+        return Path(model).is_dir()
+    except (OSError, ValueError):  # a name too long for a file, or with a zero byte
+        return False
 
 
 def check_model(folder: Path, spec: ModelSpec) -> None:
@@ -112,10 +121,14 @@ def _weights_digest(files: tuple[FileStamp, ...]) -> str:
 
 def _check_safetensors(file: Path) -> None:
     try:
-        with safe_open(file, framework="pt"):
-            pass
+        with safe_open(file, framework="pt") as tensors:
+            names = [name for name in tensors.keys() if name.endswith(".weight")]  # noqa: SIM118 (it is no dict)
+            types = {name: tensors.get_slice(name).get_dtype() for name in names}
     except (SafetensorError, OSError) as error:
-        raise UsageError(f"--model {file.parent}: {file.name} is damaged ({error}); fetch the model anew") from error
+        raise UsageError(f"--model {file.parent}: {file.name} is damaged ({gist(error)}); fetch the model anew") from error
+    for name, kind in types.items():  # other numbers would be taken for weights: what scales them is not among these
+        if kind not in WEIGHT_TYPES:
+            raise UsageError(f"--model {file.parent}: {name} has numbers of type {kind}; weights are {', '.join(WEIGHT_TYPES)}")
 
 
 def _bundled_folder() -> Path:

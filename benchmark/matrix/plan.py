@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from bdbench.attacks.base import Attack
 from bdbench.defenses.base import ModelRepair
-from bdbench.engine.classifiers import max_positions
+from bdbench.engine.classifiers import classifier_skeleton
 from bdbench.engine.kernels import widening_pays
 from bdbench.engine.models import ModelSource, find_model
 from bdbench.engine.precision import PRECISIONS, native_precision, torch_device
+from bdbench.engine.probe import SHORTEST_MAX_LENGTH, probe
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import Recipe
 from bdbench.errors import UsageError
@@ -28,8 +30,7 @@ from bdbench.protocol.site import Site
 from bdbench.protocol.sources import load
 from bdbench.registry import TASKS, PluginFile
 from bdbench.specs.work import CellSpec, VictimSpec
-
-SHORTEST_MAX_LENGTH = 8  # word pieces: the special ones of a pair, a trigger, and some text
+from bdbench.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,9 @@ def plan(selection: Selection, device: str = "auto") -> Plan:
     """
     tasks = distinct("task", selection.tasks)
     attacks, defenses = attacks_of(selection), defenses_of(selection)
-    recipe, precision = Recipe.build(selection.training), _precision(selection.precision, torch_device(device))
+    recipe, asked_precision = Recipe.build(selection.training), _precision(selection.precision, torch_device(device))
     _check_counts(selection)
     model = find_model(selection.model, selection.model_digest)
-    _check_length(selection, model)
     source, folder = data_source(selection.data)
     tokenizer = load_tokenizer(model.folder)
     warnings = [warning for attack in attacks for warning in attack.warnings(tokenizer)]
@@ -71,6 +71,8 @@ def plan(selection: Selection, device: str = "auto") -> Plan:
         splits = load(task, source, folder)
         data = data_spec(task_name, splits, selection)
         validation_rows = row_count(task_name, selection.validation_rows, len(splits.validation), "--validation-rows")
+        precision, doubts = _probed(model, task, selection.max_length, asked_precision, torch_device(device))
+        warnings += doubts + _unfit(defenses, classifier_skeleton(model.folder, len(task.label_names)))
         sets = DefenderSets(selection.clean_rows, validation_rows, selection.even_classes)
         for seed in selection.seeds:
             victims = {
@@ -133,18 +135,34 @@ def _cell(victim: VictimSpec, parts: Sequence[ModelRepair], sets: DefenderSets) 
 def _check_counts(selection: Selection) -> None:
     if not selection.seeds:
         raise UsageError("no seed to run; give --seeds 0 or --seeds 0-2")
+    if selection.max_length < SHORTEST_MAX_LENGTH:
+        raise UsageError(f"--max-length {selection.max_length}: at least {SHORTEST_MAX_LENGTH} word pieces are needed")
     for flag, value in (("clean-rows", selection.clean_rows), ("train-rows", selection.train_rows)):
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: at least 1 is needed")
 
 
-def _check_length(selection: Selection, model: ModelSource) -> None:
-    positions = max_positions(model.folder)
-    if not SHORTEST_MAX_LENGTH <= selection.max_length <= positions:
-        raise UsageError(
-            f"--max-length {selection.max_length} is outside [{SHORTEST_MAX_LENGTH}, {positions}], the positions of "
-            f"{selection.model}"
-        )
+def _probed(model: ModelSource, task: Task, max_length: int, precision: str, device: torch.device) -> tuple[str, list[str]]:
+    """The precision in which the model can be trained for the task, and a warning if it is not the one asked for."""
+    classes, paired = len(task.label_names), len(task.columns) > 1
+    found = probe(model.folder, classes, max_length=max_length, paired=paired, precision=precision, device=device)
+    if found.precision == precision:
+        return precision, []
+    return found.precision, [
+        f"{model.spec.name} fails in {precision} ({found.why_not_asked}); its cells are computed in {found.precision}"
+    ]
+
+
+def _unfit(defenses: Sequence[Sequence[ModelRepair]], model: nn.Module) -> list[str]:
+    """A warning for every defense that cannot repair such a model. Raises UsageError if none can."""
+    reasons = {}
+    for defense in defenses:
+        for part in defense:
+            if reason := part.unfit(model):
+                reasons[defense] = f"{part.name} is skipped: {reason}"
+    if len(reasons) == len(defenses):
+        raise UsageError(f"no defense of this run fits the model: {reasons[defenses[0]]}; name others with -d")
+    return list(reasons.values())
 
 
 def _check_target(attack: Attack, classes: int) -> None:

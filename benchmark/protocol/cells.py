@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from bdbench.defenses.base import ModelRepair
-from bdbench.engine.classifiers import pretrained_weights
+from bdbench.engine.classifiers import classifier_skeleton, pretrained_weights
 from bdbench.engine.tokenizers import unchanged_tokenizer
 from bdbench.engine.trace import Trace
 from bdbench.protocol.contexts import Context, DefenseContext, Lazy
@@ -50,7 +50,7 @@ def run_cell(
     check_site(spec.victim, site)
     if victim.spec.key() != spec.victim.key():
         raise ValueError(f"the cell stands on the victim {spec.victim.key()}, but got the victim {victim.spec.key()}")
-    if reason := _reason_to_skip(parts, spec.victim.task):
+    if reason := _reason_to_skip(parts, spec.victim.task, site):
         env = environment(site) | {"victim": victim.env}
         return Record(spec, "skipped", reason, needs=needs_of(parts), typed=typed, victim=victim.digests, env=env), None
     rows = rows_of(spec.victim, site, DefenderSets(spec.clean_rows, spec.validation_rows, spec.even_classes))
@@ -113,12 +113,14 @@ def score(repaired: Repaired, victim: Victim, rows: Rows, spec: CellSpec, site: 
     return evaluate(repaired.model.eval(), rows.test, victim.triggered, spec.victim, ctx)
 
 
-def _reason_to_skip(parts: list[ModelRepair], task: str) -> str | None:
-    """Why a component makes no sense on this task. Raises TypeError for a reason that says nothing."""
+def _reason_to_skip(parts: list[ModelRepair], task: str, site: Site) -> str | None:
+    """Why a component makes no sense on this task or with such a model. Raises TypeError for a reason that says nothing."""
     for part in parts:
-        reason = part.skip(task)
+        reason, asked = part.skip(task), "skip"
+        if reason is None and not part.unchanged:
+            reason, asked = part.unfit(classifier_skeleton(site.model, len(TASKS.get(task).label_names))), "unfit"
         if reason is not None and not (isinstance(reason, str) and reason.strip()):
-            raise TypeError(f"'{part.name}'.skip() returned {reason!r}; it returns None, or why it is skipped")
+            raise TypeError(f"'{part.name}'.{asked}() returned {reason!r}; it returns None, or why it is skipped")
         if reason:
             return reason
     return None
