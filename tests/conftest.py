@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -89,23 +91,105 @@ def byte_level_tokenizer():
     )
 
 
-def save_tiny_model(family: str, folder: Path) -> Path:
-    """A randomly initialized encoder without a classification head, 2 layers of width 32, and its tokenizer."""
-    import torch
-    import transformers
+# What a tiny model of each family is made of, under the names of its configuration.
+USUAL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+ONE_TYPE = {**USUAL, "type_vocab_size": 1}
+DISENTANGLED = {**USUAL, "relative_attention": True, "pos_att_type": ["c2p", "p2c"], "type_vocab_size": 0}
+GROUPED = {**USUAL, "num_key_value_heads": 1}
+GPT = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 66}
+SEQUENCE_TO_SEQUENCE = {
+    "d_model": 32,
+    **{f"{part}_{what}": value for part in ("encoder", "decoder") for what, value in (("layers", 2), ("ffn_dim", 64))},
+    **{f"{part}_attention_heads": 2 for part in ("encoder", "decoder")},
+}
+T5 = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2, "decoder_start_token_id": 0, "eos_token_id": 3}
+XLM = {"emb_dim": 32, "n_layers": 2, "n_heads": 2}
+UNGROUPED = ("q", "k", "v", "post_attention", "intermediate", "output")  # SqueezeBERT's convolutions
+CONFIGURATIONS = {
+    "bert": USUAL,
+    "roberta": ONE_TYPE,
+    "distilbert": {"dim": 32, "n_layers": 2, "n_heads": 2, "hidden_dim": 64},
+    "electra": {**USUAL, "embedding_size": 16},
+    "albert": {**USUAL, "embedding_size": 16},
+    "deberta": DISENTANGLED,
+    "deberta-v2": DISENTANGLED,
+    "mpnet": USUAL,
+    "modernbert": USUAL,
+    "gpt2": GPT,
+    "bart": SEQUENCE_TO_SEQUENCE,
+    "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64},
+    "t5": T5,
+    "opt": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64, "word_embed_proj_dim": 32},
+    "llama": GROUPED,
+    "qwen2": GROUPED,
+    "xlm-roberta": ONE_TYPE,
+    "camembert": ONE_TYPE,
+    "data2vec-text": ONE_TYPE,
+    "roberta-prelayernorm": ONE_TYPE,
+    "longformer": {**ONE_TYPE, "attention_window": [8, 8]},
+    "big_bird": {**USUAL, "attention_type": "original_full"},
+    "ernie": USUAL,
+    "megatron-bert": USUAL,
+    "rembert": {**USUAL, "input_embedding_size": 16, "output_embedding_size": 16},
+    "nystromformer": {**USUAL, "num_landmarks": 4, "segment_means_seq_len": 4},
+    "roformer": {**USUAL, "embedding_size": 32},
+    "convbert": {**USUAL, "embedding_size": 32},
+    "squeezebert": {**USUAL, "embedding_size": 32, **{f"{part}_groups": 1 for part in UNGROUPED}},
+    "mobilebert": {**USUAL, "intra_bottleneck_size": 16, "embedding_size": 16},
+    "funnel": {"block_sizes": [1, 1], "block_repeats": [1, 1], "d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64},
+    "fnet": {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64},
+    "nomic_bert": USUAL,
+    "eurobert": GROUPED,
+    "flaubert": XLM,
+    "xlm": XLM,
+    "gpt_neo": {
+        "hidden_size": 32,
+        "num_layers": 2,
+        "num_heads": 2,
+        "attention_types": [[["global", "local"], 1]],
+        "intermediate_size": 64,
+    },
+    "gptj": {**GPT, "rotary_dim": 8},
+    "gpt_neox": USUAL,
+    "openai-gpt": GPT,
+    "bloom": {"hidden_size": 32, "n_layer": 2, "n_head": 2},
+    "falcon": USUAL,
+    "biogpt": USUAL,
+    "mt5": T5,
+    "umt5": T5,
+    "mbart": SEQUENCE_TO_SEQUENCE,
+    "qwen3": {**GROUPED, "head_dim": 16},
+    "mistral": GROUPED,
+    "mixtral": {**GROUPED, "num_local_experts": 2},
+    "gemma": {**GROUPED, "head_dim": 16},
+    "gemma2": {**GROUPED, "head_dim": 16},
+    "phi": GROUPED,
+    "phi3": GROUPED,
+}
+WITHOUT_A_LIMIT = ("xlnet", "funnel")  # their configurations take no max_position_embeddings
+# With <pad> at 1, by which most of them count positions, and with </s> at 2, which some look for.
+BYTE_LEVEL = ("roberta", "xlm-roberta", "camembert", "data2vec-text", "roberta-prelayernorm", "longformer", "mpnet")
+BYTE_LEVEL += ("gpt2", "bart", "mbart")
 
-    tokenizer = byte_level_tokenizer() if family == "roberta" else word_piece_tokenizer(family)
-    size = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": 66}
-    usual = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
-    configs = {
-        "bert": lambda: transformers.BertConfig(**size, **usual),
-        "roberta": lambda: transformers.RobertaConfig(**size, **usual, type_vocab_size=1),
-        "electra": lambda: transformers.ElectraConfig(**size, **usual, embedding_size=16),
-        "distilbert": lambda: transformers.DistilBertConfig(**size, dim=32, n_layers=2, n_heads=2, hidden_dim=64),
-    }
+
+def save_tiny_model(family: str, folder: Path, **changed: object) -> Path:
+    """A randomly initialized encoder without a classification head, 2 layers of width 32, and its tokenizer.
+
+    `family` is one of CONFIGURATIONS; `changed` are values of its configuration.
+    """
+    import torch
+    from transformers import AutoConfig, AutoModel
+
+    tokenizer = byte_level_tokenizer() if family in BYTE_LEVEL else word_piece_tokenizer(family)
+    if family in ("gpt2", "openai-gpt"):
+        tokenizer.model_input_names = ["input_ids", "attention_mask"]
+    values = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": 66}
+    if family in WITHOUT_A_LIMIT:
+        del values["max_position_embeddings"]
     with torch.random.fork_rng():
         torch.manual_seed(7)
-        transformers.AutoModel.from_config(configs[family]()).save_pretrained(folder)
+        config = AutoConfig.for_model(family, **values | CONFIGURATIONS[family] | changed)
+        AutoModel.from_config(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
@@ -115,6 +199,18 @@ def tiny_models(tmp_path_factory) -> dict[str, Path]:
     """Family name -> folder of a tiny pre-trained encoder."""
     root = tmp_path_factory.mktemp("models")
     return {family: save_tiny_model(family, root / family) for family in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory) -> Callable[[str], Path]:
+    """A function: one of CONFIGURATIONS -> the folder of a tiny pre-trained model of that family, made when first asked for."""
+    root = tmp_path_factory.mktemp("other_models")
+
+    @functools.cache
+    def of(family: str) -> Path:
+        return save_tiny_model(family, root / family)
+
+    return of
 
 
 @pytest.fixture(scope="session")
