@@ -136,7 +136,6 @@ CONFIGURATIONS = {
     "convbert": {**USUAL, "embedding_size": 32},
     "squeezebert": {**USUAL, "embedding_size": 32, **{f"{part}_groups": 1 for part in UNGROUPED}},
     "mobilebert": {**USUAL, "intra_bottleneck_size": 16, "embedding_size": 16},
-    "funnel": {"block_sizes": [1, 1], "block_repeats": [1, 1], "d_model": 32, "n_head": 2, "d_head": 16, "d_inner": 64},
     "fnet": {"hidden_size": 32, "num_hidden_layers": 2, "intermediate_size": 64},
     "nomic_bert": USUAL,
     "eurobert": GROUPED,
@@ -166,7 +165,7 @@ CONFIGURATIONS = {
     "phi": GROUPED,
     "phi3": GROUPED,
 }
-WITHOUT_A_LIMIT = ("xlnet", "funnel")  # their configurations take no max_position_embeddings
+WITHOUT_A_LIMIT = ("xlnet",)  # its configuration takes no max_position_embeddings
 # With <pad> at 1, by which most of them count positions, and with </s> at 2, which some look for.
 BYTE_LEVEL = ("roberta", "xlm-roberta", "camembert", "data2vec-text", "roberta-prelayernorm", "longformer", "mpnet")
 BYTE_LEVEL += ("gpt2", "bart", "mbart")

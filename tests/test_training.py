@@ -32,40 +32,8 @@ def classifier(folder):
         return load_classifier(folder, 2)[0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_training_on_the_occurring_pieces_is_training_on_the_full_matrix(family, tiny_models):
-    """Dropout off, since it draws the same numbers either way only if nothing else changes."""
-    folder = tiny_models[family]
-    rows, model = rows_of(folder), classifier(folder)
-    full = copy.deepcopy(model)
-    adamw = torch.optim.AdamW(full.parameters(), lr=RECIPE.learning_rate, weight_decay=0.0)
-    _descend(full, rows, RECIPE, 5, "fp32", adamw, _loss, Trace(), scheduled_by=RECIPE)
-    train(model, rows, RECIPE, seed=5, precision="fp32", loss=_loss)
-    before = classifier(folder)
-    for (name, small), whole, start in zip(model.named_parameters(), full.parameters(), before.parameters(), strict=True):
-        assert torch.allclose(small, whole, atol=1e-6), name
-        assert name.endswith("key.bias") or not torch.equal(small, start), name
-    embedding = model.get_input_embeddings().weight
-    absent = sorted(set(range(len(embedding))) - set(rows.ids.flatten().tolist()))
-    assert absent and torch.equal(embedding[absent], before.get_input_embeddings().weight[absent])
-
-
 def _loss(model, inputs, labels):
     return torch.nn.functional.cross_entropy(model(**inputs).logits, labels)
-
-
-@pytest.mark.parametrize("texts", [None, ("the film was good", "the plot was bad")], ids=["padded", "of one length"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_restricted_matrix_gives_the_same_logits(family, texts, tiny_models):
-    rows, model = rows_of(tiny_models[family]), classifier(tiny_models[family])
-    if texts:  # then the padding piece does not occur
-        rows = encode(load_tokenizer(tiny_models[family]), TextSet(texts, None, np.array([1, 0])), 32)
-        assert len(set(rows.lengths.tolist())) == 1
-    whole = predict(model, rows, precision="fp32")
-    with occurring_pieces(model, rows) as restricted:
-        assert len(model.get_input_embeddings().weight) < len(load_tokenizer(tiny_models[family]))
-        assert torch.equal(predict(model, restricted, precision="fp32"), whole)
-    assert torch.equal(predict(model, rows, precision="fp32"), whole)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
