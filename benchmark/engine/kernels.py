@@ -225,11 +225,12 @@ def _kernel_name(module: nn.Module) -> str | None:
 def _exchanged_attention(model: nn.Module) -> Iterator[frozenset[str]]:
     """Inside the block our attention runs where transformers would call PyTorch's fused one.
 
-    A model with an attention of its own keeps it. So does a module of a defense's own around a classifier.
+    A model with an attention of its own keeps it. So does a module of a defense's own around a classifier, also one that shows
+    the classifier's configuration.
     """
     config = getattr(model, "config", None)
     implementation = getattr(config, "_attn_implementation", None)
-    if implementation != FUSED_ATTENTION:
+    if implementation != FUSED_ATTENTION or not hasattr(model, "set_attn_implementation"):
         yield frozenset({"attention"} if implementation == ATTENTION else ())
         return
     _register_attention()
