@@ -51,7 +51,7 @@ def occurring_pieces(model: nn.Module, rows: Encoded) -> Iterator[None]:
         yield
         return
     full = embedding.weight
-    pieces = _pieces_looked_up(model, embedding, rows).to(full.device)
+    pieces = _pieces_looked_up(embedding, rows).to(full.device)
     embedding.row_of_piece = torch.full((len(full),), ABSENT, device=full.device)
     embedding.row_of_piece[pieces] = torch.arange(len(pieces), device=full.device)
     padding_piece = embedding.padding_idx
@@ -68,16 +68,10 @@ def occurring_pieces(model: nn.Module, rows: Encoded) -> Iterator[None]:
         del embedding.row_of_piece, embedding.padding_row
 
 
-def _pieces_looked_up(model: nn.Module, embedding: nn.Embedding, rows: Encoded) -> Tensor:
-    """The pieces that occur in `rows`, and those that the model may put there itself, in ascending order.
-
-    A model that pads to a multiple of its window, or shifts a text, does so with pieces that its configuration names.
-    """
-    named = [value for name, value in vars(model.config).items() if name.endswith("_token_id") and isinstance(value, int)]
-    if embedding.padding_idx is not None:
-        named.append(embedding.padding_idx)
-    in_vocabulary = [piece for piece in named if 0 <= piece < embedding.num_embeddings]
-    return torch.cat([rows.ids.flatten().long(), torch.tensor(in_vocabulary, dtype=torch.long)]).unique()
+def _pieces_looked_up(embedding: nn.Embedding, rows: Encoded) -> Tensor:
+    """The pieces that occur in `rows`, in ascending order, and padding, which some models add to fill a window."""
+    padding = [] if embedding.padding_idx is None else [embedding.padding_idx]
+    return torch.cat([rows.ids.flatten().long(), torch.tensor(padding, dtype=torch.long)]).unique()
 
 
 def _restrictable_embedding(model: nn.Module) -> nn.Embedding | None:
