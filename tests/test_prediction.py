@@ -12,7 +12,6 @@ from bdbench.engine import batches
 from bdbench.engine.kernels import use_widened_linear
 from bdbench.engine.prediction import predict
 from bdbench.engine.trace import Trace
-from bdbench.engine.training import Recipe, train
 
 
 def test_predictions_come_in_the_order_of_the_rows(tiny_bert):
@@ -122,24 +121,3 @@ def test_every_module_is_afterwards_in_its_own_mode(room, tiny_bert):
         predict(with_room_for(room, model), rows_of(tiny_bert), precision="fp32")
     assert [module.training for module in model.modules()] == modes and not any(seen)
     assert not model.adapter.merged
-
-
-def test_what_a_model_keeps_from_a_prediction_can_be_trained_with(tiny_bert):
-    class Keeping(nn.Module):
-        """Computes a factor when it is first called, and keeps it."""
-
-        def __init__(self, model):
-            super().__init__()
-            self.model, self.scale, self.factor = model, nn.Parameter(torch.ones(2)), None
-
-        def forward(self, **inputs):
-            result = self.model(**inputs)
-            if self.factor is None:
-                self.factor = torch.full((2,), 2.0)
-            result.logits = result.logits + self.factor * self.scale
-            return result
-
-    rows, model = rows_of(tiny_bert, 16), Keeping(classifier(tiny_bert))
-    predict(model, rows, precision="fp32")
-    train(model, rows, Recipe(epochs=1, learning_rate=1e-3, batch_size=8), seed=1, precision="fp32")
-    assert not torch.equal(model.scale, torch.ones(2))

@@ -69,7 +69,7 @@ def _a_batch_per_thread(
         torch.set_num_threads(threads)
 
 
-@torch.no_grad()  # what a model keeps from inference mode, such as a table of positions, could not be trained with
+@torch.inference_mode()
 def _logits_in_parts(model: nn.Module, rows: Encoded, batch_rows: Tensor, device: torch.device, precision: str) -> list[Tensor]:
     """The logits of one batch, in one part, or in one part more for every cut that memory forced."""
     inputs, _ = rows.batch(batch_rows, device)
