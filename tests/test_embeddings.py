@@ -59,6 +59,18 @@ def test_training_gives_the_weights_of_training_with_the_full_matrix(family, tin
     assert not torch.equal(matrix, before) and torch.equal(matrix[absent], before[absent])
 
 
+@pytest.mark.parametrize("family", ["bert", "gptj", "xlnet"])
+def test_pairs_are_exact_where_token_types_are_looked_up_in_the_same_matrix(family, tiny_model):
+    """As GPT-J does. The number of the second type is that of a piece that does not occur."""
+    model = classifier(tiny_model(family))
+    pairs = TextSet(("what is the film ?", "the plot"), ("the film was good", "the song"), np.array([1, 0]))
+    rows, full = encode(load_tokenizer(tiny_model(family)), pairs, 32), copy.deepcopy(model)
+    assert rows.types.max() == 1 and (rows.ids != 1).all()
+    train(model, rows, RECIPE, seed=5, precision="fp32")
+    train_on_the_full_matrix(full, rows, RECIPE)
+    assert_close(model, full)
+
+
 @pytest.mark.parametrize(
     ("family", "is_restricted"),
     [*((family, True) for family in ("bert", "roberta", "gpt2", "xlnet", "longformer", "llama", "electra"))]

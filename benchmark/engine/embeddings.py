@@ -51,7 +51,7 @@ def occurring_pieces(model: nn.Module, rows: Encoded) -> Iterator[None]:
         yield
         return
     full = embedding.weight
-    pieces = _pieces_looked_up(embedding, rows).to(full.device)
+    pieces = _pieces_looked_up(model, embedding, rows).to(full.device)
     embedding.row_of_piece = torch.full((len(full),), ABSENT, device=full.device)
     embedding.row_of_piece[pieces] = torch.arange(len(pieces), device=full.device)
     padding_piece = embedding.padding_idx
@@ -68,10 +68,17 @@ def occurring_pieces(model: nn.Module, rows: Encoded) -> Iterator[None]:
         del embedding.row_of_piece, embedding.padding_row
 
 
-def _pieces_looked_up(embedding: nn.Embedding, rows: Encoded) -> Tensor:
-    """The pieces that occur in `rows`, in ascending order, and padding, which some models add to fill a window."""
-    padding = [] if embedding.padding_idx is None else [embedding.padding_idx]
-    return torch.cat([rows.ids.flatten().long(), torch.tensor(padding, dtype=torch.long)]).unique()
+def _pieces_looked_up(model: nn.Module, embedding: nn.Embedding, rows: Encoded) -> Tensor:
+    """The numbers that `rows` lead the model to look up, in ascending order: the pieces, padding, and token types.
+
+    Some models add padding to fill a window. One without a matrix of its own for token types may look them up here, as GPT-J.
+    """
+    looked_up = [rows.ids.flatten()]
+    if embedding.padding_idx is not None:
+        looked_up.append(torch.tensor([embedding.padding_idx]))
+    if rows.types is not None and not hasattr(model.config, "type_vocab_size"):
+        looked_up.append(rows.types.flatten())
+    return torch.cat([numbers.long() for numbers in looked_up]).unique()
 
 
 def _restrictable_embedding(model: nn.Module) -> nn.Embedding | None:
