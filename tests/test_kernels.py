@@ -223,3 +223,32 @@ def test_a_module_around_the_model_keeps_its_attention_and_gets_the_dropout():
     with cpu_kernels(wrapped, "fp32") as names:
         assert type(wrapped[1]) is FastDropout and names == {"dropout"}
     assert type(wrapped[1]) is nn.Dropout
+
+
+def test_a_module_that_shows_the_configuration_of_the_model_inside_keeps_its_attention(tiny_bert):
+    wrapped = nn.Sequential(classifier(tiny_bert))
+    wrapped.config = wrapped[0].config
+    with cpu_kernels(wrapped.train(), "fp32") as names:
+        assert names == {"dropout"}
+    assert wrapped.config._attn_implementation == "sdpa"
+
+
+def test_blocks_may_be_nested_and_copies_may_be_made_inside(tiny_bert):
+    """The inner block names what the outer one has exchanged, and leaves it. Two models may share modules."""
+    use_widened_linear(True)
+    model, other = classifier(tiny_bert).train(), classifier(tiny_bert)
+    other.bert.encoder = model.bert.encoder
+    kinds = [[type(module) for module in each.modules()] for each in (model, other)]
+    everything = {"attention", "dropout", "widened-linear"}
+    with cpu_kernels(model, "bf16") as names:
+        assert names == everything
+        exchanged = [type(module) for module in model.modules()]
+        for inner in (model, other, copy.deepcopy(model)):
+            with cpu_kernels(inner, "bf16") as names:
+                assert names == everything
+        assert [type(module) for module in model.modules()] == exchanged
+        kept = copy.deepcopy(model)
+    assert [[type(module) for module in each.modules()] for each in (model, other)] == kinds
+    assert model.config._attn_implementation == other.config._attn_implementation == "sdpa"
+    with cpu_kernels(kept, "bf16") as names:
+        assert names == everything

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from test_training import classifier, rows_of
+from torch import nn
 
 from bdbench.engine import batches
 from bdbench.engine.kernels import use_widened_linear
@@ -92,3 +93,31 @@ def test_the_number_of_threads_changes_no_prediction(tiny_bert, monkeypatch):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+class Merging(nn.Module):
+    """As some adapters do: its weights are merged in evaluation mode, and apart in training mode."""
+
+    def __init__(self):
+        super().__init__()
+        self.merged = False
+
+    def train(self, mode=True):
+        self.merged = not mode
+        return super().train(mode)
+
+
+@pytest.mark.parametrize("room", [50, 0])
+def test_every_module_is_afterwards_in_its_own_mode(room, tiny_bert):
+    """Also after a prediction that failed."""
+    model = classifier(tiny_bert)
+    model.adapter = Merging()
+    model.train()
+    model.bert.encoder.layer[1].eval()
+    modes, seen = [module.training for module in model.modules()], []
+    assert any(modes) and not all(modes)
+    model.classifier.register_forward_hook(lambda *_: seen.append(any(module.training for module in model.modules())))
+    with contextlib.nullcontext() if room else pytest.raises(torch.OutOfMemoryError):
+        predict(with_room_for(room, model), rows_of(tiny_bert), precision="fp32")
+    assert [module.training for module in model.modules()] == modes and not any(seen)
+    assert not model.adapter.merged

@@ -1,21 +1,20 @@
 """The training loop: what is exact, what is deterministic, what fits, and what it notes."""
 
-import copy
+import math
 
-import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES, sentences
+from conftest import sentences
 
 from bdbench.data import TextSet
+from bdbench.engine import batches
+from bdbench.engine import trace as tracing
 from bdbench.engine.classifiers import load_classifier
-from bdbench.engine.embeddings import occurring_pieces
 from bdbench.engine.encoding import encode
 from bdbench.engine.kernels import use_widened_linear
-from bdbench.engine.prediction import predict
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.trace import Trace
-from bdbench.engine.training import Passes, Recipe, _backward, _descend, train
+from bdbench.engine.training import Passes, Recipe, _backward, train
 from bdbench.errors import UsageError
 
 RECIPE = Recipe(epochs=2, learning_rate=1e-3, batch_size=8)
@@ -32,40 +31,8 @@ def classifier(folder):
         return load_classifier(folder, 2)[0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
-def test_training_on_the_occurring_pieces_is_training_on_the_full_matrix(family, tiny_models):
-    """Dropout off, since it draws the same numbers either way only if nothing else changes."""
-    folder = tiny_models[family]
-    rows, model = rows_of(folder), classifier(folder)
-    full = copy.deepcopy(model)
-    adamw = torch.optim.AdamW(full.parameters(), lr=RECIPE.learning_rate, weight_decay=0.0)
-    _descend(full, rows, RECIPE, 5, "fp32", adamw, _loss, Trace(), scheduled_by=RECIPE)
-    train(model, rows, RECIPE, seed=5, precision="fp32", loss=_loss)
-    before = classifier(folder)
-    for (name, small), whole, start in zip(model.named_parameters(), full.parameters(), before.parameters(), strict=True):
-        assert torch.allclose(small, whole, atol=1e-6), name
-        assert name.endswith("key.bias") or not torch.equal(small, start), name
-    embedding = model.get_input_embeddings().weight
-    absent = sorted(set(range(len(embedding))) - set(rows.ids.flatten().tolist()))
-    assert absent and torch.equal(embedding[absent], before.get_input_embeddings().weight[absent])
-
-
 def _loss(model, inputs, labels):
     return torch.nn.functional.cross_entropy(model(**inputs).logits, labels)
-
-
-@pytest.mark.parametrize("texts", [None, ("the film was good", "the plot was bad")], ids=["padded", "of one length"])
-@pytest.mark.parametrize("family", FAMILIES)
-def test_the_restricted_matrix_gives_the_same_logits(family, texts, tiny_models):
-    rows, model = rows_of(tiny_models[family]), classifier(tiny_models[family])
-    if texts:  # then the padding piece does not occur
-        rows = encode(load_tokenizer(tiny_models[family]), TextSet(texts, None, np.array([1, 0])), 32)
-        assert len(set(rows.lengths.tolist())) == 1
-    whole = predict(model, rows, precision="fp32")
-    with occurring_pieces(model, rows) as restricted:
-        assert len(model.get_input_embeddings().weight) < len(load_tokenizer(tiny_models[family]))
-        assert torch.equal(predict(model, restricted, precision="fp32"), whole)
-    assert torch.equal(predict(model, rows, precision="fp32"), whole)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -127,36 +94,37 @@ def without_dropout(folder):
     return model
 
 
-def small_device(rows: int):
-    """A loss on a device that has room for this many rows, and the sizes of the batches that it was called with."""
+def small_device(model, room: int):
+    """The model on a device that has room for this many rows, and the sizes of the batches that it computed."""
     sizes = []
 
-    def loss(model, inputs, labels):
-        if len(labels) > rows:
+    def refuse(module, arguments, named):
+        if len(named["input_ids"]) > room:
             raise torch.OutOfMemoryError
-        sizes.append(len(labels))
-        return _loss(model, inputs, labels)
+        sizes.append(len(named["input_ids"]))
 
-    return loss, sizes
+    model.register_forward_pre_hook(refuse, with_kwargs=True)
+    return model, sizes
 
 
 @pytest.mark.parametrize("parts", [2, 3, 8])
 def test_a_batch_in_parts_has_the_gradient_of_the_whole(parts, tiny_bert):
     rows, batch_rows = rows_of(tiny_bert), torch.arange(11)  # of unequal parts
     gradients = []
-    for batches in ([batch_rows], list(batch_rows.chunk(parts))):
+    for cut_batch in ([batch_rows], list(batch_rows.chunk(parts))):
         model = without_dropout(tiny_bert)
-        mean = _backward(model, rows, _loss, torch.device("cpu"), "fp32", batches)
+        mean = _backward(model, rows, _loss, torch.device("cpu"), "fp32", cut_batch)
         gradients.append([mean, *(weight.grad for weight in model.parameters() if weight.grad is not None)])
     for whole, added in zip(*gradients, strict=True):
         assert torch.allclose(whole, added, atol=1e-6)
 
 
-def test_a_batch_that_does_not_fit_is_halved_and_the_effective_batch_stays(tiny_bert):
-    rows, large, small = rows_of(tiny_bert), without_dropout(tiny_bert), without_dropout(tiny_bert)
-    train(large, rows, RECIPE, seed=4, precision="fp32", loss=_loss)
-    loss, sizes = small_device(5)
-    train(small, rows, RECIPE, seed=4, precision="fp32", loss=loss)
+def test_a_batch_that_does_not_fit_is_halved_and_the_effective_batch_stays(tiny_bert, monkeypatch):
+    monkeypatch.setitem(batches.PADDING_WORTH_A_PASS, "cpu", math.inf)
+    rows, large = rows_of(tiny_bert), without_dropout(tiny_bert)
+    train(large, rows, RECIPE, seed=4, precision="fp32")
+    small, sizes = small_device(without_dropout(tiny_bert), 5)
+    train(small, rows, RECIPE, seed=4, precision="fp32")
     for one, other in zip(large.parameters(), small.parameters(), strict=True):
         assert torch.allclose(one, other, atol=1e-5)
     assert max(sizes) == 4 and sum(sizes) == RECIPE.epochs * len(rows)  # 8 rows do not fit, 4 do
@@ -164,15 +132,27 @@ def test_a_batch_that_does_not_fit_is_halved_and_the_effective_batch_stays(tiny_
 
 def test_a_row_that_does_not_fit_by_itself_is_an_error(tiny_bert):
     with pytest.raises(torch.OutOfMemoryError):
-        train(classifier(tiny_bert), rows_of(tiny_bert), RECIPE, seed=4, precision="fp32", loss=small_device(0)[0])
+        train(small_device(classifier(tiny_bert), 0)[0], rows_of(tiny_bert), RECIPE, seed=4, precision="fp32")
 
 
 @pytest.mark.parametrize(("room", "halvings"), [(8, 0), (5, 1), (1, 3)])
 def test_the_trace_counts_every_halving_once(room, halvings, tiny_bert):
     """Batches have 8 rows. What did not fit once is not tried again."""
     trace = Trace(halved_batches=10)
-    train(classifier(tiny_bert), rows_of(tiny_bert), RECIPE, seed=4, precision="fp32", loss=small_device(room)[0], trace=trace)
+    model, _ = small_device(classifier(tiny_bert), room)
+    train(model, rows_of(tiny_bert), RECIPE, seed=4, precision="fp32", trace=trace)
     assert trace.halved_batches == 10 + halvings
+
+
+def test_time_is_counted_once_where_one_loop_runs_inside_the_other(monkeypatch):
+    ticks = iter([0.0, 1.0, 3.0, 4.0, 8.0, 10.0])
+    monkeypatch.setattr(tracing.time, "perf_counter", lambda: next(ticks))
+    trace = Trace()
+    with trace.timed("training"):
+        for _ in range(2):  # from 1 to 3, and from 4 to 8
+            with trace.timed("prediction"):
+                pass
+    assert trace.seconds == {"training": 4.0, "prediction": 6.0}
 
 
 @pytest.mark.parametrize("widened", [False, True])

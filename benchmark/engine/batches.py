@@ -40,7 +40,7 @@ def shuffled_batches(lengths: Tensor, epochs: int, batch_size: int, generator: t
             yield batches[i]
 
 
-def split_by_padding(batch_rows: Tensor, lengths: Tensor, most_padding: int) -> list[Tensor]:
+def split_by_padding(batch_rows: Tensor, lengths: Tensor, most_padding: float) -> list[Tensor]:
     """Cut a batch in two wherever that saves more than `most_padding` pieces of padding.
 
     `batch_rows` is in ascending order of `lengths[batch_rows]`; the parts, one after another, are the same rows in the same

@@ -188,7 +188,8 @@ def cpu_kernels(model: nn.Module, precision: str) -> Iterator[frozenset[str]]:
     """Inside the block a model that lies on the CPU uses the kernels above, in `precision`; afterwards it is as it was.
 
     Yields the names of those that take the place of PyTorch's own: "attention", "dropout", "widened-linear". Dropout is among
-    them where it drops something: in training mode. Enter the block in the mode that the model is used in.
+    them where it drops something: in training mode. Enter the block in the mode that the model is used in. Blocks may be
+    nested: what a block around this one has exchanged is named and stays until that one ends.
     """
     if next(model.parameters()).device.type != "cpu":
         yield frozenset()
@@ -204,32 +205,33 @@ def _exchanged_modules(model: nn.Module, precision: str) -> Iterator[frozenset[s
     if precision == "bf16" and widens_linear():
         exchanged[nn.Linear] = WidenedLinear
     modules = [module for module in model.modules() if type(module) in exchanged]
-    names = frozenset(name for module in modules if (name := _kernel_name(module)))
     for module in modules:
         module.__class__ = exchanged[type(module)]
     try:
-        yield names
+        yield frozenset(name for module in model.modules() if (name := _kernel_name(module)))
     finally:
         for module in modules:
             module.__class__ = type(module).__base__
 
 
 def _kernel_name(module: nn.Module) -> str | None:
-    """The kernel that takes the place of this module's own; None for dropout that drops nothing."""
-    if isinstance(module, nn.Linear):
+    """The kernel that the module is; None for any other module, and for dropout that drops nothing."""
+    if type(module) is WidenedLinear:
         return "widened-linear"
-    return "dropout" if module.training and module.p else None
+    return "dropout" if type(module) is FastDropout and module.training and module.p else None
 
 
 @contextmanager
 def _exchanged_attention(model: nn.Module) -> Iterator[frozenset[str]]:
     """Inside the block our attention runs where transformers would call PyTorch's fused one.
 
-    A model with an attention of its own keeps it. So does a module of a defense's own around a classifier.
+    A model with an attention of its own keeps it. So does a module of a defense's own around a classifier, also one that shows
+    the classifier's configuration.
     """
     config = getattr(model, "config", None)
-    if getattr(config, "_attn_implementation", None) != FUSED_ATTENTION:
-        yield frozenset()
+    implementation = getattr(config, "_attn_implementation", None)
+    if implementation != FUSED_ATTENTION or not hasattr(model, "set_attn_implementation"):
+        yield frozenset({"attention"} if implementation == ATTENTION else ())
         return
     _register_attention()
     model.set_attn_implementation(ATTENTION)

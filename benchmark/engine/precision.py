@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from bdbench.errors import UsageError
@@ -25,9 +28,19 @@ def torch_device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which matrix products run in `precision`, "bf16" or "fp32". Weights stay float32."""
-    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
+@contextmanager
+def autocast(device: torch.device, precision: str, *, weights_stay: bool = True) -> Iterator[None]:
+    """The block in which matrix products run in `precision`, "bf16" or "fp32". Weights stay float32.
+
+    PyTorch keeps the bf16 copy of a weight until the outermost such block ends. `weights_stay` says that none changes before
+    this block ends, so that a weight that is used twice is copied once. Blocks inside and around it copy for themselves.
+    """
+    torch.clear_autocast_cache()
+    try:
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16", cache_enabled=weights_stay):
+            yield
+    finally:
+        torch.clear_autocast_cache()
 
 
 def native_precision(device: torch.device) -> str:

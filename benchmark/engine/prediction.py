@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
 
 import torch
@@ -17,20 +18,22 @@ from bdbench.engine.trace import Trace
 
 
 def predict(model: nn.Module, rows: Encoded, *, precision: str, trace: Trace | None = None) -> Tensor:
-    """Logits, (n, classes) float32 on the CPU, in the order of `rows`. Leaves the model in evaluation mode.
+    """Logits, (n, classes) float32 on the CPU without a gradient, in the order of `rows`. Computed in evaluation mode.
+
+    Afterwards each module is in the mode that it was in. So a loss may ask for predictions, of the model in training or of
+    another one, and goes on as if it had not.
 
     `precision` is "bf16" or "fp32". A batch that does not fit into the device's memory is cut in halves; raises
     torch.OutOfMemoryError if a single row does not fit. `trace` gets the kernels that ran and one halved batch per cut.
     """
     trace = trace or Trace()
     device = next(model.parameters()).device
-    model.eval()
     by_length = rows.lengths.argsort(stable=True)
     runs = split_by_length(rows.lengths[by_length].tolist(), PIECES_AT_ONCE[device.type])
     batches = [by_length[run] for run in runs]
     logits_of = partial(_logits_in_parts, model, rows, device=device, precision=precision)
     threads = torch.get_num_threads()
-    with cpu_kernels(model, precision) as kernels:
+    with _evaluation_mode(model), cpu_kernels(model, precision) as kernels:
         if device.type == "cpu" and threads > 1:
             parts_by_batch = _a_batch_per_thread(logits_of, batches, threads)
         else:
@@ -39,6 +42,19 @@ def predict(model: nn.Module, rows: Encoded, *, precision: str, trace: Trace | N
     trace.halved_batches += sum(len(parts) - 1 for parts in parts_by_batch)
     logits = torch.cat([part for parts in parts_by_batch for part in parts])
     return logits.cpu()[by_length.argsort()]
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model is in evaluation mode. Afterwards each of its modules is in its own mode again."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(modes[0][1])  # for modules that do more than note the mode
+        for module, is_training in modes:
+            module.training = is_training
 
 
 def _a_batch_per_thread(

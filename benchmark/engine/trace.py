@@ -24,9 +24,10 @@ class Trace:
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:
-        """Add the time that the block takes to `seconds[what]`."""
-        began = time.perf_counter()
+        """Add the time that the block takes to `seconds[what]`, less what blocks inside it have added."""
+        began, counted_before = time.perf_counter(), self.seconds.total()
         try:
             yield
         finally:
-            self.seconds[what] += time.perf_counter() - began
+            counted_inside = self.seconds.total() - counted_before
+            self.seconds[what] += time.perf_counter() - began - counted_inside

@@ -8,7 +8,8 @@ smaller ones (nothing), huge pages (nothing), an encoder layer as one autograd f
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 
@@ -24,7 +25,8 @@ from bdbench.engine.precision import autocast
 from bdbench.engine.trace import Trace
 from bdbench.params import Hyperparameters, hp
 
-# The model, the inputs of a batch by name, and its labels (b,) -> the mean loss of its rows, a scalar with a gradient.
+# The model, the inputs of a batch by name, and its labels (b,) -> the mean loss of its rows, a scalar with a gradient. Any but
+# `cross_entropy` is a loss of the caller's own, of which the loop takes nothing for granted (see `train`).
 Loss = Callable[[nn.Module, dict[str, Tensor], Tensor], Tensor]
 
 
@@ -81,11 +83,16 @@ def train(
     caller's own decides what is trained and how; neither a schedule nor clipping is applied, so it takes Passes alone.
 
     `seed` decides the order of the rows and the dropout. The process's own random state stays as it is. `precision` is "bf16"
-    or "fp32". A batch that does not fit into the device's memory is computed in parts, which changes its gradient by rounding
-    alone. `trace` gets the kernels that ran and one halved batch for each time that the parts became smaller.
+    or "fp32". Cross entropy may be computed in parts of a batch: where that saves padding, or where the batch does not fit into
+    the device's memory. Both change the gradient by rounding alone. `trace` gets the kernels that ran and one halved batch for
+    each time that the parts became smaller.
+
+    A `loss` of the caller's own gets every batch whole, on any device, since it need be no mean over rows. It is called with
+    the model in training mode, and may insert pieces, ask other models, predict, or set a module's mode, which then stays.
 
     Raises TypeError if there is neither an optimizer nor a Recipe, FloatingPointError if the loss becomes NaN or infinite, and
-    torch.OutOfMemoryError if a single row does not fit.
+    torch.OutOfMemoryError if a single row does not fit, or for a loss of the caller's own a batch. The model is then in
+    evaluation mode, too.
     """
     trace = trace or Trace()
     if optimizer is not None:
@@ -96,9 +103,10 @@ def train(
             f"train() without an optimizer needs a Recipe (learning rate, warm-up, clip), not {type(recipe).__name__}; "
             "pass a Recipe, or an optimizer of your own"
         )
-    with occurring_pieces(model, rows) as restricted_rows:
+    # A loss of the caller's own may look up any piece.
+    with occurring_pieces(model, rows) if loss is cross_entropy else nullcontext():
         adamw = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, weight_decay=0.0, fused=True)
-        _descend(model, restricted_rows, recipe, seed, precision, adamw, loss, trace, scheduled_by=recipe)
+        _descend(model, rows, recipe, seed, precision, adamw, loss, trace, scheduled_by=recipe)
 
 
 def _descend(
@@ -117,19 +125,21 @@ def _descend(
     steps = passes.steps(len(rows))
     batches = shuffled_batches(rows.lengths, passes.epochs, passes.batch_size, torch.Generator().manual_seed(seed))
     backward = partial(_backward, model, rows, loss, device, precision)
+    is_divisible = loss is cross_entropy  # the loss of a batch is known to be the mean of the losses of its rows
+    most_padding = PADDING_WORTH_A_PASS[device.type] if is_divisible else math.inf
     total_loss = torch.zeros((), device=device)
     halvings = 0  # what did not fit once will not fit later, so they are kept from batch to batch
-    model.train()
     with (
+        _training_mode(model),
         torch.random.fork_rng(devices=[device] if device.type == "cuda" else []),
         cpu_kernels(model, precision) as kernels,
     ):
         trace.kernels |= kernels
         torch.manual_seed(seed)
         for step, batch_rows in enumerate(batches):
-            parts = split_by_padding(batch_rows, rows.lengths, PADDING_WORTH_A_PASS[device.type])
+            parts = split_by_padding(batch_rows, rows.lengths, most_padding)
             halvings_before = halvings
-            batch_loss, halvings = _backward_in_memory(backward, optimizer, parts, halvings)
+            batch_loss, halvings = _backward_in_memory(backward, optimizer, parts, halvings, is_divisible)
             trace.halved_batches += halvings - halvings_before
             if scheduled_by is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), scheduled_by.clip, foreach=True)
@@ -137,27 +147,45 @@ def _descend(
                     group["lr"] = scheduled_by.learning_rate * schedule(step, steps, scheduled_by.warmup)
             optimizer.step()
             total_loss += batch_loss
-        model.eval()
     if not torch.isfinite(total_loss):  # asked once, at the end: to ask is to wait for the device
         raise FloatingPointError(f"the training loss became {total_loss.item()}; lower the learning rate")
 
 
+@contextmanager
+def _training_mode(model: nn.Module) -> Iterator[None]:
+    """Inside the block the model is in training mode, afterwards in evaluation mode, whatever happened."""
+    model.train()
+    try:
+        yield
+    finally:
+        model.eval()
+
+
 def _backward_in_memory(
-    backward: Callable[[Sequence[Tensor]], Tensor], optimizer: torch.optim.Optimizer, parts: Sequence[Tensor], halvings: int
+    backward: Callable[[Sequence[Tensor]], Tensor],
+    optimizer: torch.optim.Optimizer,
+    parts: Sequence[Tensor],
+    halvings: int,
+    is_divisible: bool,
 ) -> tuple[Tensor, int]:
     """The gradients of one batch, from parts that are halved until each fits into the device's memory.
 
     Begins with 2**halvings pieces of every part. Returns the mean loss of the batch and the halvings that it took. Raises
-    torch.OutOfMemoryError if a single row does not fit.
+    torch.OutOfMemoryError if a single row does not fit, or a part of a loss that is not `is_divisible`.
     """
     while True:
         optimizer.zero_grad(set_to_none=True)
         smaller_parts = split_for_memory(parts, halvings)
         try:
             return backward(smaller_parts), halvings
-        except torch.OutOfMemoryError:
+        except torch.OutOfMemoryError as error:
             if all(len(part) == 1 for part in smaller_parts):
                 raise
+            if not is_divisible:
+                raise torch.OutOfMemoryError(
+                    f"a batch of {len(parts[0])} rows does not fit into the device's memory, and a loss of your own gets every "
+                    f"batch whole; lower batch_size ({error})"
+                ) from error
         halvings += 1
 
 
@@ -169,7 +197,8 @@ def _backward(
     mean_loss = torch.zeros((), device=device)
     for part in parts:
         inputs, labels = rows.batch(part, device)
-        with autocast(device, precision):
+        # A loss of the caller's own may change weights and compute once more.
+        with autocast(device, precision, weights_stay=loss is cross_entropy):
             share_of_loss = loss(model, inputs, labels) * (len(part) / batch_size)
         share_of_loss.backward()
         mean_loss += share_of_loss.detach()

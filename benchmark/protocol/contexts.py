@@ -65,9 +65,10 @@ class Context:
         optimizer: torch.optim.Optimizer | None = None,
         loss: Loss = cross_entropy,
     ) -> None:
-        """Train `model` in place with the engine's loop (see `engine.training.train`).
+        """Train `model` in place with the engine's loop (see `engine.training.train`), and leave it in evaluation mode.
 
-        Without a `seed` one is drawn from `generator`.
+        Without a `seed` one is drawn from `generator`. A `loss` of your own gets the ids that `encode` gives and each batch
+        whole. It may call `predict`.
         """
         if seed is None:
             seed = int(torch.randint(2**62, (), generator=self.generator))
@@ -85,7 +86,7 @@ class Context:
             )
 
     def predict(self, model: nn.Module, rows: TextSet) -> Tensor:
-        """Logits (n, classes) float32 on the CPU."""
+        """Logits (n, classes) float32 on the CPU, without a gradient. Each module is afterwards in the mode that it was in."""
         encoded = self.encode(rows)
         with self.trace.timed("prediction"):
             return predict(model, encoded, precision=self.precision, trace=self.trace)
