@@ -20,9 +20,10 @@ from bdbench.matrix.presets import PRESETS
 from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.store import Results, VictimStore, read_predictions, read_records
 from bdbench.matrix.worker import Worker
+from bdbench.plugin_files import PluginFile
 from bdbench.protocol.cells import run_cell
 from bdbench.protocol.victims import make_victim
-from bdbench.registry import ATTACKS, DEFENSES, PluginFile
+from bdbench.registry import ATTACKS, DEFENSES
 from bdbench.specs.records import Record
 from bdbench.specs.work import CellSpec
 

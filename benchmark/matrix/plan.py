@@ -21,12 +21,13 @@ from bdbench.errors import UsageError
 from bdbench.matrix.graph import victims_of
 from bdbench.matrix.selection import Selection, attacks_of, defenses_of, distinct
 from bdbench.matrix.sizes import checked_rows, data_spec, overlaps, row_count
+from bdbench.plugin_files import PluginFile
 from bdbench.protocol.environment import source_digest
 from bdbench.protocol.plugins import needs_of, plugin_spec
 from bdbench.protocol.rows import DefenderSets
 from bdbench.protocol.site import Site
 from bdbench.protocol.sources import load
-from bdbench.registry import TASKS, PluginFile
+from bdbench.registry import TASKS
 from bdbench.specs.work import CellSpec, VictimSpec
 
 SHORTEST_MAX_LENGTH = 8  # word pieces: the special ones of a pair, a trigger, and some text

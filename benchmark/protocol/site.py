@@ -12,7 +12,7 @@ import torch
 
 from bdbench.engine.kernels import use_widened_linear
 from bdbench.engine.precision import torch_device
-from bdbench.registry import PluginFile
+from bdbench.plugin_files import PluginFile
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
