@@ -18,6 +18,7 @@ from bdbench.engine.precision import PRECISIONS, native_precision, torch_device
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import Recipe
 from bdbench.errors import UsageError
+from bdbench.fence import refusing
 from bdbench.matrix.graph import victims_of
 from bdbench.matrix.selection import Selection, attacks_of, defenses_of, distinct
 from bdbench.matrix.sizes import checked_rows, data_spec, overlaps, row_count
@@ -65,7 +66,10 @@ def plan(selection: Selection, device: str = "auto") -> Plan:
     _check_length(selection, model)
     source, folder = data_source(selection.data)
     tokenizer = load_tokenizer(model.folder)
-    warnings = [warning for attack in attacks for warning in attack.warnings(tokenizer)]
+    warnings: list[str] = []
+    for attack in attacks:
+        with refusing(f"'{attack.name}'"):
+            warnings += attack.warnings(tokenizer)
     cells: dict[tuple[int, Attack, str], list[CellSpec]] = {}
     for task_name in tasks:
         task = TASKS.get(task_name)()
@@ -92,7 +96,8 @@ def plan(selection: Selection, device: str = "auto") -> Plan:
             warnings += overlaps(f"{task_name}, seed {seed}", rows)
             for attack, victim in victims.items():
                 _check_target(attack, len(task.label_names))
-                attack.check(rows.train, len(task.label_names), tokenizer, selection.max_length)
+                with refusing(f"'{attack.name}'"):
+                    attack.check(rows.train, len(task.label_names), tokenizer, selection.max_length)
                 cells[seed, attack, task_name] = [_cell(victim, parts, sets) for parts in defenses]
     in_order = itertools.product(selection.seeds, attacks, tasks)
     ordered_cells = tuple(cell for place in in_order for cell in cells[place])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from collections.abc import Sequence
+from contextlib import chdir
 from typing import Any, Self
 
 import torch
@@ -35,14 +37,17 @@ class RayPool:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         import ray
 
-        ray.init(
-            address="local",  # this machine, not a cluster that happens to run
-            num_cpus=self._cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=OBJECT_STORE_BYTES,
-        )
+        # Ray puts the working directory before the libraries in its workers' import path. So it is an empty one.
+        self._empty_folder = tempfile.TemporaryDirectory()
+        with chdir(self._empty_folder.name):
+            ray.init(
+                address="local",  # this machine, not a cluster that happens to run
+                num_cpus=self._cpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                object_store_memory=OBJECT_STORE_BYTES,
+            )
         self._ray = ray
         options = {"num_cpus": self._worker.site.threads, "num_gpus": self._gpus_per_cell, "max_retries": 0}
         self._run = ray.remote(**options)(Worker.run)
@@ -51,6 +56,7 @@ class RayPool:
 
     def __exit__(self, *exception: object) -> None:
         self._ray.shutdown()
+        self._empty_folder.cleanup()
 
     def start(self, step: Step, waited_for: Sequence[VictimOutcome]) -> None:
         self._running[self._run.remote(self._shipped_worker, step.spec, list(waited_for))] = step

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,17 +37,23 @@ class CellOutcome:
 
 @dataclass(frozen=True)
 class Worker:
-    """All that a process must know beside the step: the site, the folder of the victims, and what the user typed."""
+    """All that a process must know beside the step: the site, the folder of the victims, what the user typed, and the working
+    directory."""
 
     site: Site
     victims: Path
     typed: Mapping[str, Any]
+    folder: Path = field(default_factory=Path.cwd)
 
     def run(self, spec: VictimSpec | CellSpec, waited_for: Sequence[VictimOutcome]) -> VictimOutcome | CellOutcome:
         """Do one step; `waited_for` is what became of the victims it waited for. Raises nothing that a plugin raises."""
+        with suppress(OSError):  # Ray starts its workers elsewhere
+            os.chdir(self.folder)
         try:
             return self._make_victim(spec, waited_for) if isinstance(spec, VictimSpec) else self._run_cell(spec, waited_for)
-        except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() ends its own cell, not the run
+        except KeyboardInterrupt:  # the user's (see `fenced`)
+            raise
+        except BaseException as error:
             return self.failure(spec, portable_traceback(error))
 
     def failure(self, spec: VictimSpec | CellSpec, error: str) -> VictimOutcome | CellOutcome:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from bdbench.data import TextSet
 from bdbench.errors import UsageError
+from bdbench.fence import fenced
 from bdbench.seeds import derive
 from bdbench.tasks.base import Splits, Task
 
@@ -54,7 +55,8 @@ def load(task: Task, source: str, directory: str | Path | None = None) -> Splits
 def _builtin(task: Task) -> Splits:
     rng = np.random.default_rng(derive(FIXED_SEED, "builtin", task.name))
     total, classes = sum(BUILTIN_ROWS.values()), len(task.label_names)
-    data = task.generate(total, rng)
+    with fenced(f"'{task.name}'", FIXED_SEED):
+        data = task.generate(total, rng)
     by_class = [np.flatnonzero(data.labels == label) for label in range(classes)]
     distinct = len(set(zip(data.first, data.second or data.first, strict=True)))
     if distinct < total or min(map(len, by_class)) < total // classes:
