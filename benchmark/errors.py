@@ -1,4 +1,4 @@
-"""The exception that means "what you asked for cannot be run", shown as a single line with exit status 2, and its words."""
+"""The exception that means "what you asked for cannot be run", a single line and exit status 2; one for "too slow"; words."""
 
 import difflib
 import re
@@ -13,6 +13,10 @@ GIST = 120  # characters of another library's message, inside one of ours
 
 class UsageError(Exception):
     """Bad input, refused before anything is trained. The message says what was typed, what is allowed and what to do."""
+
+
+class OutOfTime(BaseException):
+    """A victim or cell took too long. Not an Exception, so that a plugin's `except Exception` lets it through."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 A plugin comes from one of three places: a file of the folders `attacks/`, `defenses/` and `tasks/` (its public name is the
 file name with dashes for underscores), an entry point of the group `bdbench.attacks`, `bdbench.defenses` or
-`bdbench.tasks` of any installed distribution, or a file given with `--plugin`.
+`bdbench.tasks` of any installed distribution, or a file or package given with `--plugin` (`bdbench.plugin_files`).
 """
 
 from __future__ import annotations
@@ -11,16 +11,14 @@ import ast
 import dataclasses
 import hashlib
 import importlib
-import importlib.util
 import sys
-import types
-from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
 from bdbench.errors import UsageError, nearest
+from bdbench.plugin_files import plugin_of
 
 
 class Registry:
@@ -116,12 +114,10 @@ class Registry:
         return points_by_name
 
     def _load(self, point: EntryPoint) -> None:
-        try:
+        from bdbench.fence import refusing  # imports torch, which listing the built-in plugins does not
+
+        with refusing(f"the plugin '{point.name}' ({point.value})"):
             point.load()
-        except Exception as error:
-            raise UsageError(
-                f"the plugin '{point.name}' ({point.value}) fails to import: {type(error).__name__}: {error}"
-            ) from error
         if point.name not in self._classes:
             raise UsageError(f"the plugin '{point.name}' ({point.value}) does not register the name '{point.name}'")
 
@@ -129,57 +125,6 @@ class Registry:
 ATTACKS = Registry("attacks")
 DEFENSES = Registry("defenses")
 TASKS = Registry("tasks")
-
-
-@dataclass(frozen=True)
-class PluginFile:
-    """A Python file given with `--plugin`: where it lay, and its text as it was read once.
-
-    Workers run this text, not what lies at `path` by then. So what a key names is what made the numbers, and no file system
-    has to be shared.
-    """
-
-    path: Path
-    source: bytes
-
-    @classmethod
-    def read(cls, path: str | Path) -> PluginFile:
-        """Raises UsageError if there is no such file or it is not a Python file."""
-        path = Path(path).resolve()
-        if not path.is_file():
-            raise UsageError(f"--plugin {path}: no such file")
-        if path.suffix != ".py":
-            raise UsageError(f"--plugin {path}: not a Python file (.py)")
-        return cls(path, path.read_bytes())
-
-    def load(self) -> None:
-        """Run the text; its classes register themselves. The same text again does nothing, another text replaces it.
-
-        Raises UsageError if it fails to run.
-        """
-        digest = hashlib.sha256(str(self.path).encode() + b"\0" + self.source).hexdigest()
-        name = f"bdbench_plugin_{self.path.stem}_{digest[:8]}"
-        if _MODULES.get(self.path) == name:
-            return
-        module = types.ModuleType(name)
-        module.__file__ = str(self.path)
-        sys.modules[name] = module  # dataclasses and pickle look a class's module up by name
-        _TEXTS[name] = self.source
-        try:
-            exec(compile(self.source, str(self.path), "exec", dont_inherit=True), vars(module))
-        except BaseException as error:
-            del sys.modules[name], _TEXTS[name]
-            if isinstance(error, (UsageError, KeyboardInterrupt)):
-                raise
-            raise UsageError(f"--plugin {self.path}: fails to run: {type(error).__name__}: {error}") from error
-        if older := _MODULES.get(self.path):
-            del sys.modules[older], _TEXTS[older]
-        _MODULES[self.path] = name
-
-
-# Of the plugin files that run in this process: the module's name by the path, and the text by the module's name.
-_MODULES: dict[Path, str] = {}
-_TEXTS: dict[str, bytes] = {}
 
 
 def _owner(point: EntryPoint) -> str:
@@ -195,13 +140,13 @@ def _version(cls: type, version: int) -> str:
     """The declared version; for a plugin from outside also a digest of its source, whose author may edit it between runs."""
     if cls.__module__.startswith("bdbench."):
         return str(version)
-    return f"{version}+{hashlib.sha256(_source(cls.__module__)).hexdigest()[:8]}"
+    plugin = plugin_of(cls.__module__)
+    digest = plugin.digest if plugin else hashlib.sha256(_source(cls.__module__)).hexdigest()
+    return f"{version}+{digest[:8]}"
 
 
 def _source(module: str) -> bytes:
-    """The text of a plugin from outside: of its file, or, if it lies in a package, of all files of that package."""
-    if module in _TEXTS:
-        return _TEXTS[module]
+    """The text of an installed plugin: of its file, or, if it lies in a package, of all files of that package."""
     package = sys.modules.get(module.partition(".")[0])
     folders = [Path(folder) for folder in getattr(package, "__path__", ())]
     if folders:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from bdbench.cli.app import main
+from bdbench.registry import DEFENSES
 
 
 @pytest.fixture
@@ -180,3 +181,48 @@ def test_a_plugin_that_takes_a_known_name_is_refused(tmp_path, refused):
     )
     error = refused("--plugin", tmp_path / "plugin.py")
     assert "two defenses are named 'fine-mixing'" in error and "plugin.py" in error and "fine_mixing.py" in error
+
+
+def test_a_plugin_that_parses_the_command_line_is_refused_in_its_own_words(tmp_path, refused):
+    text = "import argparse\np = argparse.ArgumentParser()\np.add_argument('--lr', required=True)\np.parse_args()\n"
+    (tmp_path / "script.py").write_text(text)
+    error = refused("--plugin", tmp_path / "script.py")
+    assert "script.py called sys.exit(2)" in error and "script.py: error: the following arguments are required: --lr" in error
+
+
+MOVES = """
+import os
+from bdbench.defenses.base import ModelRepair, register
+
+os.chdir("/")
+
+
+@register("moves-away", paper="none")
+class MovesAway(ModelRepair):
+    def repair(self, model, ctx):
+        os.chdir("/")
+        return model
+"""
+
+
+def test_relative_folders_stay_where_they_were_when_the_command_was_given(tmp_path, monkeypatch, tiny_bert, data_dir, capfd):
+    shutil.copytree(tiny_bert, tmp_path / "model")
+    shutil.copytree(data_dir, tmp_path / "data")
+    (tmp_path / "moves.py").write_text(MOVES)
+    monkeypatch.chdir(tmp_path)
+    flags = ["--preset", "laptop", "--model", "model", "--data", "data", "-T", "sst2", "-a", "none", "-d", "moves-away,none"]
+    sizes = ["--train-rows", "40", "--validation-rows", "10", "--max-length", "32", "--epochs", "1", "--inline"]
+    folders = ["--plugin", "moves.py", "--out", "out", "--victims", "clean"]
+    monkeypatch.setattr(sys, "argv", ["bdbench", "run", *flags, *sizes, *folders])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert not ended.value.code, capfd.readouterr().err
+    assert len(list(tmp_path.glob("out/records/*.json"))) == 2 and len(list(tmp_path.glob("clean/*/meta.json"))) == 1
+    DEFENSES._classes.pop("moves-away")
+
+
+def test_a_file_in_the_working_directory_that_has_a_librarys_name_is_not_imported(tmp_path, bdbench):
+    for name in ("typer", "ast", "difflib"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    ended = bdbench("list", "presets", cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr

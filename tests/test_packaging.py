@@ -106,7 +106,7 @@ def test_an_outside_defense_runs_in_the_matrix_on_ray_workers(outside, tiny_bert
 def test_two_owners_of_one_name_are_refused(outside, tmp_path):
     (tmp_path / "mine.py").write_text(PLUGIN)
     code = (
-        "from bdbench.registry import DEFENSES, PluginFile\n"
+        "from bdbench.plugin_files import PluginFile\nfrom bdbench.registry import DEFENSES\n"
         "DEFENSES.get('halve-head')\n"
         f"PluginFile.read({str(tmp_path / 'mine.py')!r}).load()\n"
     )

@@ -20,9 +20,10 @@ from bdbench.matrix.presets import PRESETS
 from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.store import Results, VictimStore, read_predictions, read_records
 from bdbench.matrix.worker import Worker
+from bdbench.plugin_files import PluginFile
 from bdbench.protocol.cells import run_cell
 from bdbench.protocol.victims import make_victim
-from bdbench.registry import ATTACKS, DEFENSES, PluginFile
+from bdbench.registry import ATTACKS, DEFENSES
 from bdbench.specs.records import Record
 from bdbench.specs.work import CellSpec
 
@@ -245,6 +246,7 @@ def test_an_installed_plugin_that_is_edited_after_the_plan_is_a_failed_cell(tiny
 
 MEDDLERS = '''"""Plugins that would change what others, or they themselves, are measured by."""
 
+import copy
 import sys
 from dataclasses import dataclass
 
@@ -283,6 +285,72 @@ class Bends(ModelRepair):
 class Quits(ModelRepair):
     def repair(self, model, ctx):
         sys.exit(0)
+
+
+@register("interrupts", paper="none")
+class Interrupts(ModelRepair):
+    def repair(self, model, ctx):
+        raise KeyboardInterrupt
+
+
+@register("moves", paper="none")
+class Moves(Unchanged):
+    def repair(self, model, ctx):
+        import os
+        import random
+
+        import helper
+
+        os.chdir("/")
+        os.environ["HF_HOME"] = "/nowhere"
+        sys.path.insert(0, "/nowhere")
+        print(random.random(), np.random.rand())
+        return helper.same(model)
+
+
+@register("freezes", paper="none")
+class Freezes(Unchanged):
+    def repair(self, model, ctx):
+        import torch
+
+        torch.set_grad_enabled(False)
+        torch.set_default_dtype(torch.float64)
+        return model
+
+
+@register("seeds", paper="none")
+class Seeds(Unchanged):
+    def repair(self, model, ctx):
+        np.random.seed(0)
+        return model
+
+
+class Noisy:
+    """What a repaired model runs while it is evaluated is the plugin's code, too."""
+
+    def __init__(self, forward):
+        self.forward = forward
+
+    def __call__(self, *inputs, **more):
+        import torch
+
+        torch.set_default_dtype(torch.float64)
+        return self.forward(*inputs, **more)
+
+
+@register("answers-by-code", paper="none")
+class AnswersByCode(ModelRepair):
+    def repair(self, model, ctx):
+        repaired = copy.deepcopy(model)
+        repaired.forward = Noisy(repaired.forward)
+        return repaired
+
+
+@register_attack("leaves", paper="none")
+@dataclass(frozen=True)
+class Leaves(BadNets):
+    def prepare(self, model, train, ctx):
+        raise SystemExit("no GPU found")
 
 
 @register("mixes-notes", paper="none")
@@ -388,18 +456,21 @@ class AimsTooHigh(WeightPoisoning):
 @pytest.fixture
 def meddlers(copied, tmp_path, forgotten_plugins):
     """Run these attacks and defenses, most of them meddling ones, in this process; the records by attack and defense."""
-    (tmp_path / "meddlers.py").write_text(MEDDLERS)
-    file = PluginFile.read(tmp_path / "meddlers.py")
+    (tmp_path / "plugin").mkdir()
+    (tmp_path / "plugin" / "meddlers.py").write_text(MEDDLERS)
+    (tmp_path / "plugin" / "helper.py").write_text("def same(model):\n    return model\n")
+    file = PluginFile.read(tmp_path / "plugin" / "meddlers.py")
     file.load()
+    shutil.rmtree(tmp_path / "plugin")  # the texts travel
 
-    def call(attacks: tuple[str, ...], defenses: tuple[str, ...]) -> dict[tuple[str, str], Record]:
+    def call(attacks: tuple[str, ...], defenses: tuple[str, ...], ray: bool = False) -> dict[tuple[str, str], Record]:
         overrides = {
             **{"model": str(copied["model"]), "data": str(copied["data"]), "tasks": ("sst2",), "attacks": attacks},
             **{"train_rows": 200, "validation_rows": 20, "clean_rows": 8, "max_length": 32, "defenses": defenses},
             "training": {"epochs": 3, "learning_rate": 3e-3, "batch_size": 8},
         }
         cells = plan(PRESETS["laptop"].select(overrides), "cpu")
-        records = run(cells.cells, worker_for(cells, tmp_path, (file,)), tmp_path)
+        records = run(cells.cells, worker_for(cells, tmp_path, (file,)), tmp_path, ray)
         return {(record.spec.victim.attack.name, record.spec.defense_name): record for record in records}
 
     return call
@@ -420,6 +491,35 @@ def test_what_a_plugin_does_to_its_own_cell_ends_there(meddlers):
     assert "SystemExit: 0" in records["none", "quits"].error
     assert "what JSON does not hold" in records["none", "mixes-notes"].error
     assert "skip() returned ' '" in records["none", "says-nothing"].error
+
+
+@pytest.mark.parametrize("ray", [False, True], ids=["inline", "ray"])
+def test_what_a_plugin_does_to_the_process_harms_no_other_cell(ray, meddlers, tmp_path, monkeypatch, capfd):
+    """In a folder of files with libraries' names, which no process imports."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("torch", "numpy", "json", "datasets", "bdbench", "helper"):
+        (tmp_path / f"{name}.py").write_text("raise SystemExit('the wrong module')")
+    said = {
+        "quits": "'quits' called sys.exit(0)",
+        "interrupts": "'interrupts' raised KeyboardInterrupt",
+        "freezes": "'freezes' changed whether gradients are computed, the default dtype for the whole process",
+        "answers-by-code": "'answers-by-code' changed the default dtype",
+        "seeds": "'seeds' seeded the global random state of numpy.random anew",
+    }
+    records = meddlers(("none",), ("moves", *said, "fine-tuning", "same", "none"), ray)
+    for name, message in said.items():
+        record = records.pop(("none", name))
+        assert record.status == "failed" and message in record.error
+    assert {name: record.error for name, record in records.items() if record.status != "ok"} == {}
+    assert records["none", "moves"].metrics == records["none", "same"].metrics == records["none", "none"].metrics
+    assert capfd.readouterr().out == ""
+    assert Path.cwd() == tmp_path
+
+
+def test_an_attack_that_exits_fails_its_victim_alone(meddlers):
+    records = meddlers(("leaves", "none"), ("none",))
+    assert {attack: record.status for (attack, _), record in records.items()} == {"leaves": "failed", "none": "ok"}
+    assert "'leaves' called sys.exit('no GPU found')" in records["leaves", "none"].error
 
 
 @pytest.mark.parametrize(

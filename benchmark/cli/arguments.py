@@ -10,13 +10,16 @@ import typer
 
 from bdbench.errors import UsageError
 from bdbench.params import split_names
-from bdbench.registry import ATTACKS, DEFENSES, TASKS, PluginFile
+from bdbench.plugin_files import PluginFile
+from bdbench.registry import ATTACKS, DEFENSES, TASKS
 
 MOST_SEEDS = 1000  # of one run: more are a slip of the finger
 LARGEST_SEED = 2**63 - 1
 
 Text = str | None
-Plugins = Annotated[list[Path] | None, typer.Option("--plugin", help="a Python file that registers plugins; repeatable")]
+Plugins = Annotated[
+    list[Path] | None, typer.Option("--plugin", help="a Python file or package that registers plugins; repeatable")
+]
 
 REGISTRIES = {"attacks": ATTACKS, "defenses": DEFENSES, "tasks": TASKS}
 
@@ -26,7 +29,15 @@ def load_plugins(files: Iterable[Path] | None) -> tuple[PluginFile, ...]:
     plugins = tuple(PluginFile.read(file) for file in files or ())
     for plugin in plugins:
         plugin.load()
+        for file in plugin.shadowed:
+            typer.echo(f"warning: {file} is not what the plugin imports, since a library is named '{file.stem}'", err=True)
     return plugins
+
+
+def absolute(text: str | None, *words: str) -> str | None:
+    """A directory's path from the root, so that nobody who changes the working directory moves it; else, and of the words that
+    mean no directory, the text as it is."""
+    return str(Path(text).absolute()) if text is not None and text not in words and Path(text).is_dir() else text
 
 
 def names(text: Text) -> tuple[str, ...] | None:

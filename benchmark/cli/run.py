@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bdbench.cli.arguments import Plugins, Text, assignments, drop_none, load_plugins, names, row_counts, seed_numbers
+from bdbench.cli.arguments import Plugins, Text, absolute, assignments, drop_none, load_plugins, names, row_counts, seed_numbers
 from bdbench.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -66,6 +66,9 @@ def run(
 ) -> None:
     """Run attacks x defenses x tasks x seeds, then write the tables. Finished cells are not run again."""
     began = time.monotonic()
+    out = (out or Path("results") / preset).absolute()
+    victims = (victims or out.parent / "victims").absolute()
+    model, data = absolute(model, "bundled"), absolute(data, "hub", "builtin")
     plugins = load_plugins(plugin)
     overrides = drop_none(
         model=model,
@@ -94,10 +97,10 @@ def run(
     from bdbench.matrix.store import Results, VictimStore
     from bdbench.matrix.worker import Worker
 
-    out = out or Path("results") / preset
-    results, store = Results(out), VictimStore(victims or out.parent / "victims")
+    results, store = Results(out), VictimStore(victims)
     time_limit = TimeLimit(cell_timeout, parameters_at_most(plan.model_folder), threads)
-    worker = Worker(site_for(plan, plugins, threads, device), store.folder, typed_values(preset, overrides), time_limit)
+    site = site_for(plan, plugins, threads, device)
+    worker = Worker(site, store.folder, typed_values(preset, overrides), time_limit=time_limit)
     execution = execute_missing(plan, results, worker, inline, workers, gpus_per_cell, force)
     finish(plan, results, execution, time.monotonic() - began)
 

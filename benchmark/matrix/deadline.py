@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FrameType
 
+from bdbench.errors import OutOfTime
 from bdbench.specs.work import CellSpec, VictimSpec
 
 # Floating-point operations per parameter and word piece: a product and a sum forward, twice as many backward.
@@ -19,10 +20,6 @@ SLOW = 5e9
 AT_LEAST = 3600.0
 # The alarm is repeated, since code may swallow the exception.
 REPEATED_AFTER = 5.0
-
-
-class OutOfTime(BaseException):
-    """A step took too long. Not an Exception, so that a plugin's `except Exception` lets it through."""
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,17 @@ from bdbench.engine.probe import SHORTEST_MAX_LENGTH, probe
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import Recipe
 from bdbench.errors import UsageError
+from bdbench.fence import refusing
 from bdbench.matrix.graph import victims_of
 from bdbench.matrix.selection import Selection, attacks_of, defenses_of, distinct
 from bdbench.matrix.sizes import checked_rows, data_spec, overlaps, row_count
+from bdbench.plugin_files import PluginFile
 from bdbench.protocol.environment import source_digest
 from bdbench.protocol.plugins import needs_of, plugin_spec
 from bdbench.protocol.rows import DefenderSets
 from bdbench.protocol.site import Site
 from bdbench.protocol.sources import load
-from bdbench.registry import TASKS, PluginFile
+from bdbench.registry import TASKS
 from bdbench.specs.work import CellSpec, VictimSpec
 from bdbench.tasks.base import Task
 
@@ -64,7 +66,10 @@ def plan(selection: Selection, device: str = "auto") -> Plan:
     model = find_model(selection.model, selection.model_digest)
     source, folder = data_source(selection.data)
     tokenizer = load_tokenizer(model.folder)
-    warnings = [warning for attack in attacks for warning in attack.warnings(tokenizer)]
+    warnings: list[str] = []
+    for attack in attacks:
+        with refusing(f"'{attack.name}'"):
+            warnings += attack.warnings(tokenizer)
     cells: dict[tuple[int, Attack, str], list[CellSpec]] = {}
     for task_name in tasks:
         task = TASKS.get(task_name)()
@@ -93,7 +98,8 @@ def plan(selection: Selection, device: str = "auto") -> Plan:
             warnings += overlaps(f"{task_name}, seed {seed}", rows)
             for attack, victim in victims.items():
                 _check_target(attack, len(task.label_names))
-                attack.check(rows.train, len(task.label_names), tokenizer, selection.max_length)
+                with refusing(f"'{attack.name}'"):
+                    attack.check(rows.train, len(task.label_names), tokenizer, selection.max_length)
                 cells[seed, attack, task_name] = [_cell(victim, parts, sets) for parts in defenses]
     in_order = itertools.product(selection.seeds, attacks, tasks)
     ordered_cells = tuple(cell for place in in_order for cell in cells[place])

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import chdir
 from pathlib import Path
 from typing import Any, Self
 
@@ -55,11 +56,11 @@ class RayPool:
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
         # Without a token of ours Ray writes one into the home folder, which may be read-only.
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        folder = socket_folder()
-        if folder is None:
-            folder = self._own_folder = _short_folder()
+        self._own_folder = _short_folder()
         try:
-            self._start(folder)
+            # Ray puts the working directory before the libraries in its workers' import path. So it is an empty one.
+            with chdir(self._own_folder):
+                self._start(socket_folder() or self._own_folder)
         except Exception as error:  # Ray raises a dozen types for what can be amiss with a machine
             self.__exit__()
             raise UsageError(f"Ray does not start here ({first_line(error)}); --inline runs without it") from error

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bdbench.matrix.deadline import OutOfTime, TimeLimit, deadline
+from bdbench.matrix.deadline import TimeLimit, deadline
 from bdbench.matrix.remarks import collected_warnings
 from bdbench.matrix.store import VictimStore
 from bdbench.protocol.cells import failed_record, run_cell
@@ -42,15 +44,21 @@ class CellOutcome:
 
 @dataclass(frozen=True)
 class Worker:
-    """What a process must know beside the step: the site, the folder of the victims, what the user typed, the time limit."""
+    """What a process must know beside the step.
+
+    That is the site, the folder of the victims, what the user typed, the working directory and the time limit.
+    """
 
     site: Site
     victims: Path
     typed: Mapping[str, Any]
+    folder: Path = field(default_factory=Path.cwd)
     time_limit: TimeLimit = TimeLimit()
 
     def run(self, spec: VictimSpec | CellSpec, waited_for: Sequence[VictimOutcome]) -> VictimOutcome | CellOutcome:
         """Do one step; `waited_for` is what became of the victims it waited for. Raises nothing that a plugin raises."""
+        with suppress(OSError):  # Ray starts its workers elsewhere
+            os.chdir(self.folder)
         with collected_warnings() as warnings:
             outcome = self._run(spec, waited_for)
         return replace(outcome, warnings=tuple(warnings))
@@ -61,7 +69,9 @@ class Worker:
                 if isinstance(spec, VictimSpec):
                     return self._make_victim(spec, waited_for)
                 return self._run_cell(spec, waited_for)
-        except (Exception, SystemExit, OutOfTime) as error:  # a plugin that calls sys.exit() ends its own cell, not the run
+        except KeyboardInterrupt:  # the user's (see `fenced`)
+            raise
+        except BaseException as error:
             return self.failure(spec, portable_traceback(error))
 
     def failure(self, spec: VictimSpec | CellSpec, error: str) -> VictimOutcome | CellOutcome:

@@ -14,6 +14,7 @@ from bdbench.defenses.base import ModelRepair
 from bdbench.engine.classifiers import classifier_skeleton, pretrained_weights
 from bdbench.engine.tokenizers import unchanged_tokenizer
 from bdbench.engine.trace import Trace
+from bdbench.fence import fenced
 from bdbench.protocol.contexts import Context, DefenseContext, Lazy
 from bdbench.protocol.environment import environment
 from bdbench.protocol.plugins import needs_of, parts_of
@@ -96,12 +97,14 @@ def apply_defense(spec: CellSpec, parts: list[ModelRepair], victim: Victim, rows
     }
     repaired = Repaired(classifier(spec.victim, site, victim.weights, shares=True))  # a repair leaves what it gets as it is
     for part, name, role in zip(parts, component_names(spec.defense), _roles(spec), strict=True):
+        seed = derive(spec.victim.seed, "defense", spec.victim.task, *role)
         ctx = DefenseContext(
-            **context_fields(spec.victim, site, derive(spec.victim.seed, "defense", spec.victim.task, *role)),
+            **context_fields(spec.victim, site, seed),
             trace=repaired.trace,
-            resources={resource: resources[resource] for resource in part.asks_for()},
+            resources={resource: resources[resource] for resource in needs_of([part])},
         )
-        repaired.model = _module(part.repair(repaired.model, ctx), name)
+        with fenced(f"'{name}'", seed):
+            repaired.model = _module(part.repair(repaired.model, ctx), name)
         if ctx.notes:
             repaired.notes[name] = _json_values(ctx.notes, part.name)
     return repaired
@@ -110,15 +113,17 @@ def apply_defense(spec: CellSpec, parts: list[ModelRepair], victim: Victim, rows
 def score(repaired: Repaired, victim: Victim, rows: Rows, spec: CellSpec, site: Site) -> tuple[Predictions, dict[str, Metric]]:
     """Evaluate a repaired classifier on the test rows and on the victim's triggered ones."""
     ctx = Context(**context_fields(spec.victim, site, seed=0), trace=repaired.trace)  # evaluation draws nothing
-    return evaluate(repaired.model.eval(), rows.test, victim.triggered, spec.victim, ctx)
+    with fenced(f"'{spec.defense_name}'", derive(spec.victim.seed, "evaluation")):  # a repaired model may be its own code
+        return evaluate(repaired.model.eval(), rows.test, victim.triggered, spec.victim, ctx)
 
 
 def _reason_to_skip(parts: list[ModelRepair], task: str, site: Site) -> str | None:
     """Why a component makes no sense on this task or with such a model. Raises TypeError for a reason that says nothing."""
     for part in parts:
-        reason, asked = part.skip(task), "skip"
-        if reason is None and not part.unchanged:
-            reason, asked = part.unfit(classifier_skeleton(site.model, len(TASKS.get(task).label_names))), "unfit"
+        with fenced(f"'{part.name}'", seed=0):
+            reason, asked = part.skip(task), "skip"
+            if reason is None and not part.unchanged:
+                reason, asked = part.unfit(classifier_skeleton(site.model, len(TASKS.get(task).label_names))), "unfit"
         if reason is not None and not (isinstance(reason, str) and reason.strip()):
             raise TypeError(f"'{part.name}'.{asked}() returned {reason!r}; it returns None, or why it is skipped")
         if reason:

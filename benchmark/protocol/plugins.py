@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from bdbench.attacks.base import Attack
 from bdbench.defenses.base import ModelRepair
+from bdbench.fence import fenced
 from bdbench.registry import ATTACKS, DEFENSES, TASKS, Registry
 from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec
 from bdbench.tasks.base import Task
@@ -29,7 +31,7 @@ def parts_of(spec: CellSpec) -> list[ModelRepair]:
 
 def needs_of(parts: Sequence[ModelRepair]) -> tuple[str, ...]:
     """All that a composition asks for, sorted."""
-    return tuple(sorted(set().union(*(part.asks_for() for part in parts))))
+    return tuple(sorted(set().union(*map(_asks_for, parts))))
 
 
 def task_of(spec: VictimSpec) -> type[Task]:
@@ -37,8 +39,16 @@ def task_of(spec: VictimSpec) -> type[Task]:
     return _get(spec.task, spec.task_version, TASKS)
 
 
+@lru_cache  # a plan asks for every cell
+def _asks_for(part: ModelRepair) -> frozenset[str]:
+    with fenced(f"'{part.name}'", seed=0):
+        return frozenset(part.asks_for())
+
+
 def _build(spec: PluginSpec, registry: Registry) -> Any:
-    return _get(spec.name, spec.version, registry).build(spec.params)
+    cls = _get(spec.name, spec.version, registry)
+    with fenced(f"'{spec.name}'", seed=0):
+        return cls.build(spec.params)
 
 
 def _get(name: str, version: str, registry: Registry) -> Any:

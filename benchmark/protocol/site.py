@@ -12,8 +12,8 @@ import torch
 
 from bdbench.engine.kernels import use_widened_linear
 from bdbench.engine.precision import torch_device
+from bdbench.plugin_files import PluginFile
 from bdbench.protocol.quotas import core_quota
-from bdbench.registry import PluginFile
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 

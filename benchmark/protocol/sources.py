@@ -54,7 +54,7 @@ def load(task: Task, source: str, directory: str | Path | None = None) -> Splits
 def _builtin(task: Task) -> Splits:
     rng = np.random.default_rng(derive(FIXED_SEED, "builtin", task.name))
     total, classes = sum(BUILTIN_ROWS.values()), len(task.label_names)
-    data = task.generate(total, rng)
+    data = _generated(task, total, rng)
     by_class = [np.flatnonzero(data.labels == label) for label in range(classes)]
     distinct = len(set(zip(data.first, data.second or data.first, strict=True)))
     if distinct < total or min(map(len, by_class)) < total // classes:
@@ -69,6 +69,15 @@ def _builtin(task: Task) -> Splits:
         splits.append(data.take(np.sort(rows_of_split)))  # sorted by position, not by label
         start += share
     return Splits(*splits, label_names=task.label_names, source="builtin")
+
+
+def _generated(task: Task, rows: int, rng: np.random.Generator) -> TextSet:
+    if type(task).__module__.startswith("bdbench."):
+        return task.generate(rows, rng)
+    from bdbench.fence import fenced  # imports torch, which bdbench's own tasks do without
+
+    with fenced(f"'{task.name}'", FIXED_SEED):
+        return task.generate(rows, rng)
 
 
 def _split_file(task: Task, directory: Path, split: str) -> Path:

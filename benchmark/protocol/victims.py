@@ -17,6 +17,7 @@ from bdbench.engine.classifiers import classifier_with, load_classifier
 from bdbench.engine.models import check_model
 from bdbench.engine.tokenizers import load_tokenizer, unchanged_tokenizer
 from bdbench.engine.training import Recipe
+from bdbench.fence import fenced
 from bdbench.protocol.contexts import AttackContext
 from bdbench.protocol.environment import environment, source_digest
 from bdbench.protocol.plugins import attack_of, plugin_spec
@@ -79,7 +80,8 @@ def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vi
     rows = rows_of(spec, site)
     ctx = attack_context(spec, site, "poison", clean)
     began = time.perf_counter()
-    with unchanged_tokenizer(site.model):
+    fence = fenced(f"'{attack.name}'", derive(spec.seed, "attack", spec.task, attack.name))
+    with unchanged_tokenizer(site.model), fence:
         model = classifier(spec, site, clean.weights if attack.start == "clean" else None)
         model = train_victim(attack, model, rows.train, spec, ctx)
         weights = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
