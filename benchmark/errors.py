@@ -1,23 +1,24 @@
-"""The exception that means "what you asked for cannot be run", shown as a single line with exit status 2, and its words."""
+"""The exceptions that end a run with a single line, and the words of such lines."""
 
 import difflib
-import re
 from collections.abc import Iterable
-
-# the folders of an absolute path, up to the file's name
-_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
 
 
 class UsageError(Exception):
-    """Bad input, refused before anything is trained. The message says what was typed, what is allowed and what to do."""
+    """Bad input, refused before anything is trained, with exit status 2.
+
+    The message says what was typed, what is allowed and what to do.
+    """
+
+
+class StorageError(Exception):
+    """A result could not be written: the disk is full, or its folder is gone or read-only. Ends the run with exit status 1.
+
+    The message says what was to be written, where, why it failed, and what to do. What was written before stays.
+    """
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """ "; nearest: a, b", to end a clause of a message with, or nothing if no known name is near."""
     near = difflib.get_close_matches(name, list(known), n=3)
     return f"; nearest: {', '.join(near)}" if near else ""
-
-
-def without_folders(text: str) -> str:
-    """`text` with every absolute path cut to "…/" and the file's name, since no record may name a folder of a machine."""
-    return _FOLDERS.sub("…/", text)

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_protocol import SPLITS, VICTIM, cell
+from test_protocol import SPLITS, VICTIM, cell, old_record
 
 from bdbench.errors import UsageError
-from bdbench.matrix.store import Results, VictimStore, read_predictions, read_records
+from bdbench.matrix.results import Results, read_predictions, read_records
+from bdbench.matrix.victim_store import VictimStore
 from bdbench.protocol.victims import Victim
 from bdbench.registry import ATTACKS, DEFENSES, PluginFile
 from bdbench.specs.metrics import Metric
@@ -69,11 +70,18 @@ def test_a_failure_does_not_replace_what_another_process_finished_meanwhile(tmp_
     assert [record.status for record in read_records(tmp_path)] == ["ok"] and second.done(cell().key())
 
 
-def test_one_cell_in_two_files_is_refused(tmp_path):
-    Results(tmp_path).write(Record(cell(), "failed", "once"))
-    (file,) = (tmp_path / "records").iterdir()
-    (file.parent / "copy.json").write_bytes(file.read_bytes())
-    with pytest.raises(UsageError, match=f"{file.name}: the same cell as copy.json|copy.json: the same cell as {file.name}"):
+def test_a_record_under_another_name_and_one_cell_in_two_files_are_refused(tmp_path):
+    results = Results(tmp_path)
+    results.write(Record(cell(), "failed", "once"))
+    copy = tmp_path / "records" / "copy.json"
+    copy.write_bytes((tmp_path / "records" / f"{cell().key()}.json").read_bytes())
+    with pytest.raises(UsageError, match=f"copy.json: .*{cell().key()}.json"):
+        read_records(tmp_path)
+    copy.unlink()
+    old = old_record()
+    results.write(Record.from_json(old))
+    (tmp_path / "records" / f"{old['key']}.json").write_text(json.dumps(old))  # the same in the older schema
+    with pytest.raises(UsageError, match="the same cell as"):
         read_records(tmp_path)
 
 

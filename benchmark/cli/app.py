@@ -1,6 +1,7 @@
 """The application: its commands, and how it ends.
 
-Standard output is data, standard error is progress. Exit status: 0 all cells ok, 1 some cell failed, 2 bad usage.
+Standard output is data, standard error is progress. Exit status: 0 all cells ok, 1 some cell failed or could not be stored,
+2 bad usage.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from bdbench.cli.list import list_plugins
 from bdbench.cli.report import report
 from bdbench.cli.run import run
 from bdbench.cli.show import show
-from bdbench.errors import UsageError
+from bdbench.errors import StorageError, UsageError
 
 app = typer.Typer(
     add_completion=False,
@@ -32,6 +33,9 @@ def main(command: typer.Typer = app) -> None:
     """Entry point: bad usage is one line on standard error and exit status 2."""
     try:
         sys.exit(command(sys.argv[1:] or ["--help"], standalone_mode=False))
+    except StorageError as error:
+        typer.echo(f"bdbench: {error}", err=True)
+        sys.exit(1)
     except UsageError as error:
         message = str(error)
     except Exception as error:

@@ -61,7 +61,7 @@ class RayPool:
         try:
             return step, self._ray.get(task)
         except self._ray.exceptions.RayError as error:
-            return step, self._worker.failure(step.spec, portable_traceback(error))
+            return step, self._worker.failure(step.spec, portable_traceback(error, self._worker.folders))
 
 
 def slots(site: Site, workers: int | None, gpus_per_cell: float) -> int:

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bdbench.matrix.store import VictimStore
+from bdbench.errors import StorageError
+from bdbench.matrix.victim_store import VictimStore
 from bdbench.protocol.cells import failed_record, run_cell
 from bdbench.protocol.environment import portable_traceback
 from bdbench.protocol.site import Site
@@ -23,6 +24,7 @@ class VictimOutcome:
 
     error: str | None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    unstored: bool = False  # it could not be written, and no later one could; `error` is the line that says so
 
 
 @dataclass(frozen=True)
@@ -45,8 +47,16 @@ class Worker:
         """Do one step; `waited_for` is what became of the victims it waited for. Raises nothing that a plugin raises."""
         try:
             return self._make_victim(spec, waited_for) if isinstance(spec, VictimSpec) else self._run_cell(spec, waited_for)
+        except StorageError as error:
+            return VictimOutcome(str(error), unstored=True)
         except (Exception, SystemExit) as error:  # a plugin that calls sys.exit() ends its own cell, not the run
-            return self.failure(spec, portable_traceback(error))
+            return self.failure(spec, portable_traceback(error, self.folders))
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of the run, whose names no record may hold."""
+        beside = (plugin.path.parent for plugin in self.site.plugins)
+        return tuple(folder for folder in (self.site.model, self.site.data, self.victims, *beside) if folder is not None)
 
     def failure(self, spec: VictimSpec | CellSpec, error: str) -> VictimOutcome | CellOutcome:
         """The outcome of a step that ended with this traceback."""
@@ -63,6 +73,7 @@ class Worker:
         store = VictimStore(self.victims)
         seconds: dict[str, float] = {}
         if store.load(spec) is None:
+            store.check_room(self.site.model)
             victim = make_victim(spec, self.site, store.load(clean_spec(spec)) if needs_clean_victim(spec) else None)
             store.save(victim)
             seconds = victim.seconds
