@@ -138,12 +138,12 @@ class VictimStore:
             (work / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             for file in work.iterdir():
                 _flush(file)
-            if home.exists() and self._meta(victim.spec.key()) is None:
+            if home.exists() and self.load(victim.spec) is None:
                 os.replace(home, work / "damaged")
                 shutil.rmtree(work / "damaged")
             os.replace(work, home)
         except OSError as error:
-            if self._meta(victim.spec.key()) is None:
+            if self.load(victim.spec) is None:
                 raise storage_error(home, error, BYTES_PER_WEIGHT * sum(map(Tensor.numel, victim.weights.values()))) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
