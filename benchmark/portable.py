@@ -42,12 +42,12 @@ _HOMES = re.compile(r"(?:file:/+)?(?:[A-Za-z]:)?[\\/]+(?:home|Users|Documents an
 def without_folders(text: str, folders: Iterable[str | PurePath] = (), user: str | None = None) -> str:
     """`text` with every absolute path cut to "…/" and the file's name, since no record may name a folder of a machine.
 
-    `folders` are cut exactly, whatever signs their names hold, and the word `user` goes, too. Of other paths everything up to
-    the last separator goes: POSIX or Windows, with blanks or not, in quotation marks or not. Where one without quotation marks
-    ends is a guess that rather cuts too much. URLs and relative paths stay.
+    `folders`, absolute ones, are cut exactly, whatever signs their names hold, and the word `user` goes, too. Of other paths
+    everything up to the last separator goes: POSIX or Windows, with blanks or not, in quotation marks or not. Where one without
+    quotation marks ends is a guess that rather cuts too much. URLs and relative paths stay.
     """
     for folder in sorted({str(folder) for folder in folders}, key=len, reverse=True):
-        if len(PurePath(folder).parts) > 1:
+        if PurePath(folder).is_absolute() and len(PurePath(folder).parts) > 1:
             for spelling in _spellings(folder):
                 text = re.sub(rf"(?<![\w.]){re.escape(spelling)}(?![\w-])", CUT, text)
     text = _IN_TRACEBACK.sub(lambda match: f'File "{_cut(match[1])}", line ', text)
@@ -62,9 +62,11 @@ def without_folders(text: str, folders: Iterable[str | PurePath] = (), user: str
 
 
 def last_part(path: str) -> str:
-    """The last part of a path as it was typed, POSIX or Windows."""
-    parts = [part for part in _SEPARATOR.split(path) if part]
-    return parts[-1] if parts else ""
+    """The last part of a path as it was typed, POSIX or Windows, unless it is the name of a user: of a home folder."""
+    path = path.rstrip("\\/")
+    last = max(path.rfind("/"), path.rfind("\\")) + 1
+    is_home = _HOMES.fullmatch(path[:last]) or path[last:].startswith("~")
+    return CUT if is_home else path[last:]
 
 
 def _spellings(folder: str) -> list[str]:

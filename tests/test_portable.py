@@ -6,8 +6,9 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 import pytest
 
+from bdbench.cli.run import typed_values
 from bdbench.errors import UsageError
-from bdbench.portable import last_part, without_folders
+from bdbench.portable import without_folders
 from bdbench.protocol.environment import portable_traceback
 
 
@@ -109,4 +110,9 @@ def test_the_traceback_of_a_run_names_none_of_its_folders_nor_its_user(monkeypat
     "typed", ["/home/Jane Doe/data", "/home/Jane Doe/data/", r"C:\Users\Jane\data", r"C:\Users\Jane\data" + "\\", "data"]
 )
 def test_of_a_typed_folder_the_last_part_is_recorded(typed):
-    assert last_part(typed) == "data"
+    assert typed_values("laptop", {"data": typed}) == {"preset": "laptop", "data": "data"}
+
+
+@pytest.mark.parametrize("typed", ["/home/jane", "/home/jane/", r"C:\Users\Jane Doe", "~jane", "~"])
+def test_of_a_typed_home_folder_not_even_the_last_part_is_recorded(typed):
+    assert typed_values("laptop", {"model": typed}) == {"preset": "laptop", "model": "…"}

@@ -184,6 +184,7 @@ def refused_reading(file, reader=None) -> str:
         ("metrics.cacc.n", 10**400),
         ("metrics.cacc", [0.5, 2]),
         ("metrics.cacc", GONE),
+        ("metrics.asr", {"value": 0.5, "n": 2}),  # without base and floor
         ("metrics", GONE),
         ("metrics", []),
         ("metrics", None),

@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -96,14 +96,16 @@ def portable_traceback(error: BaseException, folders: Iterable[Path] = ()) -> st
     text = "".join(traceback.format_exception(error))
     for folder in (Path(bdbench.__file__).parents[1], Path(torch.__file__).parents[1]):
         text = text.replace(f"{folder}{os.sep}", "")
-    return without_folders(text, [*folders, *_folders_here()], _user())
+    return without_folders(text, _known_folders(folders), _user())
 
 
-def _folders_here() -> Iterator[Path]:
-    """The folders that any process has, as far as they are there."""
-    for folder in (Path.home, Path.cwd, tempfile.gettempdir, lambda: sys.prefix, lambda: sys.base_prefix):
+def _known_folders(folders: Iterable[Path]) -> Iterator[Path]:
+    """These folders and those that any process has, as they are called and as they are, as far as they can be told."""
+    of_process = (Path.home, Path.cwd, tempfile.gettempdir, lambda: sys.prefix, lambda: sys.base_prefix)
+    for folder in (*(partial(Path, folder) for folder in folders), *of_process):
         with suppress(OSError, RuntimeError):  # the current folder may be gone, a container's user may have no home
-            yield Path(folder())
+            yield Path(folder()).absolute()
+            yield Path(folder()).resolve()
 
 
 def _user() -> str | None:

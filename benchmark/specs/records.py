@@ -15,6 +15,7 @@ from bdbench.specs.upgrade import SCHEMA, upgrade
 from bdbench.specs.work import CellSpec
 
 STATUSES = ("ok", "failed", "skipped")
+OF_TRIGGER = ("asr", "base", "floor")  # the metrics of an attack with a trigger, all of the same rows
 
 PREDICTIONS_FILE = re.compile(r"predictions/\w[\w.-]*\.npz")  # beside the folder of the records, and nowhere else
 
@@ -115,6 +116,11 @@ def _check_status(record: Record) -> None:
         raise ValueError(f"it is {record.status}, but has metrics")
     if record.status == "ok" and "cacc" not in (record.metrics or {}):
         raise ValueError("it is ok, but has no cacc")
+    of_trigger = [name for name in OF_TRIGGER if name in (record.metrics or {})]
+    if of_trigger and len(of_trigger) < len(OF_TRIGGER):
+        raise ValueError(f"it has {', '.join(of_trigger)}, but not all of {', '.join(OF_TRIGGER)}")
+    if len({record.metrics[name].n for name in of_trigger}) > 1:
+        raise ValueError(f"{', '.join(OF_TRIGGER)} are not of the same number of rows")
     if record.predictions is not None and not PREDICTIONS_FILE.fullmatch(record.predictions):
         raise ValueError(f"its predictions, {record.predictions!r}, are not predictions/NAME.npz")
 
