@@ -17,6 +17,7 @@ from test_store import victim
 from bdbench.cli.app import main
 from bdbench.errors import StorageError, UsageError
 from bdbench.files import LEFTOVER_SECONDS, make_writable, unfinished, write_whole
+from bdbench.matrix.lock import locked
 from bdbench.matrix.results import Results, read_records
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.processes import place
@@ -182,6 +183,12 @@ def test_leftovers_of_killed_saves_are_swept_and_those_of_running_ones_are_not(t
     VictimStore(tmp_path / "victims").prepare()
     Results(tmp_path / "run")
     assert all(path.exists() for path in kept) and not any(path.exists() for path in swept)
+
+
+def test_a_lock_that_cannot_be_written_is_no_lock(tmp_path):
+    with files_of_at_most(10), pytest.raises(StorageError, match=r"\.lock: cannot be written"), locked(tmp_path):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_file_in_the_way_is_named(tmp_path):
