@@ -1,18 +1,24 @@
-"""The exception that means "what you asked for cannot be run", a single line and exit status 2; one for "too slow"; words."""
+"""The exceptions that end a run, or a part of it, with a single line, and the words of such lines."""
 
 import difflib
-import re
 from collections.abc import Iterable
-
-# the folders of an absolute path, up to the file's name
-_FOLDERS = re.compile(r"(?<![\w.:/])/(?:[^\s/'\":]+/)+")
 
 LONGEST_LINE = 400
 GIST = 120  # characters of another library's message, inside one of ours
 
 
 class UsageError(Exception):
-    """Bad input, refused before anything is trained. The message says what was typed, what is allowed and what to do."""
+    """Bad input, refused before anything is trained, with exit status 2.
+
+    The message says what was typed, what is allowed and what to do.
+    """
+
+
+class StorageError(Exception):
+    """A result could not be written: the disk is full, or its folder is gone or read-only. Ends the run with exit status 1.
+
+    The message says what was to be written, where, why it failed, and what to do. What was written before stays.
+    """
 
 
 class OutOfTime(BaseException):
@@ -45,8 +51,3 @@ def gist(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = lines[0] if lines else type(error).__name__
     return text if len(text) <= GIST else text[: GIST - 1] + "…"
-
-
-def without_folders(text: str) -> str:
-    """`text` with every absolute path cut to "…/" and the file's name, since no record may name a folder of a machine."""
-    return _FOLDERS.sub("…/", text)

@@ -18,7 +18,8 @@ from bdbench.matrix.plan import plan, site_for
 from bdbench.matrix.pool import RayPool, socket_folder
 from bdbench.matrix.presets import PRESETS
 from bdbench.matrix.progress import MatrixProgress
-from bdbench.matrix.store import Results, VictimStore, read_records
+from bdbench.matrix.results import Results, read_records
+from bdbench.matrix.victim_store import VictimStore
 from bdbench.matrix.worker import Worker
 from bdbench.plugin_files import PluginFile
 

@@ -15,7 +15,7 @@ from rich.console import Console
 
 from bdbench.cli.app import main
 from bdbench.matrix.progress import MatrixProgress
-from bdbench.matrix.store import read_predictions, read_records
+from bdbench.matrix.results import read_predictions, read_records
 from bdbench.protocol.scoring import metrics_of
 from bdbench.specs.metrics import Metric
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from bdbench.matrix.presets import PRESETS
-from bdbench.matrix.store import read_predictions, read_records
+from bdbench.matrix.results import read_predictions, read_records
 from bdbench.perf.table import speed_table
 from bdbench.protocol.scoring import metrics_of
 from bdbench.reports.claims_page import text

@@ -1,19 +1,32 @@
 """What the stores keep, and what they never throw away."""
 
 import json
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from test_protocol import SPLITS, VICTIM, cell
+from test_protocol import SPLITS, VICTIM, cell, old_record
 
+from bdbench.cli.app import main
 from bdbench.errors import UsageError
-from bdbench.matrix.store import Results, VictimStore, read_predictions, read_records
+from bdbench.files import sha256
+from bdbench.matrix.results import Results, read_predictions, read_records
+from bdbench.matrix.victim_store import VictimStore
+from bdbench.plugin_files import PluginFile
 from bdbench.protocol.victims import Victim
-from bdbench.registry import ATTACKS, DEFENSES, PluginFile
+from bdbench.registry import ATTACKS, DEFENSES
+from bdbench.specs.keys import key_of
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Record, VictimDigests
+
+CLASSES = {"clean": np.array([1], dtype=np.int8)}
+GONE = object()
+
+
+def ok_record() -> Record:
+    return Record(cell(), "ok", metrics={"cacc": Metric(0.5, 2)}, victim=VictimDigests("a" * 64, None))
 
 
 def victim(weight: float = 1.0) -> Victim:
@@ -69,11 +82,18 @@ def test_a_failure_does_not_replace_what_another_process_finished_meanwhile(tmp_
     assert [record.status for record in read_records(tmp_path)] == ["ok"] and second.done(cell().key())
 
 
-def test_one_cell_in_two_files_is_refused(tmp_path):
-    Results(tmp_path).write(Record(cell(), "failed", "once"))
-    (file,) = (tmp_path / "records").iterdir()
-    (file.parent / "copy.json").write_bytes(file.read_bytes())
-    with pytest.raises(UsageError, match=f"{file.name}: the same cell as copy.json|copy.json: the same cell as {file.name}"):
+def test_a_record_under_another_name_and_one_cell_in_two_files_are_refused(tmp_path):
+    results = Results(tmp_path)
+    results.write(Record(cell(), "failed", "once"))
+    copy = tmp_path / "records" / "copy.json"
+    copy.write_bytes((tmp_path / "records" / f"{cell().key()}.json").read_bytes())
+    with pytest.raises(UsageError, match=f"copy.json: .*{cell().key()}.json"):
+        read_records(tmp_path)
+    copy.unlink()
+    old = old_record()
+    results.write(Record.from_json(old))
+    (tmp_path / "records" / f"{old['key']}.json").write_text(json.dumps(old))  # the same in the older schema
+    with pytest.raises(UsageError, match="the same cell as"):
         read_records(tmp_path)
 
 
@@ -115,12 +135,232 @@ def test_a_plugin_that_exits_while_it_is_loaded_is_refused(tmp_path):
         load(tmp_path, "import sys\nsys.exit(0)\n")
 
 
-@pytest.mark.parametrize("content", ["[]", "{", "3", json.dumps({"schema": 1})])
-def test_a_file_that_is_no_record_is_named(content, tmp_path):
-    Results(tmp_path)
-    (tmp_path / "records" / "odd.json").write_text(content)
-    with pytest.raises(UsageError, match="odd.json: not a record"):
-        read_records(tmp_path)
+@pytest.fixture
+def record_file(tmp_path):
+    """The file of an "ok" record, beside its predictions."""
+    Results(tmp_path).write(ok_record(), CLASSES)
+    return tmp_path / "records" / f"{cell().key()}.json"
+
+
+def edited(raw: dict, path: str, value: object) -> str:
+    """The text of a record with another value at a path such as "metrics.cacc.n", and the key that fits its spec."""
+    *parents, last = path.split(".")
+    place = raw
+    for name in parents:
+        place = place[int(name)] if isinstance(place, list) else place[name]
+    if value is GONE:
+        del place[last]
+    else:
+        place[last] = value
+    if path.startswith("spec.") and isinstance(raw["spec"]["victim"], dict):
+        raw["key"] = key_of({**raw["spec"], "victim": {**raw["spec"]["victim"], "model": model_in_key(raw)}})
+    return json.dumps(raw)
+
+
+def model_in_key(raw: dict) -> dict:
+    return {name: value for name, value in raw["spec"]["victim"]["model"].items() if name != "name"}
+
+
+def refused_reading(file, reader=None) -> str:
+    """The line with which reading the records is refused."""
+    with pytest.raises(UsageError) as refusal:
+        (reader or read_records)(file.parents[1])
+    line = str(refusal.value)
+    assert len(line.splitlines()) == 1 and line.isprintable() and len(line) < 600
+    assert str(file) in line and "move it away and run the cell again, or use another --out" in line
+    return line
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("metrics.cacc.value", "0.5"),
+        ("metrics.cacc.value", None),
+        ("metrics.cacc.value", True),
+        ("metrics.cacc.value", 1.5),
+        ("metrics.cacc.value", -0.1),
+        ("metrics.cacc.n", -2),
+        ("metrics.cacc.n", 0),
+        ("metrics.cacc.n", 2.5),
+        ("metrics.cacc.n", 10**400),
+        ("metrics.cacc", [0.5, 2]),
+        ("metrics.cacc", GONE),
+        ("metrics.asr", {"value": 0.5, "n": 2}),  # without base and floor
+        ("metrics", GONE),
+        ("metrics", []),
+        ("metrics", None),
+        ("status", "fine"),
+        ("status", []),
+        ("status", "failed"),
+        ("error", 3),
+        ("schema", "2"),
+        ("schema", None),
+        ("key", 3),
+        ("spec", None),
+        ("spec", []),
+        ("spec.victim", "x"),
+        ("spec.defense", "none"),
+        ("spec.defense", [3]),
+        ("spec.clean_rows", "16"),
+        ("spec.clean_rows", True),
+        ("spec.victim.seed", "0"),
+        ("spec.victim.seed", 10**300),
+        ("spec.victim.task", 3),
+        ("spec.victim.attack.params", {"rate": [1]}),
+        ("spec.victim.data.test_rows", None),
+        ("spec.victim.model.name", 3),
+        ("needs", [1]),
+        ("needs", "clean"),
+        ("notes", 3),
+        ("typed", []),
+        ("victim", "abc"),
+        ("victim", {"weights": 3, "triggered": None}),
+        ("seconds", {"total": "1"}),
+        ("env", []),
+        ("env.source", 3),
+        ("env.source", ["a"]),
+        ("env.victim", "x"),
+        ("error", "\ud800"),
+        ("predictions", "../../etc/x.npz"),
+        ("predictions", "/etc/x.npz"),
+        ("predictions", "predictions/../x.npz"),
+        ("predictions", "predictions/a/b.npz"),
+        ("predictions", 3),
+    ],
+)
+def test_a_record_with_a_damaged_field_is_one_line(path, value, record_file):
+    record_file.write_text(edited(json.loads(record_file.read_text()), path, value))
+    if "spec" in path and record_file.stem != (key := json.loads(record_file.read_text())["key"]):
+        record_file = record_file.rename(record_file.with_name(f"{key}.json"))
+    refused_reading(record_file)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda text: "",
+        lambda text: text[: len(text) // 2],
+        lambda text: "[]",
+        lambda text: f"[{text}]",
+        lambda text: "null",
+        lambda text: "3",
+        lambda text: text.replace('"value": 0.5', '"value": NaN'),
+        lambda text: text.replace('"value": 0.5', '"value": 1e999'),
+        lambda text: text.replace('"value": 0.5', '"value": 0.75, "value": 0.5'),
+        lambda text: text.replace('"n": 2', f'"n": {"9" * 5000}'),
+        lambda text: text.replace('"notes": {}', '"notes": ' + "[" * 100_000 + "]" * 100_000),
+        lambda text: text.replace('"notes": {}', '"notes": {"a": ' + "[" * 800 + "]" * 800 + "}"),
+        lambda text: text.replace('"error": null', '"error": "\x1b[2J\x00"'),
+        lambda text: text + text,
+        lambda text: text.encode("utf-16"),
+        lambda text: b"\xff\xfe\xfd",
+    ],
+)
+def test_a_damaged_file_of_a_record_is_one_line_for_report_and_claims_and_run(damage, record_file, monkeypatch, capsys):
+    damaged = damage(record_file.read_text())
+    record_file.write_bytes(damaged if isinstance(damaged, bytes) else damaged.encode())
+    refused_reading(record_file)
+    refused_reading(record_file, Results)
+    for command in ("report", "claims"):
+        monkeypatch.setattr(sys, "argv", ["bdbench", command, str(record_file.parents[1])])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and len(error.splitlines()) == 1 and record_file.name in error
+    assert not list(record_file.parents[1].glob("leaderboard*"))
+
+
+def test_a_record_that_is_a_folder_or_a_loop_is_named(record_file):
+    record_file.unlink()
+    record_file.mkdir()
+    assert "Is a directory" in refused_reading(record_file)
+    record_file.rmdir()
+    record_file.symlink_to(record_file)
+    assert "symbolic links" in refused_reading(record_file)
+
+
+def test_a_record_that_was_damaged_meanwhile_is_moved_aside_and_the_run_goes_on(record_file, caplog):
+    results = Results(record_file.parents[1])
+    for number in ("", "1"):
+        record_file.write_text(f"damaged{number}")
+        results.write(Record(cell(), "failed", "again"))
+        assert record_file.with_name(f"{record_file.name}.damaged{number}").read_text() == f"damaged{number}"
+        assert f"it is now {record_file.name}.damaged{number}" in caplog.records[-1].getMessage()
+    record_file.unlink()
+    record_file.mkdir()
+    results.write(ok_record(), CLASSES)
+    record_file.unlink()
+    results.write(ok_record(), CLASSES)  # one that vanished
+    assert [record.status for record in read_records(record_file.parents[1])] == ["ok"]
+
+
+@pytest.mark.parametrize("earlier", ["failed", "skipped", "ok"])
+@pytest.mark.parametrize("later", ["failed", "skipped", "ok"])
+def test_a_record_is_never_replaced_by_one_of_less_worth(earlier, later, tmp_path):
+    made = {status: Record(cell(), status, f"{status} once") for status in ("failed", "skipped")} | {"ok": ok_record()}
+    first, second = Results(tmp_path), Results(tmp_path)
+    first.write(made[earlier])
+    second.write(made[later])  # which has not seen the first one's
+    order = ["failed", "skipped", "ok"]
+    assert [record.status for record in read_records(tmp_path)] == [max(earlier, later, key=order.index)]
+    assert second.done(cell().key()) == ({earlier, later} != {"failed"})
+
+
+def test_predictions_are_read_from_the_runs_own_folder_alone(record_file, tmp_path):
+    (record,) = read_records(tmp_path)
+    assert read_predictions(tmp_path, record)["clean"].tolist() == [1]
+    outside = tmp_path.parent / "outside.npz"
+    np.savez(outside, clean=np.array([7]))
+    file = tmp_path / record.predictions
+    whole = file.read_bytes()
+    file.unlink()
+    file.symlink_to(outside)
+    for place in (record.predictions, "../outside.npz", str(outside), "predictions/../../outside.npz", None):
+        with pytest.raises(UsageError, match=f"record {record.key} .* not in that folder's own"):
+            read_predictions(tmp_path, replace(record, predictions=place))
+    file.unlink()
+    for damaged in (None, b"", whole[:-30], b"PK" + whole):
+        if damaged is not None:
+            file.write_bytes(damaged)
+        with pytest.raises(UsageError, match=f"{file.name}: damaged predictions .*--force"):
+            read_predictions(tmp_path, record)
+    np.savez(file, clean=np.array([print], dtype=object), allow_pickle=True)
+    with pytest.raises(UsageError, match="allow_pickle=False"):
+        read_predictions(tmp_path, record)
+
+
+@pytest.mark.parametrize(
+    "damage", ["weights", "texts", "pickles", "no classes", "a list", "deep", "metrics", "outside", "no files"]
+)
+def test_a_victim_that_is_damaged_beneath_its_digests_is_not_used(damage, tmp_path, caplog):
+    store = VictimStore(tmp_path)
+    store.save(victim())
+    home = tmp_path / VICTIM.key()
+    meta = json.loads((home / "meta.json").read_text())
+    if damage == "weights":
+        (home / "model.safetensors").write_bytes((home / "model.safetensors").read_bytes()[:-4])
+    if damage == "texts":
+        (home / "triggered.parquet").write_bytes(b"PAR1PAR1")
+    if damage == "pickles":
+        np.savez(home / "predictions.npz", clean=np.array([print], dtype=object))
+    if damage == "no classes":
+        np.savez(home / "predictions.npz", clean=np.array([0.5]))
+    meta["sha256"] = {name: sha256(home / name) for name in meta["sha256"]}
+    if damage == "metrics":
+        meta["metrics"]["cacc"]["value"] = "0.5"
+    if damage == "outside":
+        (tmp_path / "outside").touch()
+        meta["sha256"]["../outside"] = sha256(tmp_path / "outside")
+    text = {"a list": "[]", "deep": "[" * 100_000}.get(damage, json.dumps(meta))
+    (home / "meta.json").write_text(text)
+    if damage == "no files":
+        (home / "model.safetensors").unlink()
+        (home / "model.safetensors").mkdir()
+    assert store.load(VICTIM) is None
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"victim {VICTIM.key()} is damaged (") and len(message.splitlines()) == 1
+    store.save(victim(2.0))
+    assert store.load(VICTIM).weights["w"][0, 0] == 2.0
 
 
 def load(tmp_path, source: str) -> None:

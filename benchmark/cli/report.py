@@ -10,7 +10,7 @@ import typer
 
 def report(directory: Annotated[Path, typer.Argument(help="folder of a run, such as results/quick")]) -> None:
     """Write the tables of a run anew from its records: Markdown, CSV and LaTeX."""
-    from bdbench.matrix.store import read_records
+    from bdbench.matrix.results import read_records
     from bdbench.reports.files import write_report
 
     for file in write_report(directory, read_records(directory)):

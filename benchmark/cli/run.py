@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bdbench.cli.arguments import Plugins, Text, absolute, assignments, drop_none, load_plugins, names, row_counts, seed_numbers
-from bdbench.errors import UsageError, nearest
+from bdbench.errors import StorageError, UsageError, nearest
+from bdbench.portable import last_part
 
 if TYPE_CHECKING:
     from bdbench.matrix.plan import Plan
     from bdbench.matrix.progress import MatrixProgress
-    from bdbench.matrix.store import Results
+    from bdbench.matrix.results import Results
     from bdbench.matrix.worker import Worker
     from bdbench.specs.work import CellSpec
 
@@ -93,16 +94,20 @@ def run(
 
     from bdbench.engine.folders import parameters_at_most
     from bdbench.matrix.deadline import TimeLimit
+    from bdbench.matrix.lock import locked
     from bdbench.matrix.plan import site_for
-    from bdbench.matrix.store import Results, VictimStore
+    from bdbench.matrix.results import Results
+    from bdbench.matrix.victim_store import VictimStore
     from bdbench.matrix.worker import Worker
 
-    results, store = Results(out), VictimStore(victims)
-    time_limit = TimeLimit(cell_timeout, parameters_at_most(plan.model_folder), threads)
-    site = site_for(plan, plugins, threads, device)
-    worker = Worker(site, store.folder, typed_values(preset, overrides), time_limit=time_limit)
-    execution = execute_missing(plan, results, worker, inline, workers, gpus_per_cell, force)
-    finish(plan, results, execution, time.monotonic() - began)
+    with locked(out):
+        results, store = Results(out), VictimStore(victims).prepare()
+        time_limit = TimeLimit(cell_timeout, parameters_at_most(plan.model_folder), threads)
+        site = site_for(plan, plugins, threads, device)
+        worker = Worker(site, store.folder, typed_values(preset, overrides), time_limit=time_limit)
+        execution = execute_missing(plan, results, worker, inline, workers, gpus_per_cell, force)
+        store.sweep()  # what interrupted workers left
+        finish(plan, results, execution, time.monotonic() - began)
 
 
 def select(preset: str, overrides: Mapping[str, Any], device: str) -> Plan:
@@ -133,17 +138,18 @@ def typed_values(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """What was typed, for the records; a directory by its last part, for no record may name a path of this machine."""
     values = {name: value for name, value in overrides.items() if value != {}}
     return {"preset": preset} | {
-        name: Path(value).name if name in ("model", "data") else value for name, value in values.items()
+        name: last_part(value) if name in ("model", "data") else value for name, value in values.items()
     }
 
 
 @dataclass(frozen=True)
 class Execution:
-    """What became of a run: its progress, how many processes did it, and whether the user interrupted it."""
+    """What became of a run: its progress, how many processes did it, and what ended it early: the user, or the disk."""
 
     progress: MatrixProgress
     processes: int
     interrupted: bool = False
+    unstored: StorageError | None = None
 
 
 def execute_missing(
@@ -168,23 +174,31 @@ def execute_missing(
         from bdbench.matrix.pool import RayPool
 
         pool_context = RayPool(worker, workers=workers, gpus_per_cell=gpus_per_cell)
-    interrupted, processes = False, 1
+    interrupted, unstored, processes = False, None, 1
     try:
         with progress.shown(), pool_context as pool:
             processes = pool.slots
             execute(steps, pool, results, progress)
     except KeyboardInterrupt:
         interrupted = True
-    return Execution(progress, processes, interrupted)
+    except StorageError as error:
+        unstored = error
+    return Execution(progress, processes, interrupted, unstored)
 
 
 def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -> None:
-    """Write the tables, say where the time went and which cells failed. Raises typer.Exit unless all cells ended well."""
-    from bdbench.matrix.store import read_records
+    """Write the tables, say where the time went and which cells failed. Raises typer.Exit unless all cells ended well.
+
+    Raises StorageError if a result or a table could not be written.
+    """
+    from bdbench.matrix.results import read_records
     from bdbench.reports.files import write_report
 
-    for file in write_report(results.folder, read_records(results.folder)):  # with what another process may have added
-        typer.echo(file)
+    try:
+        for file in write_report(results.folder, read_records(results.folder)):  # with what another process may have added
+            typer.echo(file)
+    except StorageError as error:
+        raise execution.unstored or error from None
     progress = execution.progress
     if execution.processes:
         typer.echo(progress.split(seconds, execution.processes), err=True)
@@ -192,6 +206,8 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -
     failed_keys = [key for key in keys if key in results.records]
     for key in failed_keys:
         typer.echo(f"{results.records[key].status}: {progress.labels[key]} (results in records/{key}.json)", err=True)
+    if execution.unstored:
+        raise execution.unstored
     if execution.interrupted:
         typer.echo("interrupted; the same command goes on where it stopped", err=True)
         raise typer.Exit(130)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from bdbench.errors import StorageError
 from bdbench.matrix.graph import Schedule, Step
 from bdbench.matrix.progress import MatrixProgress
-from bdbench.matrix.store import Results
+from bdbench.matrix.results import Results
 from bdbench.matrix.worker import CellOutcome, VictimOutcome, Worker
 
 
@@ -41,7 +42,8 @@ class InlinePool:
 def execute(steps: Sequence[Step], pool: Pool, results: Results, progress: MatrixProgress) -> None:
     """Run the steps, each as soon as a slot is free and the victims it waits for are there.
 
-    A cell waits only for its own victims. Its record is written as it ends, by this process alone.
+    A cell waits only for its own victims. Its record is written as it ends, by this process alone. Raises StorageError as soon
+    as a victim or a record cannot be written.
     """
     schedule, outcomes, running = Schedule(steps), {}, 0
     while True:
@@ -60,5 +62,7 @@ def execute(steps: Sequence[Step], pool: Pool, results: Results, progress: Matri
             results.write(outcome.record, outcome.predictions)
             progress.cell(outcome.record)
         else:
+            if outcome.unstored:
+                raise StorageError(outcome.error)
             outcomes[step.key] = outcome
             progress.victim(step.spec, outcome.error, outcome.seconds)

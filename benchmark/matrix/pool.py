@@ -104,7 +104,7 @@ class RayPool:
                 try:
                     return step, self._ray.get(ended_tasks[0])
                 except self._ray.exceptions.RayError as error:
-                    return step, self._worker.failure(step.spec, portable_traceback(error))
+                    return step, self._worker.failure(step.spec, portable_traceback(error, self._worker.folders))
             for task, (step, ends_at) in self._running.items():
                 if ends_at is not None and time.monotonic() >= ends_at:
                     self._ray.cancel(task, force=True)

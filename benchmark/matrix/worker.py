@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from bdbench.errors import StorageError
 from bdbench.matrix.deadline import TimeLimit, deadline
 from bdbench.matrix.remarks import collected_warnings
-from bdbench.matrix.store import VictimStore
+from bdbench.matrix.victim_store import VictimStore
 from bdbench.protocol.cells import failed_record, run_cell
 from bdbench.protocol.environment import portable_traceback
 from bdbench.protocol.site import Site
@@ -30,6 +31,7 @@ class VictimOutcome:
 
     error: str | None
     seconds: Mapping[str, float] = field(default_factory=dict)
+    unstored: bool = False  # it could not be written, and no later one could; `error` is the line that says so
     warnings: tuple[str, ...] = ()
 
 
@@ -71,8 +73,16 @@ class Worker:
                 return self._run_cell(spec, waited_for)
         except KeyboardInterrupt:  # the user's (see `fenced`)
             raise
+        except StorageError as error:
+            return VictimOutcome(str(error), unstored=True)
         except BaseException as error:
-            return self.failure(spec, portable_traceback(error))
+            return self.failure(spec, portable_traceback(error, self.folders))
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of the run, whose names no record may hold."""
+        beside = (plugin.path.parent for plugin in self.site.plugins)
+        return tuple(folder for folder in (self.site.model, self.site.data, self.victims, *beside) if folder is not None)
 
     def failure(self, spec: VictimSpec | CellSpec, error: str) -> VictimOutcome | CellOutcome:
         """The outcome of a step that ended with this traceback."""
@@ -89,6 +99,7 @@ class Worker:
         store = VictimStore(self.victims)
         seconds: dict[str, float] = {}
         if store.load(spec) is None:
+            store.check_room(self.site.model)
             victim = make_victim(spec, self.site, store.load(clean_spec(spec)) if needs_clean_victim(spec) else None)
             store.save(victim)
             seconds = victim.seconds

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import hashlib
 import importlib
 import os
@@ -9,9 +10,12 @@ import platform
 import resource
 import subprocess
 import sys
+import tempfile
 import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,13 +24,14 @@ import torch
 
 import bdbench
 from bdbench.engine.trace import Trace
-from bdbench.errors import without_folders
+from bdbench.portable import without_folders
 from bdbench.protocol.site import Site
 
 LIBRARIES = ("torch", "numpy", "scipy", "transformers", "tokenizers", "wordfreq")
 # What decides no number: how work is spread over machines, what is made of records, and who calls.
 NOT_DECIDING = ("matrix", "analysis", "reports", "cli", "perf")
 SUBPACKAGES = ("attacks", "defenses", "tasks")
+COMMON_USERS = frozenset({"root", "user", "admin", "test", "data", "model", "runner", "worker", "nobody", "python", "ray"})
 IS_MAC = sys.platform == "darwin"
 
 
@@ -86,12 +91,30 @@ def peak_memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if IS_MAC else 2**10)
 
 
-def portable_traceback(error: BaseException) -> str:
-    """The traceback of `error`, with the folders of this machine cut from the file names."""
+def portable_traceback(error: BaseException, folders: Iterable[Path] = ()) -> str:
+    """The traceback of `error`, with no folder and no user of this machine. `folders` are those of the run."""
     text = "".join(traceback.format_exception(error))
     for folder in (Path(bdbench.__file__).parents[1], Path(torch.__file__).parents[1]):
         text = text.replace(f"{folder}{os.sep}", "")
-    return without_folders(text)
+    return without_folders(text, _known_folders(folders), _user())
+
+
+def _known_folders(folders: Iterable[Path]) -> Iterator[Path]:
+    """These folders and those that any process has, as they are called and as they are, as far as they can be told."""
+    of_process = (Path.home, Path.cwd, tempfile.gettempdir, lambda: sys.prefix, lambda: sys.base_prefix)
+    for folder in (*(partial(Path, folder) for folder in folders), *of_process):
+        with suppress(OSError, RuntimeError):  # the current folder may be gone, a container's user may have no home
+            yield Path(folder()).absolute()
+            yield Path(folder()).resolve()
+
+
+def _user() -> str | None:
+    """The name of the user, unless it is one that many machines have and that is a word of its own."""
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):
+        return None
+    return None if user in COMMON_USERS else user
 
 
 @lru_cache

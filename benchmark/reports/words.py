@@ -15,7 +15,7 @@ from bdbench.analysis.provenance import (
 )
 from bdbench.analysis.summaries import WORKS_FROM, cell_names
 from bdbench.analysis.tables import FAILED, LACKS_SEEDS, NO_TRIGGER, NOT_WORKING, SKIPPED, UNCHECKED, Table
-from bdbench.errors import without_folders
+from bdbench.portable import without_folders
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.records import STATUSES, Record, VictimDigests
 

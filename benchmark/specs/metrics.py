@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import Field
 
 Labels = npt.NDArray[np.int64]
 
@@ -14,8 +16,8 @@ Labels = npt.NDArray[np.int64]
 class Metric:
     """A fraction in [0, 1] and the number of rows it is a fraction of."""
 
-    value: float
-    n: int
+    value: Annotated[float, Field(ge=0, le=1)]
+    n: Annotated[int, Field(ge=1)]
 
 
 def clean_accuracy(predicted: Labels, gold: Labels) -> Metric:

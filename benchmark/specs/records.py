@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+import re
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from bdbench.params import Value
+from bdbench.specs.checked import checked
 from bdbench.specs.metrics import Metric
 from bdbench.specs.upgrade import SCHEMA, upgrade
 from bdbench.specs.work import CellSpec
 
 STATUSES = ("ok", "failed", "skipped")
+OF_TRIGGER = ("asr", "base", "floor")  # the metrics of an attack with a trigger, all of the same rows
+
+PREDICTIONS_FILE = re.compile(r"predictions/\w[\w.-]*\.npz")  # beside the folder of the records, and nowhere else
 
 # "clean" and, with a trigger, "triggered": the predicted class of every row, each beside its "_gold" classes.
 CLASS_TYPE = np.int16  # 32,768 classes; records of schema 1 have int8, which overflows beyond 128
@@ -54,7 +58,7 @@ class Record:
     metrics: dict[str, Metric] | None = None
     needs: tuple[str, ...] = ()
     notes: dict[str, Any] | None = None
-    typed: dict[str, Value] | None = None
+    typed: dict[str, Any] | None = None
     victim: VictimDigests | None = None
     seconds: dict[str, float] | None = None
     env: dict[str, Any] | None = None
@@ -83,23 +87,49 @@ class Record:
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> Record:
-        """The inverse of `to_json`; reads older schemas too. Raises ValueError if schema, status or key does not fit."""
-        raw = upgrade(raw)
-        if raw["status"] not in STATUSES:
-            raise ValueError(f"status '{raw['status']}' is not one of {', '.join(STATUSES)}")
-        record = cls(
-            spec=CellSpec.from_json(raw["spec"]),
-            status=raw["status"],
-            error=raw["error"],
-            metrics={name: Metric(**metric) for name, metric in raw["metrics"].items()},
-            needs=tuple(raw["needs"]),
-            notes=raw["notes"],
-            typed=raw["typed"],
-            victim=None if raw["victim"] is None else VictimDigests(**raw["victim"]),
-            seconds=raw["seconds"],
-            env=raw["env"],
-            predictions=raw["predictions"],
-        )
-        if record.key != raw["key"]:
-            raise ValueError(f"its key is {raw['key']} but its spec hashes to {record.key}: the file was edited")
+        """The inverse of `to_json`; reads older schemas too.
+
+        Raises ValueError if schema or key does not fit, if a field is missing, of another type or out of its range, and if
+        the fields contradict the status.
+        """
+        if not isinstance(raw, dict):
+            raise ValueError("it is no JSON object")
+        try:
+            raw = upgrade(raw)
+            record = checked(cls, {field.name: raw[field.name] for field in fields(cls)})
+            if record.key != raw["key"]:
+                raise ValueError(f"its key is {raw['key']} but its spec hashes to {record.key}: the file was edited")
+        except KeyError as error:
+            raise ValueError(f"no {error}") from error
+        except (AttributeError, TypeError) as error:  # of an upgrade, which takes the older fields to be there
+            raise ValueError(f"a field is of another type: {error}") from error
+        _check_status(record)
+        _check_env(record.env or {})
         return record
+
+
+def _check_status(record: Record) -> None:
+    """Raises ValueError if what the record holds is not what a cell with its status leaves."""
+    if record.status not in STATUSES:
+        raise ValueError(f"status {record.status!r} is not one of {', '.join(STATUSES)}")
+    if record.status != "ok" and record.metrics:
+        raise ValueError(f"it is {record.status}, but has metrics")
+    if record.status == "ok" and "cacc" not in (record.metrics or {}):
+        raise ValueError("it is ok, but has no cacc")
+    of_trigger = [name for name in OF_TRIGGER if name in (record.metrics or {})]
+    if of_trigger and len(of_trigger) < len(OF_TRIGGER):
+        raise ValueError(f"it has {', '.join(of_trigger)}, but not all of {', '.join(OF_TRIGGER)}")
+    if len({record.metrics[name].n for name in of_trigger}) > 1:
+        raise ValueError(f"{', '.join(OF_TRIGGER)} are not of the same number of rows")
+    if record.predictions is not None and not PREDICTIONS_FILE.fullmatch(record.predictions):
+        raise ValueError(f"its predictions, {record.predictions!r}, are not predictions/NAME.npz")
+
+
+def _check_env(env: dict[str, Any]) -> None:
+    """Raises ValueError if the digests of the source, which tables show, are no texts."""
+    of_victim = env.get("victim", {})
+    if not isinstance(of_victim, dict):
+        raise ValueError("env.victim is no JSON object")
+    for source in (env.get("source"), of_victim.get("source")):
+        if not isinstance(source, str | None):
+            raise ValueError(f"env.source {source!r} is no digest")

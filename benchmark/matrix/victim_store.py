@@ -1,0 +1,199 @@
+"""The content-addressed victims that runs share, each written to a temporary name and renamed: whole or not there at all.
+
+results/victims/<key>/    model.safetensors, triggered.parquet, predictions.npz, meta.json (with their SHA-256)
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from torch import Tensor
+
+from bdbench.data import TextSet
+from bdbench.engine.folders import weights_files
+from bdbench.files import check_room, make_writable, sha256, storage_error, sweep, unfinished
+from bdbench.matrix.results import read_arrays
+from bdbench.protocol.victims import Victim
+from bdbench.specs.checked import checked
+from bdbench.specs.metrics import Metric
+from bdbench.specs.records import Predictions, VictimDigests
+from bdbench.specs.work import VictimSpec
+
+log = logging.getLogger(__name__)
+
+WEIGHTS, PREDICTIONS, TRIGGERED = "model.safetensors", "predictions.npz", "triggered.parquet"  # the files of a victim
+BYTES_PER_WEIGHT = 4  # float32
+
+
+class VictimStore:
+    """Victims by key, shared by every run whose folder lies beside this one. It needs no lock: see `save`."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def prepare(self) -> Self:
+        """Make the folder and remove what killed processes left. Raises UsageError if it cannot be listed or written to."""
+        make_writable(self.folder, "--victims")
+        self.sweep()
+        return self
+
+    def sweep(self) -> None:
+        """Remove what killed processes left unfinished."""
+        sweep(self.folder)
+
+    def check_room(self, model: Path) -> None:
+        """Raises StorageError unless there is room for a victim of the pre-trained model in this folder."""
+        from safetensors import safe_open
+
+        weights = 0
+        for file in weights_files(model):
+            with safe_open(file, "numpy") as tensors:
+                weights += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        check_room(self.folder, BYTES_PER_WEIGHT * weights)
+
+    def load(self, spec: VictimSpec) -> Victim | None:
+        """The victim of this spec, or None, with a warning, if it is not whole: see `_meta`."""
+        from safetensors.torch import load_file
+
+        home = self.folder / spec.key()
+        meta = self._meta(spec.key())
+        if meta is None:
+            return None
+        try:
+            return Victim(
+                spec=spec,
+                weights={name: weight.clone() for name, weight in load_file(home / WEIGHTS).items()},  # load_file maps the file
+                triggered=_read_texts(home / TRIGGERED) if TRIGGERED in meta["sha256"] else None,
+                predictions=_whole_classes(read_arrays(home / PREDICTIONS)),
+                **{name: meta[name] for name in ("metrics", "digests", "seconds", "env")},
+            )
+        except MemoryError:
+            raise
+        except Exception as error:  # each of the three readers raises kinds of its own on a damaged file
+            _warn(spec.key(), [f"{type(error).__name__}: {error}"])
+            return None
+
+    def _meta(self, key: str) -> dict[str, Any] | None:
+        """What meta.json says of the victim, or None with a warning unless it is whole.
+
+        It is whole if it is the victim of this key, and if every file is there and has its recorded SHA-256.
+        """
+        home = self.folder / key
+        if not home.is_dir():
+            return None
+        try:
+            meta = json.loads((home / "meta.json").read_text(encoding="utf-8"))
+            digests = checked(dict[str, str], meta["sha256"])
+            problems = [f"no {name}" for name in sorted({WEIGHTS, PREDICTIONS} - digests.keys())]
+            problems += [
+                f"{name!r} is none of its files" for name in sorted(digests.keys() - {WEIGHTS, PREDICTIONS, TRIGGERED})
+            ]
+            problems = problems or [name for name, digest in digests.items() if sha256(home / name) != digest]
+            if checked(VictimSpec, meta["spec"]).key() != key:
+                problems.append("meta.json is of another victim")
+            meta["metrics"] = checked(dict[str, Metric], meta["metrics"])
+            meta["digests"] = checked(VictimDigests, meta["digests"])
+            meta["seconds"] = checked(dict[str, float], meta["seconds"])
+            meta["env"] = checked(dict[str, Any], meta["env"])
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            problems = [f"{type(error).__name__}: {error}"]
+        if problems:
+            _warn(key, problems)
+            return None
+        return meta
+
+    def save(self, victim: Victim) -> None:
+        """Write a victim. A whole copy that another process wrote meanwhile stays; a damaged one gives way.
+
+        Files and folders get the modes that the umask allows. Raises StorageError if it cannot be written; then nothing is
+        left of it.
+        """
+        work, home = unfinished(self.folder), self.folder / victim.spec.key()
+        try:
+            work.mkdir()
+            with (work / PREDICTIONS).open("xb") as stream:
+                np.savez_compressed(stream, **victim.predictions)
+            if victim.triggered is not None:
+                _write_texts(work / TRIGGERED, victim.triggered)
+            _write_weights(work / WEIGHTS, victim.weights)
+            shutil.copymode(work / PREDICTIONS, work / WEIGHTS)  # safetensors makes its file the owner's alone
+            meta = {
+                "spec": asdict(victim.spec),
+                "metrics": {name: asdict(metric) for name, metric in victim.metrics.items()},
+                "digests": asdict(victim.digests),
+                "seconds": victim.seconds,
+                "env": victim.env,
+                "sha256": {file.name: sha256(file) for file in sorted(work.iterdir())},
+            }
+            (work / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            for file in work.iterdir():
+                _flush(file)
+            if home.exists() and self.load(victim.spec) is None:
+                os.replace(home, work / "damaged")
+                shutil.rmtree(work / "damaged")
+            os.replace(work, home)
+        except OSError as error:
+            if self.load(victim.spec) is None:
+                raise storage_error(home, error, BYTES_PER_WEIGHT * sum(map(Tensor.numel, victim.weights.values()))) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
+
+def _warn(key: str, problems: list[str]) -> None:
+    log.warning("victim %s is damaged (%s) and is not used", key, " ".join(", ".join(problems).split()))
+
+
+def _write_weights(file: Path, weights: Mapping[str, Tensor]) -> None:
+    """Raises OSError, as any other writer does."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(dict(weights), file)
+    except SafetensorError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))
+        if number is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+
+
+def _flush(file: Path) -> None:
+    """Wait until the file is on the disk: a full network disk may say so only then. Raises OSError."""
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())
+
+
+def _whole_classes(predictions: Predictions) -> Predictions:
+    """The predictions of a victim. Raises ValueError unless they are whole numbers, (n,), with those of the clean rows."""
+    if "clean" not in predictions or any(
+        classes.ndim != 1 or classes.dtype.kind not in "iu" for classes in predictions.values()
+    ):
+        raise ValueError(f"{PREDICTIONS} does not hold classes")
+    return predictions
+
+
+def _write_texts(file: Path, rows: TextSet) -> None:
+    import pandas as pd
+
+    columns = {"first": rows.first, "second": rows.second, "label": rows.labels}
+    frame = pd.DataFrame({name: column for name, column in columns.items() if column is not None})
+    with file.open("xb") as stream:
+        frame.to_parquet(stream, index=False)
+
+
+def _read_texts(file: Path) -> TextSet:
+    import pandas as pd
+
+    frame = pd.read_parquet(file)
+    second = tuple(frame["second"]) if "second" in frame else None
+    return TextSet(tuple(frame["first"]), second, frame["label"].to_numpy())
