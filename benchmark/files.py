@@ -86,8 +86,13 @@ def make_writable(folder: Path, flag: str) -> None:
 
 
 def check_room(folder: Path, needed: int) -> None:
-    """Raises StorageError unless `needed` bytes are free in `folder`."""
-    if _free_bytes(folder) < needed:
+    """Raises StorageError unless `needed` bytes are free in `folder`, which is made if it is not there (any more)."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        free = _free_bytes(folder)
+    except OSError as error:
+        raise storage_error(folder, error) from error
+    if free < needed:
         raise storage_error(folder, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), needed)
 
 

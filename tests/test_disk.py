@@ -105,6 +105,11 @@ def test_there_is_room_for_a_victim_before_it_is_trained(small_disk, tiny_bert):
         store.check_room(tiny_bert)
     small_disk(1000)
     store.check_room(tiny_bert)
+    gone = VictimStore(store.folder / "gone")  # a folder that was removed during the run is made anew
+    gone.check_room(tiny_bert)
+    gone.folder.rmdir()
+    gone.save(victim())
+    assert gone.load(VICTIM) is not None
 
 
 def test_a_record_that_cannot_be_written_leaves_the_earlier_one(tmp_path):

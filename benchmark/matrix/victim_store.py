@@ -120,7 +120,7 @@ class VictimStore:
         """
         work, home = unfinished(self.folder), self.folder / victim.spec.key()
         try:
-            work.mkdir()
+            work.mkdir(parents=True)  # somebody may have removed the store
             with (work / PREDICTIONS).open("xb") as stream:
                 np.savez_compressed(stream, **victim.predictions)
             if victim.triggered is not None:
