@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 
 from bdbench.errors import UsageError
-from bdbench.process_state import RandomState, put_back, read_settings, seed_random
+from bdbench.process_state import put_back, read_settings
+from bdbench.random_state import RandomState, seed_random
 from bdbench.seeds import derive
 
 
