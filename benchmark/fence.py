@@ -16,7 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 
 from bdbench.errors import OutOfTime, UsageError
-from bdbench.process_state import RandomState, put_back, read_settings, seed_random
+from bdbench.process_state import put_back, read_settings
+from bdbench.random_state import RandomState, seed_random
 from bdbench.seeds import derive
 
 
@@ -118,9 +119,9 @@ def _notice_interrupts(interrupts: list[int]) -> None:
 @contextmanager
 def _printing_to_stderr() -> Iterator[None]:
     """Standard output goes to standard error, also that of C code and of programs that are started. sys.stdout stays so."""
+    stdout, sys.stdout = sys.stdout, sys.stderr
     with suppress(Exception):  # it may be closed
-        sys.stdout.flush()
-    sys.stdout = sys.stderr
+        stdout.flush()
     try:
         saved = os.dup(1)
     except OSError:
@@ -131,5 +132,7 @@ def _printing_to_stderr() -> Iterator[None]:
             os.dup2(2, 1)
         yield
     finally:
+        with suppress(Exception):  # what was printed to sys.__stdout__
+            stdout.flush()
         os.dup2(saved, 1)
         os.close(saved)

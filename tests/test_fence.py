@@ -20,7 +20,8 @@ import torch
 
 from bdbench.errors import UsageError
 from bdbench.fence import PluginFault, fenced, refusing
-from bdbench.process_state import RandomState, read_settings
+from bdbench.process_state import read_settings
+from bdbench.random_state import RandomState
 
 
 @pytest.fixture(autouse=True)
