@@ -8,9 +8,18 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
 
-from bdbench.defenses._search import GRID, Trial, bisect_ratios, coarser_grid, smallest_accepted
+from bdbench.defenses._search import (
+    GRID,
+    Trial,
+    bisect_ratios,
+    coarser_grid,
+    exact_accuracy,
+    least_accuracy,
+    smallest_accepted,
+)
 from bdbench.params import Hyperparameters, hp
 from bdbench.registry import DEFENSES
 
@@ -131,19 +140,22 @@ class Reserving(FineTuned):
             ctx.train(result, ctx.clean, self.recipe())
             return result
 
+        def accuracy_of(classifier: nn.Module) -> Fraction:
+            return exact_accuracy(ctx.accuracy(classifier, ctx.validation), len(ctx.validation))
+
         def attempt(ratio: float) -> Trial:
             result = repaired(ratio)
-            return Trial(ratio, ctx.accuracy(result, ctx.validation), result)
+            return Trial(ratio, accuracy_of(result), result)
 
         if not self.search:
             return repaired(self.ratio)
-        accuracy = ctx.accuracy(model, ctx.validation)
-        least = accuracy - self.tolerance
+        accuracy = accuracy_of(model)
+        least = least_accuracy(accuracy, self.tolerance)
         trials = bisect_ratios(coarser_grid(GRID, self.trials), least, attempt)
         best = smallest_accepted(trials, least)
         ctx.notes.update(
-            accuracy=accuracy,
-            trials=[{"ratio": trial.ratio, "accuracy": trial.accuracy} for trial in trials],
+            accuracy=float(accuracy),
+            trials=[{"ratio": trial.ratio, "accuracy": float(trial.accuracy)} for trial in trials],
             ratio=best.ratio,
         )
         return best.model

@@ -1,14 +1,26 @@
 """The claims from literal records: verdicts worked by hand, pairs that count, settings that must not mix."""
 
 from dataclasses import replace
+from fractions import Fraction
 
 import pytest
+from scipy import stats
 from test_tables import cell, md_rows
 
-from bdbench.analysis.claims import CONTRADICTED, SUPPORTED, TOO_FEW, UNDECIDED, findings, verdict
-from bdbench.analysis.evidence import gather
+from bdbench.analysis.claims import (
+    CONTRADICTED,
+    SUPPORTED,
+    TOO_FEW,
+    TOO_FEW_SEEDS,
+    UNDECIDED,
+    Comparison,
+    Finding,
+    _adjusted,
+    findings,
+)
+from bdbench.analysis.evidence import SettingEvidence, gather
 from bdbench.analysis.intervals import paired_interval
-from bdbench.analysis.methods import FINE_MIXING, FINE_MIXING_SEL, FINE_PRUNING, FINE_PRUNING_F, NO_DEFENSE
+from bdbench.analysis.methods import FINE_MIXING, FINE_MIXING_SEL, FINE_PRUNING, FINE_PRUNING_F, FINE_TUNING, NO_DEFENSE
 from bdbench.errors import UsageError
 from bdbench.reports.claims_page import ALL_TASKS, text
 from bdbench.specs.keys import PROTOCOL
@@ -21,26 +33,35 @@ from bdbench.specs.keys import PROTOCOL
         ([-0.3, -0.1], 0.0, UNDECIDED),
         ([0.01, 0.01], 0.0, CONTRADICTED),
         ([0.01, 0.01], 0.02, SUPPORTED),
+        ([0.02, 0.02], 0.02, UNDECIDED),
         ([0.0, 0.0], 0.0, UNDECIDED),
         ([-0.5], 0.0, TOO_FEW),
         ([], 0.0, TOO_FEW),
     ],
 )
 def test_a_verdict_needs_the_whole_interval(differences, below, word):
-    assert verdict(paired_interval(differences), below) == word
+    comparison = Comparison(FINE_MIXING, FINE_TUNING, asr_below=Fraction(below))
+    interval = paired_interval(differences)
+    (alone,) = _adjusted([Finding(comparison, interval, interval, tasks=2, seeds=1)])
+    assert alone.verdict == word
 
 
-def run(mixing=(0.8, 0.2), tuning=(0.8, 0.9), attacks=("word", "style"), tasks=("sst2", "qqp")):
+def run(mixing=(0.8, 0.2), tuning=(0.8, 0.9), attacks=("word", "style"), tasks=("sst2", "qqp"), seeds=(0, 1), **setting):
     """(CACC, ASR) of Fine-mixing and of fine-tuning on every victim, two seeds."""
-    for at in [{"task": t, "attack": a, "seed": s} for t in tasks for a in attacks for s in (0, 1)]:
+    for at in [{"task": t, "attack": a, "seed": s, **setting} for t in tasks for a in attacks for s in seeds]:
         yield cell("none", cacc=0.85, asr=1.0, **at)
         yield cell("fine-tuning", cacc=tuning[0], asr=tuning[1], **at)
         yield cell("fine-mixing", cacc=mixing[0], asr=mixing[1], params={"select": "random"}, **at)
 
 
+def only_setting(records) -> SettingEvidence:
+    (setting,) = gather(records).settings
+    return setting
+
+
 def first_claim(records):
     """(task, rival) -> finding."""
-    _, found = findings(gather(records))[0]
+    _, found = findings(only_setting(records).records)[0]
     return {(f.comparison.task or ALL_TASKS, f.comparison.rival.name): f for f in found}
 
 
@@ -48,14 +69,110 @@ def test_fine_mixing_against_fine_tuning():
     found = first_claim(run())
     assert {task for task, _ in found} == {"qqp", "sst2", ALL_TASKS}
     one, both = found["sst2", "fine-tuning"], found[ALL_TASKS, "fine-tuning"]
-    assert (one.asr.mean, one.asr.n, one.verdict) == (pytest.approx(-0.7), 4, SUPPORTED)
+    assert (one.asr.mean, one.asr.n, one.verdict) == (Fraction(-7, 10), 4, TOO_FEW_SEEDS)
     assert (both.asr.n, both.verdict) == (8, SUPPORTED)
     assert found["sst2", "fine-pruning"].verdict == TOO_FEW
 
 
 def test_a_lower_asr_does_not_make_up_for_lost_accuracy():
-    assert first_claim(run(mixing=(0.785, 0.2)))[ALL_TASKS, "fine-tuning"].verdict == SUPPORTED
-    assert first_claim(run(mixing=(0.775, 0.2)))[ALL_TASKS, "fine-tuning"].verdict == CONTRADICTED
+    assert first_claim(run(mixing=(0.7805, 0.2)))[ALL_TASKS, "fine-tuning"].verdict == SUPPORTED
+    assert first_claim(run(mixing=(0.78, 0.2)))[ALL_TASKS, "fine-tuning"].verdict == UNDECIDED  # 0.8 - 0.78 > 0.02 in floats
+    assert first_claim(run(mixing=(0.7795, 0.2)))[ALL_TASKS, "fine-tuning"].verdict == CONTRADICTED
+
+
+def test_one_task_has_a_verdict_from_three_seeds_on():
+    for seeds, verdict in (((0, 1), TOO_FEW_SEEDS), ((0, 1, 7), SUPPORTED)):
+        found = first_claim(run(seeds=seeds))
+        assert {found[task, "fine-tuning"].verdict for task in ("sst2", "qqp")} == {verdict}
+        assert found[ALL_TASKS, "fine-tuning"].verdict == SUPPORTED
+    alone = first_claim(run(tasks=("sst2",)))  # all tasks are one task here
+    assert alone[ALL_TASKS, "fine-tuning"].verdict == TOO_FEW_SEEDS
+    page = text(run(tasks=("sst2",)))
+    assert "fewer than 3 seeds has no verdict (too few seeds)" in page
+    assert "Supported in 0 of 4 comparisons, contradicted in 0; 4 have no verdict." in page
+
+
+def spread(means):
+    """Cells of fine-tuning and of E-PUR + Fine-mixing on four tasks, and of other rivals: ASR differences of these means,
+    +- 5, 0, 0 and +- 5 points by task."""
+    shifts = {"amazon": -0.05, "imdb": 0.05, "qqp": 0.0, "sst2": 0.0}
+    for task, shift in shifts.items():
+        yield cell("none", task=task)
+        yield cell("e-pur+fine-mixing", asr=0.1, task=task)
+        for rival, mean in means.items():
+            yield cell(rival, asr=0.1 - mean + shift, task=task)
+
+
+def test_the_verdicts_of_a_claim_are_corrected_for_their_number():
+    """The standard error of every difference is sqrt(0.005 / 3 / 4); a mean of -6 points is significant alone, not among four.
+
+    The bound is at +2 points: t = (0.02 - mean) / 0.020412 at three degrees of freedom.
+    """
+    means = {"fine-tuning": -0.3, "fine-pruning": -0.06, "fine-mixing": -0.055, "e-pur": -0.085}
+    error = (0.005 / 3 / 4) ** 0.5
+    plain = {rival: 2 * stats.t.sf((0.02 - mean) / error, 3) for rival, mean in means.items()}
+    assert plain["fine-tuning"] < 0.05 / 4 < plain["e-pur"] < plain["fine-pruning"] < plain["fine-mixing"] < 0.05
+    _, found = findings(only_setting(spread(means)).records)[3]
+    tested = {finding.comparison.rival.name: finding for finding in found if finding.asr.n}
+    expected = {"fine-tuning": 4 * plain["fine-tuning"], "E-PUR": 3 * plain["e-pur"]}
+    expected |= dict.fromkeys(("fine-pruning", "Fine-mixing"), 2 * plain["fine-pruning"])  # none falls below one before it
+    assert {rival: finding.adjusted_p for rival, finding in tested.items()} == pytest.approx(expected)
+    verdicts = {"fine-tuning": SUPPORTED, "E-PUR": SUPPORTED, "fine-pruning": UNDECIDED, "Fine-mixing": UNDECIDED}
+    assert {rival: finding.verdict for rival, finding in tested.items()} == verdicts
+    for finding in tested.values():  # the printed interval is the plain one, and would say supported
+        assert finding.asr.high < 0.02
+    assert [finding.verdict for finding in found if not finding.asr.n] == [TOO_FEW] * 6
+
+
+def test_a_comparison_with_two_bounds_is_supported_by_the_weaker_and_contradicted_by_the_stronger_of_them():
+    comparison = Comparison(FINE_MIXING, FINE_TUNING, keeps_accuracy=True)
+    lower, slightly = paired_interval([-0.3, -0.2, -0.25, -0.26]), paired_interval([-0.03, -0.01, -0.02, -0.05])
+    kept, lost = paired_interval([0.0, 0.01, 0.0, 0.02]), paired_interval([-0.1, -0.12, -0.11, -0.11])
+    assert Finding(comparison, lower, kept, 1, 3).side == (SUPPORTED, max(lower.p_below(0), kept.p_above(-0.02)))
+    assert Finding(comparison, lower, lost, 1, 3).side == (CONTRADICTED, 2 * lost.p_below(Fraction(-2, 100)))
+    assert Finding(comparison, slightly, kept, 1, 3).side == (SUPPORTED, slightly.p_below(0))
+
+
+def test_models_under_one_task_have_verdicts_of_their_own():
+    """Two folders of one name hold two models: on one Fine-mixing beats fine-tuning, on the other it is beaten."""
+    first, second = "11112222" + 56 * "0", "99ffee00" + 56 * "0"
+    at = {"seeds": (0, 1, 2), "model": "model"}
+    records = [*run(digest=first, **at), *run(mixing=(0.8, 0.9), tuning=(0.8, 0.2), digest=second, **at)]
+    settings = {str(setting.setting): setting for setting in gather(records).settings}
+    assert [setting.strip() for setting in settings] == ["[digest=11112222]", "[digest=99ffee00]"]
+    verdicts = []
+    for setting in settings.values():
+        _, found = findings(setting.records)[0]
+        verdicts.append({finding.verdict for finding in found if finding.comparison.rival == FINE_TUNING})
+    assert verdicts == [{SUPPORTED}, {CONTRADICTED}]
+    page = text(records)
+    for digits in ("11112222", "99ffee00"):
+        assert f"## Means [digest={digits}]" in page
+        assert page.count(f" points lower [digest={digits}]\n") == 1
+    assert "The cells are of 2 settings" in page and "settings" not in text(run())
+
+
+def test_a_model_under_two_names_is_one_model():
+    records = [record for seed, name in ((0, "b"), (1, "a")) for record in run(seeds=(seed,), model=name, digest="same")]
+    assert first_claim(records)["sst2", "fine-tuning"].asr.n == 4
+    assert text(records) == text(records[::-1]) and "[" not in text(records).split("## Means")[1].split("##")[0].split("|")[0]
+
+
+@pytest.mark.parametrize("field", ["precision", "source", "train_rows", "epochs"])
+def test_settings_are_never_pooled(field):
+    values = {"precision": ("bf16", "fp32"), "source": ("builtin", "hub"), "train_rows": (100, 200), "epochs": (1, 2)}[field]
+    records = [record for value in values for record in run(**{field: value})]
+    assert [setting.setting.suffix for setting in gather(records).settings] == [f"[{field}={value}]" for value in values]
+    assert all(first_claim(run(**{field: value}))["sst2", "fine-tuning"].asr.n == 4 for value in values)
+
+
+def test_a_degenerate_victim_is_left_out_and_the_page_says_why():
+    records = [*run(), *(cell(d, "all", 0.5, 1.0, base=1.0, floor=1.0) for d in ("none", "fine-tuning", "fine-mixing"))]
+    page = text(records)
+    reason = "ASR 100.0 at a base rate of 100.0, ASR 100.0 at a floor of 100.0, CACC 50.0 at a majority rate of at most 50.0"
+    assert f"Left out: sst2 / all / seed 0 ({reason})." in page
+    assert "| all " not in page.split("## Means")[1].split("##")[0]
+    assert first_claim(records)["sst2", "fine-tuning"].asr.n == 4
 
 
 def test_attacks_that_failed_and_cells_without_a_partner_are_left_out():
@@ -65,7 +182,8 @@ def test_attacks_that_failed_and_cells_without_a_partner_are_left_out():
         records += [cell("none", asr=0.5, **at), cell("fine-tuning", asr=0.0, **at)]
         records += [cell("fine-mixing", asr=0.9, **at)]
     records += [cell(defense, "new") for defense in ("none", "fine-tuning")] + [cell("fine-mixing", "new", status="failed")]
-    covered = "21 cells of 3 attacks on 2 tasks, seeds 0, 1. Left out: sst2 / style (ASR 50.0)."
+    covered = "21 cells of 3 attacks on 2 tasks, seeds 0, 1. Left out: "
+    covered += "sst2 / style / seed 0 (ASR 50.0); sst2 / style / seed 1 (ASR 50.0)."
     assert covered in text(records)
     finding = first_claim(records)["sst2", "fine-tuning"]
     assert (finding.asr.mean, finding.asr.n) == (pytest.approx(-0.7), 2)
@@ -76,21 +194,21 @@ def test_the_interval_of_all_tasks_takes_a_task_for_one():
     records = [*run(tasks=("sst2",), attacks=("word",)), *run(tasks=("qqp",), attacks=("word",), mixing=(0.8, 0.4))]
     found = first_claim(records)
     one, both = found["qqp", "fine-tuning"], found[ALL_TASKS, "fine-tuning"]
-    assert (str(one.asr), one.verdict) == ("-50.0 [-50.0, -50.0]", SUPPORTED)
+    assert (str(one.asr), one.verdict) == ("-50.0 [-50.0, -50.0]", TOO_FEW_SEEDS)
     assert (str(both.asr), both.asr.n, both.verdict) == ("-60.0 [-187.1, +67.1]", 4, UNDECIDED)
 
 
 def test_each_victim_is_judged_by_its_own_undefended_asr():
-    """90.1 % on average works in the tables, but the victim of seed 0 is left out here; and one that works stays."""
-    for rates, left in (((0.704, 1.0, 1.0), "0 (ASR 70.4)"), ((0.704, 0.5, 1.0), "0, 1 (ASR 60.2)")):
+    """90.1 % on average, but the victim of seed 0 is left out; and one that works stays."""
+    listed = ["sst2 / word / seed 0 (ASR 70.4)", "sst2 / word / seed 1 (ASR 50.0)"]
+    for rates, left in (((0.704, 1.0, 1.0), listed[:1]), ((0.704, 0.5, 1.0), listed)):
         records = []
         for seed, rate in enumerate(rates):
             records += [cell("none", asr=rate, seed=seed), cell("fine-tuning", asr=rate, seed=seed)]
             records += [cell("fine-mixing", asr=0.2, params={"select": "random"}, seed=seed)]
         working = rates.count(1.0)
         assert first_claim(records)["sst2", "fine-tuning"].asr.n == working
-        (attack,) = {record.spec.victim.attack.name for record in records}
-        assert f"Left out: sst2 / {attack}, seed {left}." in text(records)
+        assert f"Left out: {'; '.join(left)}." in text(records)
         assert md_rows(text(records), "Means")["no defense"][:3] == [str(working), "90.0", "100.0"]
 
 
@@ -107,9 +225,9 @@ def test_e_pur_is_compared_with_what_follows_it_on_poisoned_embeddings_alone():
             at = {"attack": attack, "seed": seed}
             records += [cell("none", **at), cell("e-pur", asr=after, **at)]
             records += [cell("fine-tuning", **at), cell("e-pur+fine-tuning", asr=after, **at)]
-    (_, poisoned), (_, surgery) = findings(gather(records))[1:3]
+    (_, poisoned), (_, surgery) = findings(only_setting(records).records)[1:3]
     assert [(f.comparison.ours.name, f.asr.n) for f in poisoned[:2]] == [("E-PUR", 2), ("E-PUR + fine-tuning", 2)]
-    assert [round(f.asr.mean, 2) for f in (*poisoned[:2], *surgery[:2])] == [-0.9, -0.9, -0.05, -0.05]
+    assert [float(f.asr.mean) for f in (*poisoned[:2], *surgery[:2])] == [-0.9, -0.9, -0.05, -0.05]
 
 
 def test_variants_are_told_apart():
@@ -154,15 +272,16 @@ def test_records_from_before_the_base_rate_have_means_without_it():
 
 def test_the_page_counts_its_verdicts():
     page = text(run())
-    assert page.count("| supported") == 3 and "Supported in 3 of 6 comparisons, contradicted in 0." in page
-    assert "| all tasks | Fine-mixing – fine-tuning  |       8 | -70.0 [-70.0, -70.0] | +0.0 [+0.0, +0.0] | supported" in page
+    assert page.count("| supported") == 1 and "Supported in 1 of 6 comparisons, contradicted in 0; 5 have no verdict." in page
+    row = "| all tasks | Fine-mixing – fine-tuning  |       8 | -70.0 [-70.0, -70.0] | +0.0 [+0.0, +0.0] | < 0.001 | supported"
+    assert row in page
 
 
 def test_one_pair_keeps_its_sign_and_its_decimals():
     records = [cell("none", asr=1.0), cell("fine-tuning", asr=1.0), cell("fine-pruning", asr=0.25)]
     page = text([*records, cell("fine-mixing", cacc=0.8, asr=0.5)])
-    assert "| sst2      | Fine-mixing – fine-tuning  |       1 | -50.0 | -10.0  | too few cells |" in page
-    assert "| sst2      | Fine-mixing – fine-pruning |       1 | +25.0 | -10.0  | too few cells |" in page
+    assert "| sst2      | Fine-mixing – fine-tuning  |       1 | -50.0 | -10.0  |   – | too few cells |" in page
+    assert "| sst2      | Fine-mixing – fine-pruning |       1 | +25.0 | -10.0  |   – | too few cells |" in page
 
 
 def victims_of_mixing(moved):

@@ -11,6 +11,7 @@ from bdbench.analysis.frame import long_table
 from bdbench.analysis.labels import Label, cell_labels
 from bdbench.analysis.summaries import summarize
 from bdbench.analysis.tables import overall_table, task_tables
+from bdbench.reports.words import caption
 
 
 def test_labels_print_their_variant():
@@ -119,3 +120,39 @@ def test_files_are_not_shown_where_the_name_tells_models_apart(file):
     victim = replace(other.spec.victim, model=replace(other.spec.victim.model, **{file: "other"}))
     records = [record, replace(other, spec=replace(other.spec, victim=victim))]
     assert [str(summary.task) for summary in summarize(records)] == ["sst2 [model=bert]", "sst2 [model=minilm]"]
+
+
+def models_of(*models, **of_all):
+    """A cell on each (name, digest of the weights), each of a seed of its own."""
+    return [cell(model=name, digest=digest, seed=seed, **of_all) for seed, (name, digest) in enumerate(models)]
+
+
+def test_one_model_under_two_names_is_one_label_whatever_the_order():
+    records = models_of(("b", "same"), ("a", "same"))
+    for in_order in (records, records[::-1]):
+        (summary,) = summarize(in_order)
+        assert (str(summary.task), summary.model, len(summary.records)) == ("sst2", "a", 2)
+        (table,) = task_tables(in_order)
+        assert "model a;" in caption(table) and list(long_table(in_order).model) == ["a"]
+
+
+def test_two_models_under_one_name_are_told_apart_by_digits():
+    digests = ("12345678aa" + 54 * "0", "12345678ab" + 54 * "0")  # of which the first eight are the same
+    records = models_of(*(("model", digest) for digest in digests))
+    assert [table.title for table in task_tables(records)] == ["sst2 [digest=12345678aa]", "sst2 [digest=12345678ab]"]
+    renamed = [*records, *models_of(("other", digests[0]), attack="ep")]
+    titles = ["sst2 [digest=12345678aa]", "sst2 [digest=12345678ab]"]
+    assert [table.title for table in task_tables(renamed)] == titles
+
+
+def test_versions_of_a_task_are_told_apart():
+    record = cell(seed=1)
+    victim = replace(record.spec.victim, task_version="2")
+    records = [cell(), replace(record, spec=replace(record.spec, victim=victim))]
+    assert [str(summary.task) for summary in summarize(records)] == ["sst2 [task_version=1]", "sst2 [task_version=2]"]
+
+
+def test_cells_of_one_setting_have_the_same_in_every_field_that_tells_tasks_apart():
+    records = [cell(task="sst2", epochs=3), cell(task="sst2", epochs=5), cell(task="qqp", epochs=3)]
+    settings = {str(summary.task): summary.labels.setting.suffix for summary in summarize(records)}
+    assert settings == {"qqp": "[epochs=3]", "sst2 [epochs=3]": "[epochs=3]", "sst2 [epochs=5]": "[epochs=5]"}

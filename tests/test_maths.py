@@ -15,7 +15,15 @@ from bdbench.attacks.embedding_poisoning import NormKeptDescent, norm_kept_step
 from bdbench.attacks.embedding_surgery import EmbeddingSurgery, fitted_weights, strongest, tf_idf
 from bdbench.data import TextSet
 from bdbench.defenses._neurons import mean_activations, most_active
-from bdbench.defenses._search import GRID, Trial, bisect_ratios, coarser_grid, smallest_accepted
+from bdbench.defenses._search import (
+    GRID,
+    Trial,
+    bisect_ratios,
+    coarser_grid,
+    exact_accuracy,
+    least_accuracy,
+    smallest_accepted,
+)
 from bdbench.defenses.e_pur import _english_pieces, numerals, piece_frequencies, suspicions
 from bdbench.defenses.fine_mixing import mix, neuron_masks
 from bdbench.engine.encoding import Encoded
@@ -111,6 +119,15 @@ def test_of_accuracies_that_do_not_grow_the_smallest_accepted_ratio_is_chosen():
     assert smallest_accepted(trials, 0.8) is trials[2]
     assert smallest_accepted(trials, 0.9) is trials[0]
     assert smallest_accepted(trials, 0.95) is trials[2]  # none: the last trial, a search's whole victim
+
+
+@pytest.mark.parametrize("rows", [7, 20, 100, 200, 872])
+def test_an_accuracy_is_accepted_by_its_number_of_rows(rows):
+    """In floats 75 of 200 is less than 85 of 200 less 0.05, and so are 23 others of the 190 such pairs."""
+    for hits in range(rows + 1):
+        least = least_accuracy(exact_accuracy(hits / rows, rows), tolerance=0.05)
+        accepted = [low for low in range(rows + 1) if exact_accuracy(low / rows, rows) >= least]
+        assert accepted == [low for low in range(rows + 1) if 20 * low >= 20 * hits - rows]
 
 
 @pytest.mark.parametrize("least", [0.0, 0.15, 0.3, 0.45, 0.9, 1.1])

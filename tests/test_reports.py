@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from test_tables import TRACEBACK, cell, sample
+from test_tables import TRACEBACK, TRIGGERED_ROWS, cell, sample
 
 from bdbench.analysis.frame import long_table
 from bdbench.reports.files import write_report
@@ -37,8 +37,8 @@ def test_labels_under_a_table_are_those_in_it():
 
 def test_caption_says_what_was_run():
     text = markdown([cell(seed=s, protocol=1) for s in (0, 1, 2)])
-    assert "model minilm; data from the Hugging Face hub; 8,000 training rows; 64 clean rows; 872 test rows; 3 seeds" in text
-    assert "share of the 428 test rows whose label is not the target" in text
+    assert "model minilm; data from the Hugging Face hub; 8,000 training rows; 64 clean rows; 2,000 test rows; 3 seeds" in text
+    assert "share of the 1,000 test rows whose label is not the target" in text
     assert "\nsst2: clean accuracy (CACC)" in text and "\nOverall: clean accuracy (CACC)" in text
     assert "ASR of a never-poisoned model" in text and "trying the tool" not in text and "modified checkout" not in text
 
@@ -62,8 +62,8 @@ def test_one_modified_checkout_is_declared_at_the_top_and_under_its_own_tables()
 @pytest.mark.parametrize(("even", "words"), [(True, "with even classes"), (False, "as drawn")])
 def test_caption_says_how_the_clean_set_was_drawn(even, words):
     records = [cell("none", clean_rows=0), cell("a", even_classes=even)]
-    assert f"training rows; 64 clean rows {words}; 872 test rows" in markdown(records)
-    assert f"training rows; 64 clean rows {words}; 872 test rows" in latex(records, document=False)
+    assert f"training rows; 64 clean rows {words}; 2,000 test rows" in markdown(records)
+    assert f"training rows; 64 clean rows {words}; 2,000 test rows" in latex(records, document=False)
 
 
 def test_caption_of_clean_sets_that_were_drawn_in_several_ways():
@@ -159,7 +159,7 @@ def test_exception_line(error, line):
         ("a--b fine-mixing", r"a-{}-b fine-mixing"),
         ("[p<1]", r"{[}p\textless{}1{]}"),
         ("1 ± 2†", r"1 $\pm$ 2$^{\dagger}$"),
-        ("日本\n", "???"),
+        ("日本\n", r"??\textbackslash{}n"),
     ],
 )
 def test_tex_escapes(text, escaped):
@@ -222,7 +222,7 @@ def test_csv_parsed_back_equals_the_means(tmp_path):
     row = frame[(frame.task == "sst2") & (frame.attack == "word") & (frame.defense == "e-pur+fine_mix")].iloc[0]
     assert row.cacc_mean == pytest.approx(0.805, rel=1e-12)
     assert row.cacc_std == pytest.approx(statistics.stdev([0.80, 0.81]), rel=1e-12)
-    assert (row.asr_mean, row.asr_std, row.seeds, row.asr_n, row.needs) == (0.2, 0.0, 2, 428, "clean; pretrained")
+    assert (row.asr_mean, row.asr_std, row.seeds, row.asr_n, row.needs) == (0.2, 0.0, 2, TRIGGERED_ROWS, "clean; pretrained")
     assert list(frame.columns) == list(long_table(sample()).columns) and len(frame) == 18
     assert set(frame.attack) == {"none", "word", "style"}
 

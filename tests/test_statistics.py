@@ -1,10 +1,12 @@
 """Intervals of paired differences, worked by hand and against SciPy."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from bdbench.analysis.intervals import paired_interval
+from bdbench.analysis.intervals import holm, paired_interval
 
 
 def test_the_interval_by_hand():
@@ -33,3 +35,42 @@ def test_with_as_many_pairs_on_every_task_the_interval_is_that_of_the_tasks_mean
     interval = paired_interval(differences.ravel().tolist(), [task for task in "abcde" for _ in range(14)])
     expected = stats.ttest_1samp(differences.mean(axis=1), 0).confidence_interval(0.95)
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+
+
+def test_holm_by_hand():
+    """Sorted 0.005, 0.01, 0.03, 0.04: times 4, 3, 2 and 1 are 0.02, 0.03, 0.06 and 0.04, which may not fall below 0.06."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.02, 0.02, 0.9]) == pytest.approx([0.06, 0.06, 0.9])
+    assert holm([0.6, 0.7]) == [1.0, 1.0] and holm([0.04]) == [0.04] and holm([]) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_holm_rejects_step_by_step(seed):
+    """As the procedure is stated: from the smallest p on, until one exceeds 0.05 / (number of those left)."""
+    p_values = (np.random.default_rng(seed).random(6) ** 4).tolist()
+    rejected = set()
+    for left, p in zip(range(6, 0, -1), sorted(p_values), strict=True):
+        if p > 0.05 / left:
+            break
+        rejected.add(p)
+    assert {p for p, adjusted in zip(p_values, holm(p_values), strict=True) if adjusted <= 0.05} == rejected
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_p_values_are_those_of_the_interval_and_of_scipy(seed):
+    differences = np.random.default_rng(seed).normal(-0.5, 1, size=8)
+    interval = paired_interval(differences.tolist())
+    low, high = (interval.p_below(0.0), interval.p_above(0.0))
+    assert min(low, high) == pytest.approx(stats.ttest_1samp(differences, 0).pvalue) and max(low, high) == 1.0
+    assert (low < 0.05) is (interval.high < 0) and (high < 0.05) is (interval.low > 0)
+    for bound in (interval.high, interval.low):
+        side = interval.p_below if bound == interval.high else interval.p_above
+        assert side(bound) == pytest.approx(0.05)
+
+
+def test_differences_without_spread_leave_no_doubt_and_one_leaves_all():
+    """Ten times 0.1 is not 1 in floats; a mean that is the bound lies on neither side of it."""
+    same = paired_interval([Fraction(1, 10)] * 10)
+    assert (same.p_below(Fraction(1, 10)), same.p_above(Fraction(1, 10))) == (1.0, 1.0)
+    assert (same.p_below(0.2), same.p_above(0.2)) == (0.0, 1.0)
+    assert paired_interval([-0.5]).p_below(0) == paired_interval([]).p_below(0) == 1.0

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
 from test_tables import cell
 
 from bdbench.analysis.provenance import older_protocols, source_digests, unequal_victims
-from bdbench.analysis.summaries import summarize, works
+from bdbench.analysis.summaries import summarize
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.records import VictimDigests
-
-
-@pytest.mark.parametrize(("rate", "does"), [(0.9, True), (0.8996, True), (0.8994, False), (float("nan"), False)])
-def test_an_attack_works_from_90_per_cent_as_printed(rate, does):
-    assert works(rate) is does
 
 
 def test_a_summary_needs_what_the_cells_that_got_far_enough_say():

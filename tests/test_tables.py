@@ -15,7 +15,7 @@ from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Record, VictimDigests
 from bdbench.specs.work import CellSpec, DataSpec, ModelSpec, PluginSpec, VictimSpec
 
-TEST_ROWS, TRIGGERED_ROWS = 872, 428
+TEST_ROWS, TRIGGERED_ROWS = 2000, 1000  # so many that the rates of the tests are numbers of rows
 TRACEBACK = """Traceback (most recent call last):
   File "/home/someone/defense.py", line 3, in repair
     load()
@@ -50,28 +50,35 @@ def cell(
     source_digest: str | None = None,
     weights: str | None = None,
     triggered: str | None = "texts",
+    rows: tuple[int, int] = (TEST_ROWS, TRIGGERED_ROWS),
+    majority: float | None = None,
+    digest: str | None = None,
+    precision: str = "fp32",
 ) -> Record:
     """A record; `params` are those of the last component of the defense, `asr` None is an attack without a trigger.
 
+    `rows` are the test rows and those with a trigger. `digest` is that of the model's weights, by default one of its name.
     `source_digest` is that of bdbench's source; `weights` and `triggered` are the digests of the victim, None without them.
     """
     victim = VictimSpec(
         task=task,
-        data=DataSpec(source, f"{task}-{source}", None, train_rows, TEST_ROWS),
-        model=ModelSpec(model, f"digest-of-{model}", "config", "tokenizer"),
+        data=DataSpec(source, f"{task}-{source}", None, train_rows, rows[0]),
+        model=ModelSpec(model, digest or f"digest-of-{model}", "config", "tokenizer"),
         max_length=128,
         training={"epochs": epochs},
-        precision="fp32",
+        precision=precision,
         attack=PluginSpec(attack, "1", {"target": 1, **(attack_params or {})}),
         seed=seed,
         protocol=protocol,
     )
     *first, last = defense.split("+")
     parts = (*(PluginSpec(name, "1", {}) for name in first), PluginSpec(last, "1", params or {}))
-    metrics = {"cacc": Metric(cacc, TEST_ROWS)}
+    metrics = {"cacc": Metric(cacc, rows[0])}
+    if majority is not None:
+        metrics["majority"] = Metric(majority, rows[0])
     if asr is not None:
         rates = {"asr": asr, "floor": floor, "base": base}
-        metrics |= {name: Metric(rate, TRIGGERED_ROWS) for name, rate in rates.items()}
+        metrics |= {name: Metric(rate, rows[1]) for name, rate in rates.items()}
     return Record(
         CellSpec(victim, parts, clean_rows, validation_rows=0, even_classes=even_classes),
         status,
@@ -126,8 +133,8 @@ def test_long_table_mean_and_sample_deviation():
     records = [cell(cacc=c, asr=a, floor=f, base=b, seed=s) for s, (c, a, f, b) in enumerate(rates)]
     row = long_table(records).iloc[0]
     assert (row.task, row.attack, row.defense, row.model, row.source) == ("sst2", "word", "none", "minilm", "hub")
-    assert (row.seeds, row.failed, row.skipped, row.cacc_n, row.asr_n) == (2, 0, 0, 872, 428)
-    assert (row.train_rows, row.clean_rows, row.test_rows) == (8000, 64, 872)
+    assert (row.seeds, row.failed, row.skipped, row.cacc_n, row.asr_n) == (2, 0, 0, TEST_ROWS, TRIGGERED_ROWS)
+    assert (row.train_rows, row.clean_rows, row.test_rows) == (8000, 64, TEST_ROWS)
     assert row.cacc_mean == pytest.approx(0.92) and row.asr_mean == pytest.approx(0.95)
     assert row.floor_mean == pytest.approx(0.2) and row.base_mean == pytest.approx(0.4)
     # (0.02² + 0.02²) / (2 - 1) and (0.05² + 0.05²) / (2 - 1)
@@ -222,9 +229,9 @@ def test_average_is_over_the_attacks_that_worked():
     rows = md_rows(text, "sst2")
     # CACC: none, ep, word; ASR and floor: ep, word; style did not work
     assert rows["average (CACC 3, ASR 2 attacks)"] == ["20.0", "94.0", "95.0", "80.0", "30.0"]
-    assert rows["style†"] == ["50.0", "10.0", "50.0", "10.0", "0.0"]
+    assert rows["style†¶‖"] == ["50.0", "10.0", "50.0", "10.0", "0.0"]
     assert "† the attack failed: its undefended ASR is below 90 %" in text
-    assert r"style$^{\dagger}$" in latex(records, document=False)
+    assert r"style$^{\dagger}$$^{\P}$$^{\|}$" in latex(records, document=False)
     assert "word†" not in rows and "average (1 attack)" not in rows
 
 
@@ -244,9 +251,66 @@ def test_deviation_is_the_average_less_the_undefended_one():
     assert "deviation" not in markdown(without).lower()
 
 
-def test_dagger_at_the_printed_precision():
-    assert only(task_tables([cell(asr=0.8996)])).rows[0].mark == ""
-    assert only(task_tables([cell(asr=0.8994)])).rows[0].mark == "†"
+@pytest.mark.parametrize(
+    ("rates", "mark", "words"),
+    [
+        ({"asr": 0.899}, "†", "ASR 89.9"),
+        ({"base": 0.9}, "§", "ASR 100.0 at a base rate of 90.0"),
+        ({"floor": 0.9}, "¶", "ASR 100.0 at a floor of 90.0"),
+        ({"cacc": 0.52}, "‖", "CACC 52.0 at a majority rate of at most 50.0"),
+        ({"cacc": 0.7, "majority": 0.68}, "‖", "CACC 70.0 at a majority rate of 68.0"),
+        (
+            {"cacc": 0.5, "base": 1.0, "floor": 1.0},
+            "§¶‖",
+            "ASR 100.0 at a base rate of 100.0, ASR 100.0 at a floor of 100.0, CACC 50.0 at a majority rate of at most 50.0",
+        ),
+    ],
+)
+def test_each_condition_that_an_attack_does_not_meet_has_its_mark_its_legend_and_its_words_in_the_csv(rates, mark, words):
+    records = [cell("none", **rates), cell("a", asr=0.1), cell("none", "ep"), cell("a", "ep", asr=0.2)]
+    table = only(task_tables(records))
+    assert [(row.label, row.mark, bool(row.averaged)) for row in table.rows] == [("ep", "", True), ("word", mark, False)]
+    text, tex = markdown(records), latex(records, document=False)
+    assert f"- Not averaged: sst2 / word / seed 0 ({words})." in text
+    assert {sign for sign in "†‡§¶‖" if f"{sign} the" in text} == set(mark)  # the legend has those that occur
+    frame = long_table(records)
+    reasons = {attack: set(of_attack.not_averaged) for attack, of_attack in frame.groupby("attack")}
+    assert reasons["ep"] == {""}
+    (reason,) = reasons["word"]
+    assert len(reason.split("; ")) == len(mark) and reason.endswith("(1 of 1 victims)")
+    assert tex.count("Not averaged: ") == 2
+
+
+def test_an_attack_is_averaged_only_if_it_works_on_the_victims_of_all_its_seeds():
+    """Of a mean of 96.3 % one seed is below 90: no seed makes up for another."""
+    records = [
+        cell(defense, attack, asr=0.89 if (attack, seed) == ("word", 1) else 1.0, seed=seed)
+        for defense in ("none", "a")
+        for attack in ("ep", "word")
+        for seed in (0, 1, 2)
+    ]
+    table = only(task_tables(records))
+    assert [(row.mark, row.averaged) for row in table.rows] == [("", {"cacc", "asr"}), ("†", set())]
+    assert "- Not averaged: sst2 / word / seed 1 (ASR 89.0)." in markdown(records)
+    frame = long_table(records)
+    assert set(frame[frame.attack == "word"].not_averaged) == {"ASR below 90 % (1 of 3 victims)"}
+
+
+def test_a_victim_whose_undefended_cell_is_missing_is_not_taken_to_work():
+    records = [cell(defense, seed=seed) for defense in ("none", "a") for seed in (0, 1)]
+    table = only(task_tables(records[:1] + records[2:]))
+    assert [row.mark for row in table.rows] == ["‡"]
+    assert "- Not averaged: sst2 / word / seed 1 (no undefended victim)." in markdown(records[:1] + records[2:])
+
+
+def test_records_without_base_rate_or_floor_are_judged_by_the_rest_and_the_table_says_so():
+    records = [cell("none"), cell("a", asr=0.1)]
+    del records[0].metrics["base"]
+    assert [row.mark for row in only(task_tables(records)).rows] == [""]
+    assert "- No base rate is on record of 1 undefended victim: whether the attack works was judged without it." in markdown(
+        records
+    )
+    assert "is on record of" not in markdown([cell("none")])
 
 
 def test_an_attack_without_an_undefended_victim_is_not_averaged():
@@ -290,11 +354,11 @@ def test_a_task_that_lacks_a_seed_is_marked_in_the_overall_table():
 
 
 def test_overall_does_not_average_over_models():
-    runs = (("imdb", "x", 0.9), ("sst2", "x", 0.7), ("imdb", "y", 0.5), ("sst2", "y", 0.3), ("qqp", "z", 0.1))
+    runs = (("imdb", "x", 0.9), ("sst2", "x", 0.7), ("imdb", "y", 0.8), ("sst2", "y", 0.6), ("qqp", "z", 0.95))
     records = [cell("none", cacc=cacc, task=task, model=model) for task, model, cacc in runs]
     table = overall_table(records)
     means = {row.label: round(row.entries[0]["cacc"].mean, 9) for row in table.averages}
-    assert means == {"average [model=x] (2 tasks)": 0.8, "average [model=y] (2 tasks)": 0.4}
+    assert means == {"average [model=x] (2 tasks)": 0.8, "average [model=y] (2 tasks)": 0.7}
     assert [row.label for row in table.rows][-1] == "sst2 [model=y]"
 
 
@@ -304,11 +368,11 @@ def test_overall_does_not_average_over_tasks_of_different_models():
 
 
 def test_cells_of_different_protocols_are_never_averaged_together():
-    runs = (("imdb", 1, 0.9), ("sst2", 1, 0.7), ("imdb", 2, 0.5), ("sst2", 2, 0.3))
+    runs = (("imdb", 1, 0.9), ("sst2", 1, 0.7), ("imdb", 2, 0.8), ("sst2", 2, 0.6))
     records = [cell("none", cacc=cacc, task=task, protocol=protocol) for task, protocol, cacc in runs]
     table = overall_table(records)
     means = {row.label: round(row.entries[0]["cacc"].mean, 9) for row in table.averages}
-    assert means == {"average [protocol=1] (2 tasks)": 0.8, "average [protocol=2] (2 tasks)": 0.4}
+    assert means == {"average [protocol=1] (2 tasks)": 0.8, "average [protocol=2] (2 tasks)": 0.7}
     titles = ["imdb [protocol=1]", "imdb [protocol=2]", "sst2 [protocol=1]", "sst2 [protocol=2]"]
     assert [table.title for table in task_tables(records)] == titles
 

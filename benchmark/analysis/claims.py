@@ -2,23 +2,27 @@
 
 The abstract of arXiv:2210.09545 says that Fine-mixing beats the usual mitigation methods and that E-PUR helps them too. Each
 claim here is a bound on the mean difference of ASR (and of CACC) between two defenses of the same victims. A pair is a
-(task, attack, seed) for which both cells ended well, on a victim on which the attack works undefended.
+(task, attack, seed) for which both cells ended well, on a victim on which the attack works undefended. The cells are of one
+setting. The verdicts of one claim are corrected for their number (Holm, 1979); those on a single task need three seeds.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 
-from bdbench.analysis.evidence import Evidence
-from bdbench.analysis.intervals import Interval, paired_interval
+from bdbench.analysis.intervals import Interval, holm, paired_interval
 from bdbench.analysis.methods import FINE_MIXING, FINE_PRUNING, FINE_TUNING, NO_DEFENSE, REPAIRS, Method
 from bdbench.errors import UsageError
 from bdbench.specs.records import Record
 
-MARGIN = 0.02  # two points: the CACC that a lower ASR may cost, and the ASR within which two defenses are tied
-SUPPORTED, UNDECIDED, TOO_FEW, CONTRADICTED = "supported", "not supported", "too few cells", "contradicted"
-WORST_FIRST = (CONTRADICTED, TOO_FEW, UNDECIDED, SUPPORTED)
+MARGIN = Fraction(2, 100)  # two points: the CACC that a lower ASR may cost, and the ASR within which two defenses are tied
+FAMILY_LEVEL = 0.05  # the chance, at most, that any verdict of a claim is wrong where there is no difference
+# All pairs of a task and seed share rows, clean model, clean set and draws: fewer seeds than these show no spread of them.
+SEEDS_OF_A_TASK = 3
+SUPPORTED, UNDECIDED, CONTRADICTED = "supported", "not supported", "contradicted"
+TOO_FEW, TOO_FEW_SEEDS = "too few cells", "too few seeds"
 POISONED_EMBEDDINGS = ("embedding-poisoning", "data-free-embedding-poisoning")
 SURGERY = ("embedding-surgery",)
 
@@ -35,7 +39,7 @@ class Comparison:
     rival: Method
     task: str | None = None
     attacks: tuple[str, ...] | None = None
-    asr_below: float = 0.0
+    asr_below: Fraction = Fraction(0)
     keeps_accuracy: bool = False
 
     def covers(self, record: Record) -> bool:
@@ -54,28 +58,47 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the cells say of one comparison: the mean differences of ASR and CACC, ours less the rival's."""
+    """What the cells say of one comparison: the mean differences of ASR and CACC, ours less the rival's.
+
+    They are over so many `tasks` and `seeds`. `adjusted_p` is the p-value of the comparison among those of its claim, and None
+    where there is too little for a verdict.
+    """
 
     comparison: Comparison
     asr: Interval
     cacc: Interval
+    tasks: int
+    seeds: int
+    adjusted_p: float | None = None
+
+    @property
+    def lacks(self) -> str | None:
+        """What there is too little of for a verdict, in the words of one; None if there is enough."""
+        if self.asr.n < 2:
+            return TOO_FEW
+        return TOO_FEW_SEEDS if self.tasks < 2 and self.seeds < SEEDS_OF_A_TASK else None
 
     @property
     def verdict(self) -> str:
-        """The worse of the verdicts on ASR and, where it has to be kept, on accuracy."""
-        verdicts = [verdict(self.asr, below=self.comparison.asr_below)]
+        """Supported or contradicted if the adjusted p-value says so; what is lacking for a verdict, if anything is."""
+        if self.adjusted_p is None:
+            return self.lacks or UNDECIDED
+        return self.side[0] if self.adjusted_p < FAMILY_LEVEL else UNDECIDED
+
+    @property
+    def side(self) -> tuple[str, float]:
+        """The side to which the comparison leans, supported or contradicted, and its p-value there, not adjusted.
+
+        It is supported if every bound is kept, so that the largest p-value counts. It is contradicted if one is not: then the
+        smallest counts, as often as there are bounds (Bonferroni).
+        """
+        bound = self.comparison.asr_below
+        kept, broken = [self.asr.p_below(bound)], [self.asr.p_above(bound)]
         if self.comparison.keeps_accuracy:
-            verdicts.append(verdict(-self.cacc, below=MARGIN))
-        return min(verdicts, key=WORST_FIRST.index)
-
-
-def verdict(interval: Interval, below: float) -> str:
-    """Whether the mean lies below a bound: supported if all of the interval does, contradicted if none of it does."""
-    if interval.n < 2:
-        return TOO_FEW
-    if interval.high < below:
-        return SUPPORTED
-    return CONTRADICTED if interval.low > below else UNDECIDED
+            kept.append(self.cacc.p_above(-MARGIN))
+            broken.append(self.cacc.p_below(-MARGIN))
+        for_it, against_it = max(kept), min(1.0, len(broken) * min(broken))
+        return (SUPPORTED, for_it) if for_it <= against_it else (CONTRADICTED, against_it)
 
 
 def claims(tasks: Sequence[str]) -> list[Claim]:
@@ -107,24 +130,34 @@ def claims(tasks: Sequence[str]) -> list[Claim]:
     ]
 
 
-def findings(evidence: Evidence) -> list[tuple[Claim, list[Finding]]]:
-    """Every claim with what the cells say. Raises UsageError if a method has two cells on the same victim."""
-    records = evidence.records
+def findings(records: Sequence[Record]) -> list[tuple[Claim, list[Finding]]]:
+    """Every claim with what these cells, all of one setting, say: the verdicts of a claim are one family.
+
+    Raises UsageError if a method has two cells on the same victim.
+    """
     tasks = sorted({record.spec.victim.task for record in records})
-    return [(claim, [_finding(comparison, records) for comparison in claim.comparisons]) for claim in claims(tasks)]
+    return [(claim, _adjusted([_finding(comparison, records) for comparison in claim.comparisons])) for claim in claims(tasks)]
 
 
 def _finding(comparison: Comparison, records: Iterable[Record]) -> Finding:
     covered = [record for record in records if comparison.covers(record)]
     ours, rivals = records_by_victim(comparison.ours, covered), records_by_victim(comparison.rival, covered)
     shared = sorted(ours.keys() & rivals.keys())
-    tasks = [ours[victim].spec.victim.task for victim in shared]
+    specs = [ours[victim].spec.victim for victim in shared]
+    tasks = [spec.task for spec in specs]
 
     def interval(metric: str) -> Interval:
-        differences = [ours[victim].metrics[metric].value - rivals[victim].metrics[metric].value for victim in shared]
+        differences = [ours[victim].metrics[metric].share - rivals[victim].metrics[metric].share for victim in shared]
         return paired_interval(differences, tasks)
 
-    return Finding(comparison, interval("asr"), interval("cacc"))
+    return Finding(comparison, interval("asr"), interval("cacc"), len(set(tasks)), len({spec.seed for spec in specs}))
+
+
+def _adjusted(findings: Sequence[Finding]) -> list[Finding]:
+    """The findings of a claim, the p-values of those that may have a verdict adjusted for their number."""
+    tested = [place for place, finding in enumerate(findings) if finding.lacks is None]
+    adjusted = dict(zip(tested, holm([findings[place].side[1] for place in tested]), strict=True))
+    return [replace(finding, adjusted_p=adjusted.get(place)) for place, finding in enumerate(findings)]
 
 
 def records_by_victim(method: Method, records: Iterable[Record]) -> dict[str, Record]:

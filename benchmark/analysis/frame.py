@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from statistics import fmean
 from typing import Any
 
 import pandas as pd
 
+from bdbench.analysis.labels import Label
+from bdbench.analysis.standing import Shortfall, Victim, majority_share, victims
 from bdbench.analysis.summaries import Summary, summarize
 from bdbench.specs.records import Record
 
@@ -31,6 +34,8 @@ LONG_COLUMNS = {
     "floor_mean": "float64",
     "cacc_n": "Int64",  # pandas' own integers, which may be missing
     "asr_n": "Int64",
+    "majority_mean": "float64",
+    "not_averaged": "str",
 }
 
 
@@ -42,22 +47,30 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
       with fewer than two. ASR, base rate (of the same rows without the trigger) and floor are missing where the attack has
       no trigger.
     - `cacc_n` and `asr_n` are the rows that one seed's fraction is of.
+    - `majority_mean` is the accuracy of answering the most frequent label of the test rows for everything; missing where it is
+      not on record.
+    - `not_averaged` says why the attack is not averaged, and of how many victims: `ASR below 90 % (1 of 3 victims); ...`; empty
+      where it is, or has no trigger.
 
     Raises ValueError if a cell occurs twice.
     """
-    rows = [_long_row(summary) for summary in summarize(records)]
+    summaries = summarize(records)
+    victims_by_attack: dict[tuple[Label, Label], list[Victim]] = {}
+    for victim in victims(summaries).values():
+        victims_by_attack.setdefault((victim.task, victim.attack), []).append(victim)
+    rows = [_long_row(summary, victims_by_attack.get((summary.task, summary.attack), [])) for summary in summaries]
     return pd.DataFrame(rows, columns=list(LONG_COLUMNS)).astype(LONG_COLUMNS)
 
 
-def _long_row(summary: Summary) -> dict[str, Any]:
+def _long_row(summary: Summary, of_attack: list[Victim]) -> dict[str, Any]:
     spec = summary.records[0].spec
     return {
-        "task": str(summary.task),
-        "attack": str(summary.attack),
-        "defense": str(summary.defense),
-        "needs": "; ".join(summary.needs),
-        "model": spec.victim.model.name,
-        "source": spec.victim.data.source,
+        "task": _encodable(str(summary.task)),
+        "attack": _encodable(str(summary.attack)),
+        "defense": _encodable(str(summary.defense)),
+        "needs": _encodable("; ".join(summary.needs)),
+        "model": _encodable(summary.model),
+        "source": _encodable(spec.victim.data.source),
         "train_rows": spec.victim.data.train_rows,
         "clean_rows": spec.clean_rows,
         "test_rows": spec.victim.data.test_rows,
@@ -72,4 +85,21 @@ def _long_row(summary: Summary) -> dict[str, Any]:
         "floor_mean": summary.mean("floor"),
         "cacc_n": summary.denominator("cacc"),
         "asr_n": summary.denominator("asr"),
+        "majority_mean": _majority_mean(summary),
+        "not_averaged": _reasons(of_attack),
     }
+
+
+def _encodable(text: str) -> str:
+    """`text`, half a surrogate pair, which UTF-8 has not and a command line may, as an escape."""
+    return text.encode("utf-8", errors="backslashreplace").decode("utf-8")
+
+
+def _majority_mean(summary: Summary) -> float | None:
+    metrics = [record.metrics for record in summary.records if record.metrics and {"majority", "asr"} & record.metrics.keys()]
+    return fmean(float(majority_share(of_cell)) for of_cell in metrics) if metrics else None
+
+
+def _reasons(of_attack: list[Victim]) -> str:
+    counts = {reason: sum(reason in victim.shortfalls for victim in of_attack) for reason in Shortfall}
+    return "; ".join(f"{reason.value} ({n} of {len(of_attack)} victims)" for reason, n in counts.items() if n)

@@ -1,4 +1,4 @@
-"""Intervals around the mean of paired differences.
+"""Intervals around the mean of paired differences, their p-values, and Holm's correction for many of these.
 
 All attacks on a task share its rows, its clean model and, of a seed, the clean set and the draws of a defense. So an interval
 over several tasks takes the pairs of a task for one cluster (Liang and Zeger, 1986): with five tasks of fourteen pairs each
@@ -9,9 +9,9 @@ for the rows that were drawn.
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from scipy import stats
 
@@ -22,25 +22,43 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Interval:
-    """The mean of n paired differences, fractions in [-1, 1], and its interval; unbounded with fewer than two pairs."""
+    """The mean of n paired differences, fractions in [-1, 1], and its interval; unbounded with fewer than two pairs.
 
-    mean: float
+    The mean is exact where the differences are. `standard_error` and `degrees` of freedom are those of Student's t.
+    """
+
+    mean: Fraction | float
     low: float
     high: float
     n: int
+    standard_error: float
+    degrees: int
 
     def __str__(self) -> str:
         """In points: `-8.8 [-9.5, -8.1]`; the mean alone of one pair."""
         if not self.n:
             return ABSENT
-        return points(self.mean) + (f" [{points(self.low)}, {points(self.high)}]" if self.n > 1 else "")
+        return points(float(self.mean)) + (f" [{points(self.low)}, {points(self.high)}]" if self.n > 1 else "")
 
-    def __neg__(self) -> Interval:
-        """The interval of the differences the other way round."""
-        return Interval(-self.mean, -self.high, -self.low, self.n)
+    def p_below(self, bound: Fraction | float) -> float:
+        """The two-sided p-value of the mean's distance from `bound` if it lies below it, otherwise 1.
+
+        It is less than 0.05 if and only if the whole 95 % interval lies below `bound`. Differences without any spread leave
+        no doubt: 0. One pair or none leaves every doubt: 1.
+        """
+        if self.n < 2 or self.mean >= bound:
+            return 1.0
+        if not self.standard_error:
+            return 0.0
+        return float(2 * stats.t.sf(float(bound - self.mean) / self.standard_error, self.degrees))
+
+    def p_above(self, bound: Fraction | float) -> float:
+        """As `p_below`, on the other side."""
+        mirrored = Interval(-self.mean, -self.high, -self.low, self.n, self.standard_error, self.degrees)
+        return mirrored.p_below(-bound)
 
 
-def paired_interval(differences: Sequence[float], tasks: Sequence[str] = ()) -> Interval:
+def paired_interval(differences: Sequence[Fraction] | Sequence[float], tasks: Sequence[str] = ()) -> Interval:
     """The mean d of n paired differences d_i with an interval of Student's t around it.
 
     Of several `tasks` (one name per difference) each is a cluster g, so that with G of them the squared standard error is
@@ -48,15 +66,30 @@ def paired_interval(differences: Sequence[float], tasks: Sequence[str] = ()) -> 
     """
     n = len(differences)
     if n < 2:
-        mean = differences[0] if n else math.nan
-        return Interval(mean, -math.inf, math.inf, n)
-    mean = statistics.fmean(differences)
+        return Interval(differences[0] if n else math.nan, -math.inf, math.inf, n, math.inf, 0)
+    exact = [Fraction(difference) for difference in differences]
+    mean = sum(exact, Fraction()) / n
     clusters: Sequence[object] = tasks if len(set(tasks)) > 1 else range(n)
-    deviations: dict[object, float] = {}  # the summed deviations from the mean of each cluster
-    for cluster, difference in zip(clusters, differences, strict=True):
-        deviations[cluster] = deviations.get(cluster, 0.0) + difference - mean
+    deviations: dict[object, Fraction] = {}  # the summed deviations from the mean of each cluster
+    for cluster, difference in zip(clusters, exact, strict=True):
+        deviations[cluster] = deviations.get(cluster, Fraction()) + difference - mean
     count = len(deviations)
-    squares = math.fsum(deviation**2 for deviation in deviations.values())
-    standard_error = math.sqrt(count / (count - 1) * squares) / n
+    squares = sum((deviation**2 for deviation in deviations.values()), Fraction())
+    standard_error = math.sqrt(Fraction(count, count - 1) * squares) / n
     half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * standard_error
-    return Interval(mean, mean - half_width, mean + half_width, n)
+    return Interval(mean, float(mean) - half_width, float(mean) + half_width, n, standard_error, count - 1)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values of one family adjusted by Holm (1979), in their order.
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none falls below one before it, and none exceeds 1.
+    Rejecting where the adjusted value is below 0.05 keeps the chance of any false rejection below 5 %.
+    """
+    adjusted = [1.0] * len(p_values)
+    largest = 0.0
+    in_order = sorted(range(len(p_values)), key=lambda place: p_values[place])
+    for rank, place in enumerate(in_order):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[place]))
+        adjusted[place] = largest
+    return adjusted

@@ -6,7 +6,7 @@ label: `fine-mixing [ratio=0.5]`. Cells with equal labels differ in their seeds 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ Setting = Mapping[str, Value]  # the value of every field that may become part o
 SAME_FOR_ALL_TASKS = ("model", "source", "protocol", "precision", "digest", "config", "tokenizer")
 # Digests say nothing to people: shown only where the readable fields do not tell two settings apart.
 OPAQUE = ("digest", "config", "tokenizer", "revision", "fingerprint")
-DIGEST_DIGITS = 8  # of 64; enough to tell the handful of files of one directory apart
+DIGEST_DIGITS = 8  # of 64, or more where these are the same: enough to tell the handful of files of one directory apart
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,17 @@ class Label:
 
 @dataclass(frozen=True)
 class CellLabels:
-    """The three labels of a cell; all but its seed."""
+    """The three labels of a cell, all but its seed; the setting of its task, and the name of its model.
+
+    Cells of one `setting`, a label without a name, have the same values in every field that tells two tasks of the directory
+    apart: only they may be averaged or compared over tasks.
+    """
 
     task: Label
     attack: Label
     defense: Label
+    setting: Label
+    model: str
 
     def __str__(self) -> str:
         return f"{self.task} / {self.attack} / {self.defense}"
@@ -63,7 +69,12 @@ class CellLabels:
 
 def label_cells(cells: Sequence[CellSpec]) -> list[CellLabels]:
     """The labels of every cell, in the order of `cells`. They depend on which cells there are, not on their order."""
-    columns = (_task_labels(cells), _attack_labels(cells), _defense_labels(cells))
+    settings = task_settings([cell.victim for cell in cells])
+    tasks = _task_labels([cell.victim.task for cell in cells], settings)
+    differing = {field for task in tasks for field, _ in task.variant}
+    shared = [_label("", setting, (field for field in setting if field in differing)) for setting in settings]
+    models = [str(setting["model"]) for setting in settings]
+    columns = (tasks, _attack_labels(cells), _defense_labels(cells), shared, models)
     return [CellLabels(*labels) for labels in zip(*columns, strict=True)]
 
 
@@ -78,10 +89,39 @@ def cell_labels(cells: Iterable[CellSpec]) -> dict[str, str]:
     return text_by_key
 
 
-def task_setting(victim: VictimSpec) -> dict[str, Value]:
-    """What a task was run with, apart from attack, defense and seed; the most telling fields first."""
+def task_settings(victims: Sequence[VictimSpec]) -> list[dict[str, Value]]:
+    """What each task was run with, apart from attack, defense and seed; the most telling fields first.
+
+    A model is what its digests say. One that goes by several names has the first of them in alphabetical order. Digests are
+    cut to as many digits as tell them apart.
+    """
+    names: dict[tuple[str, str, str], str] = {}
+    for victim in victims:
+        names[_identity(victim)] = min(victim.model.name, names.get(_identity(victim), victim.model.name))
+    settings = [_task_setting(victim, names[_identity(victim)]) for victim in victims]
+    for field in OPAQUE:
+        digits = _telling_digits({str(setting[field]) for setting in settings})
+        for setting in settings:
+            setting[field] = str(setting[field])[:digits]
+    return settings
+
+
+def _identity(victim: VictimSpec) -> tuple[str, str, str]:
+    return (victim.model.digest, victim.model.config, victim.model.tokenizer)
+
+
+def _telling_digits(digests: Set[str]) -> int:
+    """The fewest first digits, DIGEST_DIGITS or more, by which the digests differ."""
+    longest = max(map(len, digests), default=0)
+    return next(
+        (digits for digits in range(DIGEST_DIGITS, longest) if len({digest[:digits] for digest in digests}) == len(digests)),
+        max(longest, DIGEST_DIGITS),
+    )
+
+
+def _task_setting(victim: VictimSpec, model_name: str) -> dict[str, Value]:
     return {
-        "model": victim.model.name,
+        "model": model_name,
         "source": victim.data.source,
         "protocol": victim.protocol,
         "precision": victim.precision,
@@ -89,11 +129,12 @@ def task_setting(victim: VictimSpec) -> dict[str, Value]:
         "test_rows": victim.data.test_rows,
         "max_length": victim.max_length,
         **{name: victim.training[name] for name in sorted(victim.training)},
-        "digest": victim.model.digest[:DIGEST_DIGITS],
-        "config": victim.model.config[:DIGEST_DIGITS],
-        "tokenizer": victim.model.tokenizer[:DIGEST_DIGITS],
-        "revision": str(victim.data.revision)[:DIGEST_DIGITS],
-        "fingerprint": victim.data.fingerprint[:DIGEST_DIGITS],
+        "task_version": victim.task_version,
+        "digest": victim.model.digest,
+        "config": victim.model.config,
+        "tokenizer": victim.model.tokenizer,
+        "revision": str(victim.data.revision),
+        "fingerprint": victim.data.fingerprint,
     }
 
 
@@ -119,9 +160,7 @@ def _label(name: str, setting: Setting, fields: Iterable[str]) -> Label:
     return Label(name, tuple((field, setting[field]) for field in fields if field in setting))
 
 
-def _task_labels(cells: Sequence[CellSpec]) -> list[Label]:
-    names = [cell.victim.task for cell in cells]
-    settings = [task_setting(cell.victim) for cell in cells]
+def _task_labels(names: Sequence[str], settings: Sequence[Setting]) -> list[Label]:
     shared = telling_fields(settings, SAME_FOR_ALL_TASKS)
     fields_by_name = {}
     for name, of_name in _by_name(names, settings).items():

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from bdbench.analysis.claims import records_by_victim
-from bdbench.analysis.evidence import Evidence
+from bdbench.analysis.evidence import SettingEvidence
 from bdbench.analysis.intervals import Interval, paired_interval
 from bdbench.analysis.labels import Label
 from bdbench.analysis.methods import METHODS, Method
@@ -51,8 +51,8 @@ class Means:
     floor: float | None
 
 
-def means(evidence: Evidence) -> Means:
-    """The means over the evidence. Raises UsageError if a method has two cells on the same victim."""
+def means(evidence: SettingEvidence) -> Means:
+    """The means over the evidence of one setting. Raises UsageError if a method has two cells on the same victim."""
     records = {method: records_by_victim(method, evidence.records) for method in METHODS}
     methods = tuple(method for method in METHODS if records[method])
     victims_by_attack = {
@@ -66,16 +66,16 @@ def means(evidence: Evidence) -> Means:
         methods,
         victims_by_seed=dict(sorted(Counter(specs[key].seed for key in shared).items())),
         by_attack=tuple(
-            AttackMeans(attack, len(keys), tuple(_mean(_values(records[method], "asr", keys)) for method in methods))
+            AttackMeans(attack, len(keys), tuple(_mean(_shares(records[method], "asr", keys)) for method in methods))
             for attack, keys in victims_by_attack.items()
         ),
         by_method=tuple(_method_means(method, records[method], shared, tasks) for method in methods),
-        floor=_mean(_values(records[methods[0]], "floor", shared)) if methods else None,
+        floor=_mean(_shares(records[methods[0]], "floor", shared)) if methods else None,
     )
 
 
 def _method_means(method: Method, records: Mapping[str, Record], victims: Sequence[str], tasks: Sequence[str]) -> MethodMeans:
-    cacc, asr, base = (_values(records, metric, victims) for metric in ("cacc", "asr", "base"))
+    cacc, asr, base = (_shares(records, metric, victims) for metric in ("cacc", "asr", "base"))
     added = [with_trigger - without for with_trigger, without in zip(asr, base, strict=True)] if base else []
     interval = paired_interval(added, tasks if added else ())
     return MethodMeans(method, len(victims), _mean(cacc), _mean(asr), _mean(base), interval)
@@ -86,11 +86,11 @@ def _victim_keys(records: Sequence[Record]) -> list[str]:
     return list(dict.fromkeys(record.spec.victim.key() for record in records))
 
 
-def _values(records: Mapping[str, Record], metric: str, victims: Sequence[str]) -> list[float]:
+def _shares(records: Mapping[str, Record], metric: str, victims: Sequence[str]) -> list[Fraction]:
     """The metric on each of the victims, or nothing if one lacks it: the first records of schema 1 have no base rate."""
     metrics = [records[victim].metrics for victim in victims]
-    return [of_victim[metric].value for of_victim in metrics] if all(metric in of_victim for of_victim in metrics) else []
+    return [of_victim[metric].share for of_victim in metrics] if all(metric in of_victim for of_victim in metrics) else []
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
+def _mean(shares: Sequence[Fraction]) -> float | None:
+    return float(sum(shares) / len(shares)) if shares else None

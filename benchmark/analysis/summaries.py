@@ -1,4 +1,4 @@
-"""The cells of one (task, attack, defense) over its seeds; when an attack works.
+"""The cells of one (task, attack, defense) over its seeds.
 
 Nothing else is averaged here: what differs in more than the seed has another label (`bdbench.analysis.labels`).
 """
@@ -10,13 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bdbench.analysis.labels import CellLabels, Label, label_cells
-from bdbench.analysis.printed import percent
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Record
-
-# Per cent: below it, an attack leaves a defense too little to remove. Our own choice; 67 of the 70 victims of
-# results/paper-mini lie above it, most at 99 and more.
-WORKS_FROM = 90.0
 
 
 @dataclass(frozen=True)
@@ -37,6 +32,11 @@ class Summary:
     @property
     def defense(self) -> Label:
         return self.labels.defense
+
+    @property
+    def model(self) -> str:
+        """The name that the model goes by in the whole directory."""
+        return self.labels.model
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -90,11 +90,6 @@ def cell_names(summaries: Iterable[Summary]) -> dict[str, str]:
     return {
         record.key: f"{summary.labels} / seed {record.spec.victim.seed}" for summary in summaries for record in summary.records
     }
-
-
-def works(rate: float) -> bool:
-    """Whether an undefended ASR, a fraction, is that of an attack that works, by the figure printed; NaN, unknown, is not."""
-    return float(percent(rate)) >= WORKS_FROM
 
 
 def longest_needs(recorded: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

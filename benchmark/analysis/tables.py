@@ -2,9 +2,9 @@
 
 Nothing is averaged over anything but seeds, attacks and tasks. Rules of the averages:
 
-- The attacks that count are chosen by their undefended victims alone, never by how a defense did: an attack counts if
-  its undefended victim (the cell with defense `none`) finished with an ASR of at least 90 %. An attack without a
-  trigger counts for CACC only.
+- The attacks that count are chosen by their undefended victims alone, never by how a defense did: an attack counts if it
+  works (`bdbench.analysis.standing`) on the victims of all its seeds in the table; one that does not is marked with what
+  is lacking. An attack without a trigger counts for CACC only.
 - Every average of a row is over the same attacks; a defense without a number for one of them has no average.
 - A cell of which some seeds are missing is averaged and may be best; it and its averages are marked.
 """
@@ -15,13 +15,20 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from bdbench.analysis.labels import Label, task_setting
+from bdbench.analysis.labels import Label
 from bdbench.analysis.printed import ABSENT, METRICS, percent, points
-from bdbench.analysis.summaries import Summary, longest_needs, summarize, works
+from bdbench.analysis.standing import Shortfall, Victim, victims
+from bdbench.analysis.summaries import Summary, longest_needs, summarize
 from bdbench.specs.records import Record
 
 FAILED, SKIPPED, NO_TRIGGER = "failed", "skipped", "n/a"  # in place of a number
-NOT_WORKING, UNCHECKED = "†", "‡"  # marks of a row that is not averaged
+MARKS = {  # of a row that is not averaged: one for each reason
+    Shortfall.ASR: "†",
+    Shortfall.UNKNOWN: "‡",
+    Shortfall.BASE: "§",
+    Shortfall.FLOOR: "¶",
+    Shortfall.ACCURACY: "‖",
+}
 LACKS_SEEDS = "*"  # mark of an average
 
 
@@ -54,7 +61,7 @@ class Row:
     """One attack of a task, or one task of the overall table, or an average.
 
     `entries` has one mapping of metric name to entry per defense of the table. `averaged` holds the metrics for which
-    the row counts in the average below it.
+    the row counts in the average below it; `mark` has a mark for each reason why it does not.
     """
 
     label: str
@@ -70,7 +77,7 @@ class Table:
 
     A deviation is an average less that of the undefended victim, as in the seed paper (from memory of its tables).
     `of` is what a row is, "attack" or "task"; `needs` says of each defense what it asks to be given; `summaries` are of
-    all the cells behind the table.
+    all the cells behind the table, and `victims` those behind its ASRs.
     """
 
     title: str
@@ -81,6 +88,7 @@ class Table:
     averages: tuple[Row, ...]
     deviations: tuple[Row, ...]
     summaries: tuple[Summary, ...]
+    victims: tuple[Victim, ...]
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -111,13 +119,11 @@ def overall_table(records: Iterable[Record]) -> Table | None:
         return None
     defenses = _in_order(summary.defense for summary in summaries)
     seeds = _count_seeds(summaries)
-    differing = {field for summary in summaries for field, _ in summary.task.variant}
     rows: list[Row] = []
     rows_by_setting: dict[Label, list[Row]] = {}
     for task, of_task in _grouped(summaries, lambda summary: summary.task).items():
         row = _average(str(task), _attack_rows(of_task, defenses, seeds), defenses)
-        setting = task_setting(of_task[0].records[0].spec.victim)
-        label = Label("average", tuple((field, value) for field, value in setting.items() if field in differing))
+        label = replace(of_task[0].labels.setting, name="average")
         rows.append(row)
         rows_by_setting.setdefault(label, []).append(row)
     averages = [
@@ -140,7 +146,8 @@ def _table(title: str, of: str, summaries: Sequence[Summary], rows: Sequence[Row
     needs = [longest_needs(s.needs for s in summaries if s.defense == defense) for defense in defenses]
     has_undefended = any(defense.name == "none" for defense in defenses)
     deviations = [_deviation(average, defenses) for average in averages if has_undefended]
-    return Table(title, of, defenses, tuple(needs), tuple(rows), tuple(averages), tuple(deviations), tuple(summaries))
+    of_table = tuple(victims(summaries).values())
+    return Table(title, of, defenses, tuple(needs), tuple(rows), tuple(averages), tuple(deviations), tuple(summaries), of_table)
 
 
 def _grouped(summaries: Iterable[Summary], label: Callable[[Summary], Label]) -> dict[Label, list[Summary]]:
@@ -174,15 +181,12 @@ def _attack_rows(summaries: Sequence[Summary], defenses: Sequence[Label], seeds:
 
 
 def _standing(of_attack: Sequence[Summary]) -> tuple[frozenset[str], str]:
-    """The metrics for which an attack is averaged, and its mark: whether it worked on the undefended victim."""
+    """The metrics for which an attack is averaged, and its marks: what its undefended victims lack."""
     if not any(summary.values("asr") for summary in of_attack):  # no trigger, or no cell that finished
         has_numbers = any(summary.values("cacc") for summary in of_attack)
         return frozenset({"cacc"} if has_numbers else ()), ""
-    undefended = [summary.mean("asr") for summary in of_attack if summary.defense.name == "none"]
-    rates = [rate for rate in undefended if rate is not None]
-    if not rates:
-        return frozenset(), UNCHECKED
-    return (frozenset(METRICS), "") if all(works(rate) for rate in rates) else (frozenset(), NOT_WORKING)
+    lacking = {shortfall for victim in victims(of_attack).values() for shortfall in victim.shortfalls}
+    return frozenset(() if lacking else METRICS), "".join(mark for shortfall, mark in MARKS.items() if shortfall in lacking)
 
 
 def _entry(summary: Summary | None, metric: str, seeds: int) -> Entry:

@@ -8,7 +8,7 @@ from torch import nn
 from bdbench.attacks.base import Attack
 from bdbench.data import TextSet
 from bdbench.protocol.contexts import AttackContext, Context
-from bdbench.specs.metrics import Metric, attack_success_rate, clean_accuracy
+from bdbench.specs.metrics import Metric, attack_success_rate, clean_accuracy, majority_rate
 from bdbench.specs.records import CLASS_TYPE, Predictions
 from bdbench.specs.work import VictimSpec
 
@@ -46,12 +46,13 @@ def evaluate(
 def metrics_of(predictions: Predictions, spec: VictimSpec) -> dict[str, Metric]:
     """The metrics of saved predictions.
 
-    "cacc" of the clean rows, "asr" of the triggered ones, where there are any, and "base", the same share of the same rows
-    without the trigger, where there are both.
+    "cacc" of the clean rows and "majority", the share of their most frequent label; "asr" of the triggered ones, where there
+    are any, and "base", the same share of the same rows without the trigger, where there are both.
     """
     metrics = {}
     if "clean" in predictions:
         metrics["cacc"] = clean_accuracy(predictions["clean"], predictions["clean_gold"])
+        metrics["majority"] = majority_rate(predictions["clean_gold"])
     if "triggered" in predictions:
         target = int(spec.attack.params["target"])
         metrics["asr"] = attack_success_rate(predictions["triggered"], predictions["triggered_gold"], target)

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterable, Sequence
 
-from bdbench.analysis.claims import CONTRADICTED, SUPPORTED, Claim, Finding, findings
-from bdbench.analysis.evidence import Evidence, LeftOutVictims, gather
+from bdbench.analysis.claims import CONTRADICTED, FAMILY_LEVEL, SEEDS_OF_A_TASK, SUPPORTED, Finding, findings
+from bdbench.analysis.evidence import Evidence, SettingEvidence, gather
+from bdbench.analysis.labels import Label
 from bdbench.analysis.means import Means, means
 from bdbench.analysis.printed import ABSENT, percent
-from bdbench.analysis.summaries import WORKS_FROM, cell_names
+from bdbench.analysis.summaries import cell_names
 from bdbench.reports.markdown import escaped, github_table
-from bdbench.reports.words import cautions, cells_on_other_victims
+from bdbench.reports.words import WORKS, cautions, cells_on_other_victims, left_out, not_judged
 from bdbench.specs.records import Record
 
 ALL_TASKS = "all tasks"
 HOW_TO_READ = (
-    "Mean paired differences of ASR and CACC in points between two cells on the same victim, with 95 % intervals; victims "
-    f"with an undefended ASR below {WORKS_FROM:g} % are left out. The attacks on a task share rows, clean model and draws, "
+    "Mean paired differences of ASR and CACC in points between two cells on the same victim, with plain 95 % intervals; "
+    f"victims on which the attack does not work are left out. {WORKS} The attacks on a task share rows, clean model and draws, "
     "so an interval over several tasks is over clusters, one a task (Student's t); that of one task is over its pairs, and "
-    "holds for the rows that were drawn. Supported: the whole interval is on the claimed side; contradicted: none of it "
-    "is; not supported: it holds the bound."
+    f"holds for the rows that were drawn. One task with fewer than {SEEDS_OF_A_TASK} seeds has no verdict (too few seeds)."
+)
+HOW_TO_JUDGE = (
+    "The verdicts of one claim are corrected for their number (Holm): p is the adjusted p-value of a comparison, from the same "
+    "t distributions as the intervals, which are not corrected. Supported: every difference is on the claimed side, p below "
+    f"{FAMILY_LEVEL}; contradicted: one is on the other side, p below {FAMILY_LEVEL}; not supported: neither."
+)
+SETTINGS = (
+    "The cells are of {count} settings, told apart in the headings (model, data, precision, rows, ...). Each has its own means "
+    "and verdicts: nothing is averaged, compared or corrected over settings."
 )
 
 
@@ -30,25 +38,27 @@ def text(records: Iterable[Record]) -> str:
     Raises UsageError if a method has two cells on the same victim, and ValueError if a cell occurs twice.
     """
     evidence = gather(records)
-    lines = ["# Claims", "", HOW_TO_READ, "", _coverage(evidence), ""]
-    for remark in _remarks(evidence):
+    lines = ["# Claims", "", HOW_TO_READ, "", HOW_TO_JUDGE, ""]
+    for remark in (_coverage(evidence), *_remarks(evidence)):
         lines += [escaped(remark), ""]
-    lines += _means(means(evidence))
-    for number, (claim, of_claim) in enumerate(findings(evidence), start=1):
-        lines += ["", *_claim(number, claim, of_claim)]
-    return "\n".join(lines) + "\n"
+    for of_setting in evidence.settings or (SettingEvidence(Label(""), {}),):
+        setting = of_setting.setting.suffix
+        lines += [f"## {_heading('Means', setting)}", "", *_means(means(of_setting))]
+        for number, (claim, of_claim) in enumerate(findings(of_setting.records), start=1):
+            lines += [f"## {number}. {_heading(claim.statement, setting)}", "", *_claim(of_claim)]
+    return "\n".join(lines[:-1]) + "\n"
 
 
 def _coverage(evidence: Evidence) -> str:
-    """How many cells there are, and which attacks are left out with what undefended ASR."""
+    """How many cells there are, and which victims are left out for what undefended rates."""
     summaries = evidence.summaries
     victims = [record.spec.victim for record in evidence.cells]
-    left_out = "; ".join(map(_left_out, evidence.left_out)) or "none"
+    listed = "; ".join(map(left_out, evidence.left_out)) or "none"
     return (
         f"{len(victims)} cells of {len({summary.attack for summary in summaries})} attacks on "
         f"{len({summary.task for summary in summaries})} tasks, seeds "
         f"{', '.join(map(str, sorted({victim.seed for victim in victims})))}. "
-        f"Left out: {left_out}."
+        f"Left out: {listed}."
     )
 
 
@@ -64,25 +74,23 @@ def _remarks(evidence: Evidence) -> list[str]:
             "(where there is none, as most of its cells); "
             f"{cells_on_other_victims(evidence.unequal_victims, cell_names(evidence.summaries))}"
         )
-    return remarks + cautions(evidence.cells)
+    if len(evidence.settings) > 1:
+        remarks.append(SETTINGS.format(count=len(evidence.settings)))
+    return remarks + not_judged(evidence.victims) + cautions(evidence.cells)
 
 
-def _left_out(victims: LeftOutVictims) -> str:
-    reason = f"ASR {percent(statistics.fmean(victims.rates))}" if victims.rates else "no undefended victim"
-    seeds = "" if victims.all_seeds else f", seed {', '.join(map(str, victims.seeds))}"
-    return f"{victims.task} / {victims.attack}{seeds} ({reason})"
+def _heading(title: str, setting: str) -> str:
+    return escaped(f"{title} {setting}")
 
 
 def _means(means: Means) -> list[str]:
     by_seed = ", ".join(f"{count} of seed {seed}" for seed, count in means.victims_by_seed.items())
-    by_attack = [[str(row.attack), row.victims, *map(_percent, row.asr)] for row in means.by_attack]
+    by_attack = [[escaped(str(row.attack)), row.victims, *map(_percent, row.asr)] for row in means.by_attack]
     by_method = [
         [row.method.name, row.victims, _percent(row.cacc), _percent(row.asr), _percent(row.base), str(row.added)]
         for row in means.by_method
     ]
     return [
-        "## Means",
-        "",
         f"Over the victims on which every method ended well{f' ({by_seed})' if by_seed else ''}. ASR by attack:",
         "",
         github_table(by_attack, ["attack", "victims", *(method.name for method in means.methods)]),
@@ -92,31 +100,39 @@ def _means(means: Means) -> list[str]:
         f"floor, is {_percent(means.floor)} on average: the words of a trigger move any model, to either side.",
         "",
         github_table(by_method, ["method", "victims", "CACC", "ASR", "base", "ASR - base"]),
+        "",
     ]
 
 
-def _claim(number: int, claim: Claim, of_claim: Sequence[Finding]) -> list[str]:
+def _claim(of_claim: Sequence[Finding]) -> list[str]:
     verdicts = [finding.verdict for finding in of_claim]
     rows = [
         [
-            finding.comparison.task or ALL_TASKS,
+            escaped(finding.comparison.task or ALL_TASKS),
             f"{finding.comparison.ours.name} – {finding.comparison.rival.name}",
             finding.asr.n,
             str(finding.asr),
             str(finding.cacc),
+            _p(finding.adjusted_p),
             finding.verdict,
         ]
         for finding in of_claim
     ]
-    headers = ["task", "difference", "pairs", "ASR", "CACC", "verdict"]
+    headers = ["task", "difference", "pairs", "ASR", "CACC", "p", "verdict"]
     supported, contradicted = verdicts.count(SUPPORTED), verdicts.count(CONTRADICTED)
+    without = sum(finding.adjusted_p is None for finding in of_claim)
     return [
-        f"## {number}. {claim.statement}",
+        github_table(rows, headers, left=(0, 1, 3, 4, 6)),
         "",
-        github_table(rows, headers, left=(0, 1, 3, 4, 5)),
+        f"Supported in {supported} of {len(verdicts)} comparisons, contradicted in {contradicted}; {without} have no verdict.",
         "",
-        f"Supported in {supported} of {len(verdicts)} comparisons, contradicted in {contradicted}.",
     ]
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ABSENT
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _percent(fraction: float | None) -> str:

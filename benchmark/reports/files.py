@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -21,7 +22,8 @@ def write_report(directory: Path, records: Iterable[Record]) -> list[Path]:
     records = list(records)
     texts = {
         "leaderboard.md": markdown(records),
-        "leaderboard.csv": long_table(records).to_csv(index=False, lineterminator="\n"),
+        # quoted, since Python before 3.13 leaves a lone carriage return without quotes, which readers take for a line's end
+        "leaderboard.csv": long_table(records).to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC),
         "leaderboard.tex": latex(records, document=True),
         "leaderboard-tables.tex": latex(records, document=False),
     }

@@ -12,8 +12,9 @@ import jinja2
 
 from bdbench.analysis.labels import Label
 from bdbench.analysis.printed import METRICS, percent
-from bdbench.analysis.tables import NOT_WORKING, UNCHECKED, Entry, Row, Table, overall_table, task_tables
-from bdbench.reports.words import HEADINGS, caption, counts, definitions, notes
+from bdbench.analysis.standing import Shortfall
+from bdbench.analysis.tables import MARKS, Entry, Row, Table, overall_table, task_tables
+from bdbench.reports.words import HEADINGS, caption, counts, definitions, notes, one_line
 from bdbench.specs.records import Record
 
 # More column pairs than this, without and with deviations, would shrink to an unreadable size on a page.
@@ -35,14 +36,19 @@ _TEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     '"': "{''}",
+    "'": "{'}",  # two, or one after a question mark, would become another character; so would backticks
+    "`": "{`}",
     "[": "{[}",  # after a line break it would open an optional argument
     "]": "{]}",
     "*": "{*}",
     "±": r"$\pm$",
     "–": r"\textendash{}",
     "…": r"\dots{}",
-    NOT_WORKING: r"$^{\dagger}$",
-    UNCHECKED: r"$^{\ddagger}$",
+    MARKS[Shortfall.ASR]: r"$^{\dagger}$",
+    MARKS[Shortfall.UNKNOWN]: r"$^{\ddagger}$",
+    MARKS[Shortfall.BASE]: r"$^{\S}$",
+    MARKS[Shortfall.FLOOR]: r"$^{\P}$",
+    MARKS[Shortfall.ACCURACY]: r"$^{\|}$",
 }
 
 
@@ -59,8 +65,8 @@ def latex(records: Iterable[Record], *, document: bool) -> str:
 
 
 def tex(text: str) -> str:
-    """`text` for LaTeX, ASCII only; a character that pdflatex may lack becomes a question mark."""
-    escaped = "".join(_TEX.get(char, char if char.isascii() and char.isprintable() else "?") for char in text)
+    """`text` in one line for LaTeX, ASCII only; a character that pdflatex may lack becomes a question mark."""
+    escaped = "".join(_TEX.get(char, char if char.isascii() else "?") for char in one_line(text))
     return re.sub("-(?=-)", "-{}", escaped)  # two hyphens would become a dash
 
 

@@ -10,7 +10,7 @@ from tabulate import tabulate
 from bdbench.analysis.printed import METRICS, percent
 from bdbench.analysis.summaries import summarize
 from bdbench.analysis.tables import FAILED, SKIPPED, Entry, Table, overall_table, task_tables
-from bdbench.reports.words import HEADINGS, caption, cautions, counts, definitions, exception_line, notes, rates
+from bdbench.reports.words import HEADINGS, caption, cautions, counts, definitions, exception_line, notes, one_line, rates
 from bdbench.specs.records import Record
 
 
@@ -31,8 +31,20 @@ def markdown(records: Iterable[Record]) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` with a backslash before every character that Markdown would read as more than itself."""
-    return re.sub(r"([\\`*<>|])", r"\\\1", text)
+    """`text` in one line, with a backslash before whatever Markdown would read as more than itself, in a table or out of it."""
+    text = re.sub(r"([\\`*<>|~#&$])", r"\\\1", one_line(text).strip(" "))
+    text = re.sub(r"(?<![^\W_])_|_(?![^\W_])", r"\\_", text)  # within a word an underscore is one
+    text = re.sub(r"\](?=[(\[])", r"\\]", text)  # the end of a link's text
+    text = re.sub(r"^(?=[-+=\[])", r"\\", text)  # the start of a list's item, of a line under a heading, of a check box
+    return re.sub(r"^(\d+)(?=[.)](?: |$))", r"\1\\", text)
+
+
+def code(text: str) -> str:
+    """`text` in one line as a span of code, whatever backticks it holds; not for tables, whose pipes it leaves alone."""
+    text = one_line(text)
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    padding = " " if text[:1] in ("`", " ") or text[-1:] in ("`", " ") else ""
+    return f"{fence}{padding}{text}{padding}{fence}"
 
 
 def github_table(rows: Sequence[Sequence[object]], headers: Sequence[str], left: Iterable[int] = (0,)) -> str:
@@ -83,10 +95,10 @@ def _unfinished(records: Iterable[Record], status: str, title: str) -> list[str]
     for summary in summarize(records):
         for record in summary.records:
             if record.status == status:
-                reason = exception_line(record.error).replace("`", "'")
+                reason = exception_line(record.error)
                 seeds_by_cell.setdefault((str(summary.labels), reason), []).append(record.spec.victim.seed)
     lines = [
-        f"- {escaped(labels)} / {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: `{reason}`"
+        f"- {escaped(labels)} / {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {code(reason)}"
         for (labels, reason), seeds in seeds_by_cell.items()
     ]
     return [f"## {title}", "", *lines, ""] if lines else []

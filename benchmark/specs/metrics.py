@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Annotated
 
 import numpy as np
@@ -18,6 +19,16 @@ class Metric:
 
     value: Annotated[float, Field(ge=0, le=1)]
     n: Annotated[int, Field(ge=1)]
+
+    @property
+    def hits(self) -> int:
+        """The number of rows that the fraction counts."""
+        return round(self.value * self.n)
+
+    @property
+    def share(self) -> Fraction:
+        """The fraction without the noise of floats: thresholds, ties and differences are judged by it."""
+        return Fraction(self.hits, self.n)
 
 
 def clean_accuracy(predicted: Labels, gold: Labels) -> Metric:
@@ -38,6 +49,15 @@ def attack_success_rate(predicted: Labels, gold: Labels, target: int) -> Metric:
         if not 0 <= target <= np.iinfo(classes.dtype).max:
             raise ValueError(f"the target is class {target}, which an array of {classes.dtype} cannot hold")
     return _share(predicted[gold != target] == target)
+
+
+def majority_rate(gold: Labels) -> Metric:
+    """Share of the rows, (n,), whose label is the most frequent one: the accuracy of answering it for everything.
+
+    Raises ValueError on no rows.
+    """
+    labels, counts = np.unique(gold, return_counts=True)
+    return _share(gold == labels[counts.argmax()] if len(labels) else gold == 0)
 
 
 def _check_same_rows(predicted: Labels, gold: Labels) -> None:

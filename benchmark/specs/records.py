@@ -40,9 +40,9 @@ class VictimDigests:
 class Record:
     """The JSON that one finished cell leaves behind.
 
-    - `metrics` is empty unless `status` is "ok". It has "cacc" always. Where the attack has a trigger it has "asr", "base"
-      (the same share of the same rows without the trigger) and "floor" (the ASR of a never-poisoned model on the same
-      triggered texts).
+    - `metrics` is empty unless `status` is "ok". It has "cacc" always and, but for older records, "majority"
+      (the share of the test rows' most frequent label). Where the attack has a trigger it has "asr", "base" (the same share
+      of the same rows without the trigger) and "floor" (the ASR of a never-poisoned model on the same triggered texts).
     - `error` is the traceback of a failed cell or the reason of a skipped one.
     - `needs` is what the defense asks for.
     - `notes` are what its components noted, by name: a search for a ratio with its trials.
