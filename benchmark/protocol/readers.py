@@ -51,10 +51,10 @@ def _open_text(file: Path) -> Iterator[TextIO]:
     """The file as UTF-8, without a byte order mark, with its line ends as they are."""
     with _open_bytes(file) as stream:
         start = stream.read(4)
-        if start.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in start and start.strip(b"\0")):
-            raise UsageError("looks like UTF-16 or UTF-32; save the file as UTF-8")
         if start.startswith(b"\x1f\x8b"):
             raise UsageError("compressed; let its name end in .gz")
+        if start.startswith((b"\xff\xfe", b"\xfe\xff")) or (b"\0" in start and start.strip(b"\0")):
+            raise UsageError("looks like UTF-16 or UTF-32; save the file as UTF-8")
         stream.seek(0)
         with io.TextIOWrapper(stream, "utf-8-sig", newline="") as text:
             yield text

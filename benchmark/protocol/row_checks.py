@@ -16,7 +16,7 @@ import numpy.typing as npt
 from bdbench.errors import UsageError
 from bdbench.tasks.base import Task
 
-MOST_LISTED = 8
+MOST_LISTED = 5
 MOST_CHARACTERS = 60
 
 
@@ -80,7 +80,7 @@ def label_names(task: Task) -> str:
 
 def listed(names: Iterable[str]) -> str:
     """The first names, each shortened, for a message that must stay one short line."""
-    names = [shortened(name, 24) for name in names]
+    names = [shortened(name, 20) for name in names]
     more = [f"and {len(names) - MOST_LISTED} more"] if len(names) > MOST_LISTED else []
     return ", ".join([*names[:MOST_LISTED], *more]) or "none"
 

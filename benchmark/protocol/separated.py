@@ -18,9 +18,9 @@ SUFFIX_OF = {",": ".csv", "\t": ".tsv"}
 # row (0 is the header), its first line, its fields, whether it has more than one line
 Record = tuple[int, int, list[str], bool]
 
-_QUOTED = r'"([^"]*+(?:""[^"]*+)*+)"'
-_FIELD = re.compile(rf'(?:{_QUOTED}|([^",\r\n]*+))(,|(?:\r\n|\r|\n)?\Z)')
-_QUOTED_FIELD = re.compile(_QUOTED)
+_WITHIN_QUOTES = r'([^"]*+(?:""[^"]*+)*+)'
+_FIELD = re.compile(rf'(?:"{_WITHIN_QUOTES}"|"{_WITHIN_QUOTES}\Z|([^",\r\n]*+))(,|(?:\r\n|\r|\n)?\Z)')
+_QUOTED_FIELD = re.compile(f'"{_WITHIN_QUOTES}"')
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
@@ -30,24 +30,27 @@ def read_separated(lines: Iterable[str], separator: str, columns: Sequence[str],
     `lines` end as they do in the file. Raises UsageError for what is no strict table.
     """
     records = _csv_records(lines) if separator == "," else _tsv_records(lines, separator)
-    _, _, header, _ = next(records, (0, 0, [], False))
+    _, line, header, is_long = next(records, (0, 0, [], False))
+    if is_long:
+        raise UsageError(f"{_place(0, line)}: a line end in a quoted name; a stray quote may have swallowed rows")
     names = [name.strip() for name in header]
     if not names:
         raise UsageError(f"no rows, and no header either; the first line should be {separator.join(columns)}")
-    _check_header(names, separator, columns)
+    _check_separator(separator.join(header), separator)
+    check_columns([name for name in names if name], columns)
     # the first column without a name is an index, as pandas writes it; another one must be the nothing after a last comma
     unnamed = [position for position, name in enumerate(names) if position and not name]
     positions = [names.index(name) for name in columns]
     labels = {str(label): label for label in range(classes)}
     values: list[list[object]] = [[] for _ in columns]
     for row, line, fields, is_long in records:
-        if len(fields) != len(names):
-            raise UsageError(f"row {row} (line {line}) {_wrong_count(fields, len(names), separator)}")
-        if is_long and _holds_a_row(fields, separator, positions[-1], labels):
+        if is_long and _holds_a_row(fields, separator, len(names), positions[-1], labels):
             raise UsageError(
                 f"row {row} (line {line}): lines in a quoted field look like rows, so a stray quote may have swallowed them; "
                 "correct the quote, or use .jsonl or .parquet for such texts"
             )
+        if len(fields) != len(names):
+            raise UsageError(f"row {row} (line {line}) {_wrong_count(fields, len(names), separator)}")
         for position in unnamed:
             if fields[position].strip():
                 raise UsageError(
@@ -61,37 +64,44 @@ def read_separated(lines: Iterable[str], separator: str, columns: Sequence[str],
 
 
 def _csv_records(lines: Iterable[str]) -> Iterator[Record]:
-    row, first, parts, is_open = 0, 0, [], False
+    row, first, is_open = 0, 0, False
+    parts_of_fields: list[list[str]] = []  # a quoted field has a part on each of its lines
     for number, line in enumerate(lines, start=1):
-        if not parts and '"' not in line:
+        if not is_open and '"' not in line:  # nearly all of them
             fields = line.rstrip("\r\n").split(",")
             if len(fields) > 1 or fields[0].strip():
                 yield row, number, fields, False
                 row += 1
             continue
-        first = first if parts else number
-        parts.append(line)
-        is_open ^= line.count('"') % 2 == 1
         if not is_open:
-            fields = _unquoted("".join(parts))
-            if fields is None:
-                swallowed = f", and it may have swallowed the lines up to {number}" if number > first else ""
-                raise UsageError(
-                    f"{_place(row, first)}: a quote where none may be{swallowed}; "
-                    "put a field that has quotes in quotes, and double those inside"
-                )
-            yield row, first, fields, len(parts) > 1
-            row, parts = row + 1, []
-    if parts:
+            first, parts_of_fields = number, [[]]
+        # the part of an open field is read as a field that opens at the start of the line
+        pieces = _unquoted(f'"{line}' if is_open else line)
+        if pieces is None:
+            if not row:
+                _check_separator(line, ",")
+            if number > first:
+                raise UsageError(f"{_place(row, first)}: quotes do not match up to line {number}; correct the quote it opens")
+            raise UsageError(
+                f"{_place(row, first)}: a quote where none may be; put a field with quotes in quotes, and double those inside"
+            )
+        parts_of_fields[-1].append(pieces[0][0])
+        parts_of_fields += [[piece] for piece, _ in pieces[1:]]
+        _, is_open = pieces[-1]
+        if not is_open:
+            yield row, first, ["".join(parts) for parts in parts_of_fields], number > first
+            row += 1
+    if is_open:
         raise UsageError(f"{_place(row, first)}: a quote opens a field and no later one closes it; correct the quote")
 
 
-def _unquoted(record: str) -> list[str] | None:
-    """The fields of a record, or None if one has a quote where none may be."""
+def _unquoted(line: str) -> list[tuple[str, bool]] | None:
+    """The fields of a line, and whether each goes on in the next one. None if a quote is where none may be."""
     fields, at = [], 0
-    while match := _FIELD.match(record, at):
-        quoted, plain, end = match.groups()
-        fields.append(plain if quoted is None else quoted.replace('""', '"'))
+    while match := _FIELD.match(line, at):
+        closed, opened, plain, end = match.groups()
+        quoted = closed if opened is None else opened
+        fields.append((plain if quoted is None else quoted.replace('""', '"'), opened is not None))
         if end != ",":
             return fields
         at = match.end()
@@ -115,11 +125,11 @@ def _tsv_records(lines: Iterable[str], separator: str) -> Iterator[Record]:
         raise UsageError(f"{doubled}: quoted as in CSV, but a .tsv has no quoting; write texts as they are, or a .csv")
 
 
-def _check_header(names: list[str], separator: str, columns: Sequence[str]) -> None:
-    if len(names) == 1 and (other := next((other for other in SEPARATORS if other in names[0]), None)):
+def _check_separator(header: str, separator: str) -> None:
+    other = next((other for other in SEPARATORS if other in header), separator)
+    if separator not in header and other != separator:
         cure = f"name it {SUFFIX_OF[other]}" if other in SUFFIX_OF else f"write it with {SEPARATORS[separator]}"
         raise UsageError(f"separated by {SEPARATORS[other]}, not by {SEPARATORS[separator]}; {cure}")
-    check_columns([name for name in names if name], columns)
 
 
 def _wrong_count(fields: list[str], wanted: int, separator: str) -> str:
@@ -136,7 +146,7 @@ def _wrong_count(fields: list[str], wanted: int, separator: str) -> str:
     return f"{problem}put a text that has commas or line ends in it in quotes"
 
 
-def _holds_a_row(fields: list[str], separator: str, label_at: int, labels: Mapping[str, int]) -> bool:
+def _holds_a_row(fields: list[str], separator: str, width: int, label_at: int, labels: Mapping[str, int]) -> bool:
     """Whether a line inside a field would be a row with a label of its own if the field's quotes were not there.
 
     Such a line is whole, or begins with the fields before the quote, or ends with those after it. Its label must be within
@@ -145,8 +155,8 @@ def _holds_a_row(fields: list[str], separator: str, label_at: int, labels: Mappi
 
     def is_row(line: list[str]) -> bool:
         # an unquoted comma in it moves the label, counted from one end
-        ends = (label_at, label_at - len(fields))
-        return len(line) >= len(fields) and any(line[at].strip() in labels for at in ends)
+        ends = (label_at, label_at - width)
+        return len(line) >= width and any(line[at].strip() in labels for at in ends)
 
     for position, field in enumerate(fields):
         first, *middle = _LINE_END.split(field)
