@@ -427,12 +427,20 @@ def test_a_content_that_is_not_what_the_name_says_is_refused(folder, case):
     assert said.startswith(f"DIR/sst2/{name}: ") and message in said
 
 
-@pytest.mark.parametrize("change", ["cut", "changed", "no gzip"])
-def test_a_broken_gzip_file_is_refused(folder, change):
-    packed = bytearray(gzip.compress(as_csv().encode()))
-    if change == "changed":
-        packed[-6] ^= 255  # its checksum
-    (folder / "train.csv.gz").write_bytes({"cut": packed[:-12], "changed": packed, "no gzip": as_csv().encode()}[change])
+GZIP = gzip.compress(as_csv().encode())
+BROKEN_GZIP = {
+    "cut in its rows": GZIP[:-20],
+    "cut in its checksum": GZIP[:-4],
+    "another checksum": GZIP[:-6] + b"ab" + GZIP[-4:],
+    "not UTF-8 and cut": gzip.compress(b"sentence,label\ncaf\xe9,1\n")[:-4],
+    "no gzip": as_csv().encode(),
+    "rubbish after the end": GZIP + b"abc",
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_GZIP)
+def test_a_broken_gzip_file_is_refused(folder, case):
+    (folder / "train.csv.gz").write_bytes(BROKEN_GZIP[case])
     assert "train.csv.gz: not a whole gzip file (" in refusal(folder)
 
 
@@ -488,8 +496,20 @@ def test_a_damaged_file_is_refused_or_read_exactly(folder):
 
 def test_hidden_labels_and_missing_texts_of_the_hub_are_refused(hub):
     rows = pd.DataFrame({"sentence": [f"text {i}" for i in range(40)], "label": np.arange(40) % 2})
-    hidden, missing = rows.assign(label=-1), rows.copy()
+    missing = rows.copy()
     missing.loc[6, "sentence"] = None
-    task = hub("sst2", {"train": missing, "validation": hidden})
-    with pytest.raises(UsageError, match="^the split 'train' of the data set .*hub-sst2: row 7: sentence is missing"):
-        load(task, "hub")
+    bad = {
+        "sst2": ({"train": missing, "validation": rows}, "^the split 'train' of .*hub-sst2: row 7: sentence is missing"),
+        "imdb": (
+            {
+                "train": rows.rename(columns={"sentence": "text"}),
+                "test": rows.rename(columns={"sentence": "text"}).assign(label=-1),
+            },
+            "^the split 'test' of the data set .*: row 1: label is -1; the labels .*; -1 marks labels that are hidden$",
+        ),
+        "amazon": ({"train": rows, "test": rows}, "no column title, content; it has sentence, label, and the task needs title"),
+        "qnli": ({"train": rows.assign(question=" "), "validation": rows}, "^the split 'train' of .*hub-qnli: no rows"),
+    }
+    for name, (frames, message) in bad.items():
+        with pytest.raises(UsageError, match=message):
+            load(hub(name, frames), "hub")

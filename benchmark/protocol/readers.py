@@ -25,25 +25,33 @@ def read_columns(file: Path, columns: Sequence[str], classes: int) -> Columns:
     Labels are what the file has: in CSV and TSV, integers where they are the digits of one of `classes` classes, else text.
     Raises UsageError, which does not name the file, if it cannot be read or is not a table with these columns.
     """
-    kind = file.suffixes[-2:] if file.suffix.lower() == ".gz" else [file.suffix]
     try:
-        if kind[0].lower() == ".parquet":
-            return _read_parquet(file, columns)
-        with _open_text(file) as stream:
-            if kind[0].lower() in (".json", ".jsonl"):
-                return _read_json(stream, columns)
-            separator = "," if kind[0].lower() == ".csv" else "\t"
-            return read_separated(_without_nul(stream), separator, columns, classes)
-    except UnicodeDecodeError as error:
-        raise UsageError(_not_utf8(file)) from error
+        try:
+            return _read(file, columns, classes)
+        except UnicodeDecodeError as error:
+            raise UsageError(_not_utf8(file)) from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UsageError(f"not a whole gzip file ({first_line(error)})") from error
     except OSError as error:
         raise UsageError(f"cannot be read ({error.strerror or first_line(error)})") from error
 
 
+def _read(file: Path, columns: Sequence[str], classes: int) -> Columns:
+    kind = (file.with_suffix("") if _is_packed(file) else file).suffix.lower()
+    if kind == ".parquet":
+        return _read_parquet(file, columns)
+    with _open_text(file) as stream:
+        if kind in (".json", ".jsonl"):
+            return _read_json(stream, columns)
+        return read_separated(_without_nul(stream), "," if kind == ".csv" else "\t", columns, classes)
+
+
+def _is_packed(file: Path) -> bool:
+    return file.suffix.lower() == ".gz"
+
+
 def _open_bytes(file: Path) -> BinaryIO:
-    return gzip.open(file, "rb") if file.suffix.lower() == ".gz" else file.open("rb")
+    return gzip.open(file, "rb") if _is_packed(file) else file.open("rb")
 
 
 @contextmanager
