@@ -296,7 +296,12 @@ HEADERS = {
     "text in a column without a name": (
         "label,sentence,",
         "0,a,\n1,b, c\n",
-        "row 2 (line 3): ' c' is in a column without a name",
+        "row 2 (line 3): 'c' is in a column without a name",
+    ),
+    "text in place of an index": (
+        ",sentence,label",
+        "0,a,0\nwell, b,1\n",
+        "row 2 (line 3): 'well' is in a column without a name",
     ),
     "a repeated column": ("sentence,label,sentence", "a,0,b\nb,1,c\n", "two columns are named 'sentence'"),
     "a repeated label": ("sentence,label, label", "a,0,1\nb,1,1\n", "two columns are named 'label'"),
@@ -432,7 +437,7 @@ BROKEN_GZIP = {
     "cut in its rows": GZIP[:-20],
     "cut in its checksum": GZIP[:-4],
     "another checksum": GZIP[:-6] + b"ab" + GZIP[-4:],
-    "not UTF-8 and cut": gzip.compress(b"sentence,label\ncaf\xe9,1\n")[:-4],
+    "not UTF-8 and cut": gzip.compress(b"sentence,label\ncaf\xe9,1")[:-4],
     "no gzip": as_csv().encode(),
     "rubbish after the end": GZIP + b"abc",
 }

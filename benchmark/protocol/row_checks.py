@@ -6,6 +6,7 @@ Rows count from 1, without a header. The functions raise UsageError that does no
 from __future__ import annotations
 
 import reprlib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -33,7 +34,8 @@ def check_columns(there: Sequence[str], wanted: Sequence[str]) -> None:
     """Raises UsageError if a column is missing, or if two have one name."""
     if missing := [name for name in wanted if name not in there]:
         raise UsageError(f"no column {', '.join(missing)}; it has {listed(there)}, and the task needs {', '.join(wanted)}")
-    if repeated := next((name for name in there if there.count(name) > 1), None):
+    if len(set(there)) < len(there):
+        repeated, _ = Counter(there).most_common(1)[0]
         raise UsageError(f"two columns are named {shown(repeated)}; rename or remove one")
 
 

@@ -38,8 +38,7 @@ def read_separated(lines: Iterable[str], separator: str, columns: Sequence[str],
         raise UsageError(f"no rows, and no header either; the first line should be {separator.join(columns)}")
     _check_separator(separator.join(header), separator)
     check_columns([name for name in names if name], columns)
-    # the first column without a name is an index, as pandas writes it; another one must be the nothing after a last comma
-    unnamed = [position for position, name in enumerate(names) if position and not name]
+    unnamed = [position for position, name in enumerate(names) if not name]
     positions = [names.index(name) for name in columns]
     labels = {str(label): label for label in range(classes)}
     values: list[list[object]] = [[] for _ in columns]
@@ -52,10 +51,11 @@ def read_separated(lines: Iterable[str], separator: str, columns: Sequence[str],
         if len(fields) != len(names):
             raise UsageError(f"row {row} (line {line}) {_wrong_count(fields, len(names), separator)}")
         for position in unnamed:
-            if fields[position].strip():
+            # the numbers that pandas puts in front of its rows, or the nothing after a last comma; else part of a text
+            if (value := fields[position].strip()) and (position or not value.isdecimal()):
                 raise UsageError(
-                    f"row {row} (line {line}): {shown(fields[position])} is in a column without a name; "
-                    "quote a text that has a comma in it"
+                    f"row {row} (line {line}): {shown(value)} is in a column without a name; "
+                    "name it, or put a text that has commas in it in quotes"
                 )
         for column, position in zip(values, positions, strict=True):
             column.append(fields[position])

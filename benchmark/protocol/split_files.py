@@ -1,6 +1,6 @@
 """Which files of a data directory hold a split: one file, or all shards of one, under the names that the field gives them.
 
-train.csv   dev.tsv   test.jsonl.gz   train-00000-of-00002.parquet and train-00001-of-00002.parquet
+Such as train.csv, dev.tsv, test.jsonl.gz, or train-00000-of-00002.parquet and train-00001-of-00002.parquet.
 """
 
 from __future__ import annotations
