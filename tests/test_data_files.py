@@ -496,6 +496,24 @@ def test_a_damaged_file_is_refused_or_read_exactly(folder):
     assert 30 < accepted < 270
 
 
+@pytest.mark.parametrize(
+    "header", ["sentence,label", "label,sentence", ",sentence,label", "idx,label,sentence,note", "label,sentence,"]
+)
+def test_no_two_stray_quotes_swallow_a_row(folder, header):
+    """One opens any field of a row and one closes any field of a later row: refused, whichever they are."""
+    columns = header.split(",")
+    value = {"sentence": "a film {}", "note": "of {}", "idx": "{}", "": "{}" if columns[0] == "" else ""}
+    rng = random.Random(header)
+    for _ in range(40):
+        rows = [[str(rng.randrange(2)) if name == "label" else value[name].format(i) for name in columns] for i in range(6)]
+        first, last = sorted(rng.sample(range(6), 2))
+        opened, closed = (rng.randrange(len(columns)) for _ in range(2))
+        rows[first][opened] = f'"{rows[first][opened]}'
+        rows[last][closed] += '"'
+        put(folder, "train.csv", "\n".join([header, *map(",".join, rows)]) + "\n")
+        assert f"train.csv: row {first + 1}" in refusal(folder)
+
+
 # the hub's rows are checked by the same rules
 
 
