@@ -269,14 +269,14 @@ def test_a_missing_directory_folder_or_file_is_named(tmp_path):
     with pytest.raises(UsageError, match=r"no folder 'sst2' \(folders there: imdb\)"):
         load(task, "directory", tmp_path)
     directory(tmp_path)
-    (tmp_path / "sst2" / "validation.parquet").rename(tmp_path / "sst2" / "dev.parquet")
-    with pytest.raises(UsageError, match=r"no file for the split 'validation' \(files there: dev.parquet, test.parq.*csv"):
+    (tmp_path / "sst2" / "validation.parquet").rename(tmp_path / "sst2" / "valid.parquet")
+    with pytest.raises(UsageError, match=r"no file for the split 'validation' \(files there: test.parquet, train.parq.*csv"):
         load(task, "directory", tmp_path)
 
 
 def test_two_files_for_a_split_are_refused(tmp_path):
     write(directory(tmp_path) / "sst2", "test", frame(), "csv")
-    with pytest.raises(UsageError, match=r"more than one file for the split 'test' \(test.parquet, test.csv\); keep one"):
+    with pytest.raises(UsageError, match=r"more than one file for the split 'test' \(test.csv, test.parquet\); keep one"):
         load(TASKS.get("sst2")(), "directory", tmp_path)
 
 
@@ -289,7 +289,7 @@ def with_cell(row, column, value):
 MALFORMED = {
     "other columns": (
         frame().rename(columns={"sentence": "text"}),
-        "no column sentence; it has text, label, and sst2 needs",
+        "no column sentence; it has text, label, and the task needs sentence, label",
     ),
     "no label": (frame()[["sentence"]], "no column label; it has sentence"),
     "no rows": (frame().iloc[:0], "no rows"),
@@ -310,8 +310,6 @@ MALFORMED = {
 def test_a_malformed_split_is_refused(tmp_path, case, suffix):
     data, message = MALFORMED[case]
     directory(tmp_path, suffix, validation=data)
-    # an empty file of JSON lines has no columns either
-    message = "no column sentence, label" if (case, suffix) == ("no rows", "jsonl") else message
     with pytest.raises(UsageError, match=rf"sst2/validation\.{suffix}: {message}"):
         load(TASKS.get("sst2")(), "directory", tmp_path)
 
@@ -334,14 +332,6 @@ def test_values_of_another_type_are_refused(tmp_path, column, values, message, s
     data = frame().assign(**{column: values * (len(AWKWARD) // len(values))})
     directory(tmp_path, suffix, test=data)
     with pytest.raises(UsageError, match=rf"sst2/test\.{suffix}: {message}"):
-        load(TASKS.get("sst2")(), "directory", tmp_path)
-
-
-@pytest.mark.parametrize("suffix", ["parquet", "csv", "jsonl"])
-def test_an_unreadable_file_is_refused(tmp_path, suffix):
-    directory(tmp_path, suffix)
-    (tmp_path / "sst2" / f"train.{suffix}").write_bytes(b'"\xff{')
-    with pytest.raises(UsageError, match=rf"train\.{suffix}: not a readable {suffix} file"):
         load(TASKS.get("sst2")(), "directory", tmp_path)
 
 

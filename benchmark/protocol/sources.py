@@ -6,17 +6,18 @@ from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 from bdbench.data import TextSet
+from bdbench.engine.folders import FileStamp, stamps
 from bdbench.errors import UsageError
+from bdbench.protocol.readers import read_columns
+from bdbench.protocol.row_checks import check_classes, check_columns, check_texts, checked_labels, first_line, naming
+from bdbench.protocol.split_files import SPLITS, files_of_split
 from bdbench.seeds import derive
 from bdbench.tasks.base import Splits, Task
 
 SOURCES = ("hub", "directory", "builtin")
-SPLITS = ("train", "validation", "test")
 BUILTIN_ROWS = {"train": 3000, "validation": 500, "test": 500}
-SUFFIXES = (".parquet", ".csv", ".jsonl")
 # the hub's rows and the builtin text are part of what a task is, so they hang on no seed of a run
 FIXED_SEED = 0
 
@@ -24,7 +25,7 @@ FIXED_SEED = 0
 def load(task: Task, source: str, directory: str | Path | None = None) -> Splits:
     """The splits of `task`, read once per process and source (a directory again when one of its files changes).
 
-    - "directory": `<directory>/<task>/{train,validation,test}` as .parquet, .csv or .jsonl, in the file's order.
+    - "directory": the files `<directory>/<task>/{train,validation,test}` (see `split_files`), in the files' order.
     - "hub": the Hugging Face data set at its pinned commit. `validation` is min(2000, 10 % of train) rows held out of
       train by a fixed seed; every split comes in a fixed random order, because some are sorted by label on the hub.
       Rows with a blank text are left out.
@@ -43,11 +44,7 @@ def load(task: Task, source: str, directory: str | Path | None = None) -> Splits
         return _builtin(task)
     if directory is None:
         raise UsageError("the data source 'directory' needs a directory: --data DIR")
-    files = [_split_file(task, Path(directory), split) for split in SPLITS]
-    stats = [file.stat() for file in files]
-    return _from_files(
-        task, tuple((file.resolve(), stat.st_mtime_ns, stat.st_size) for file, stat in zip(files, stats, strict=True))
-    )
+    return _from_directory(task, Path(directory))
 
 
 @lru_cache(maxsize=32)
@@ -80,97 +77,42 @@ def _generated(task: Task, rows: int, rng: np.random.Generator) -> TextSet:
         return task.generate(rows, rng)
 
 
-def _split_file(task: Task, directory: Path, split: str) -> Path:
-    """The one file of a split."""
-    layout = f"{task.name}/{{{','.join(SPLITS)}}} with a suffix {', '.join(SUFFIXES)}"
-    if not directory.is_dir():
-        raise UsageError(f"--data {directory}: no such directory; give one that holds {layout}")
-    folder = directory / task.name
-    if not folder.is_dir():
-        present = ", ".join(sorted(path.name for path in directory.iterdir() if path.is_dir())) or "none"
-        raise UsageError(f"--data {directory}: no folder '{task.name}' (folders there: {present}); it should hold {layout}")
-    files = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
-    if not files:
-        present = ", ".join(sorted(path.name for path in folder.iterdir())) or "none"
-        file_names = " or ".join(f"{split}{suffix}" for suffix in SUFFIXES)
-        raise UsageError(f"{folder}: no file for the split '{split}' (files there: {present}); add {file_names}")
-    if len(files) > 1:
-        names = ", ".join(file.name for file in files)
-        raise UsageError(f"{folder}: more than one file for the split '{split}' ({names}); keep one")
-    return files[0]
+def _from_directory(task: Task, directory: Path) -> Splits:
+    try:
+        files = [[file.absolute() for file in files_of_split(directory, task.name, split)] for split in SPLITS]
+        return _from_files(task, tuple(tuple(stamps([file])[0] for file in shards) for shards in files))
+    except OSError as error:
+        raise UsageError(f"--data {directory}: cannot be read ({error.strerror}: {error.filename})") from error
+    except UsageError as error:  # names of files and columns may have line ends in them
+        raise UsageError("".join(char if char.isprintable() else "?" for char in str(error))) from error
 
 
 @lru_cache(maxsize=32)
-def _from_files(task: Task, files: tuple[tuple[Path, int, int], ...]) -> Splits:
-    """`files` are path, modification time and size: the last two are there to key the cache."""
-    splits = [_text_set(task, _read(path), path) for path, _, _ in files]
-    return Splits(*splits, label_names=task.label_names, source="directory")
+def _from_files(task: Task, splits: tuple[tuple[FileStamp, ...], ...]) -> Splits:
+    """The stamps of the files of each split, in order, key the cache."""
+    return Splits(
+        *(_text_set(task, [stamp.path for stamp in files]) for files in splits),
+        label_names=task.label_names,
+        source="directory",
+    )
 
 
-def _read(file: Path) -> pd.DataFrame:
-    try:
-        if file.suffix == ".parquet":
-            return pd.read_parquet(file)
-        if file.suffix == ".csv":
-            # without these two options "NA", "null" and "12" would not stay text
-            return pd.read_csv(file, dtype=str, keep_default_na=False)
-        return pd.read_json(file, lines=True, dtype=False)
-    except Exception as error:
-        raise UsageError(f"{file}: not a readable {file.suffix[1:]} file ({type(error).__name__}: {error})") from error
-
-
-def _text_set(task: Task, frame: pd.DataFrame, file: Path) -> TextSet:
-    """The rows of a file, in its order, checked. Row numbers in messages count from 1, without a header."""
-    columns = (*task.columns, "label")
-    missing = [name for name in columns if name not in frame.columns]
-    if missing:
-        raise UsageError(
-            f"{file}: no column {', '.join(missing)}; it has {', '.join(map(str, frame.columns)) or 'none'}, "
-            f"and {task.name} needs {', '.join(columns)}"
-        )
-    if frame.empty:
-        raise UsageError(f"{file}: no rows; the split needs at least one of each label")
-    texts = [_texts(frame[name], file) for name in task.columns]
-    labels = _labels(task, frame["label"], file)
-    if len(np.unique(labels)) == 1:
-        only = labels[0]
-        raise UsageError(
-            f"{file}: every label is {only} ({task.label_names[only]}); a split needs at least two of {_named(task)}"
-        )
-    return TextSet(texts[0], texts[1] if len(texts) == 2 else None, labels)
-
-
-def _texts(column: pd.Series, file: Path) -> list[str]:
-    texts = column.tolist()
-    for row, text in enumerate(texts, start=1):
-        if not isinstance(text, str):
-            problem = "missing" if pd.api.types.is_scalar(text) and pd.isna(text) else f"{text!r}, not text"
-            raise UsageError(f"{file}: row {row}: {column.name} is {problem}; correct or remove the row")
-        if not text.strip():
-            raise UsageError(f"{file}: row {row}: {column.name} is empty; correct or remove the row")
-    return texts
-
-
-def _labels(task: Task, column: pd.Series, file: Path) -> np.ndarray:
-    """(n,) int64. Labels of a CSV file are text; every other must be an integer."""
-    allowed = {label: label for label in range(len(task.label_names))}
-    if file.suffix == ".csv":
-        allowed = {str(label): label for label in allowed}
-    values = column.tolist()
-    # a missing one first: it turns the whole column to floats, and row 1 would be blamed for it
-    for row, value in enumerate(values, start=1):
-        if value == "" or (pd.api.types.is_scalar(value) and pd.isna(value)):
-            raise UsageError(f"{file}: row {row}: label is missing; the labels of {task.name} are {_named(task)}")
-    for row, value in enumerate(values, start=1):
-        if not isinstance(value, (int, str)) or isinstance(value, bool) or value not in allowed:
-            raise UsageError(
-                f"{file}: row {row}: label is {value!r}; the labels of {task.name} are the integers {_named(task)}"
-            )
-    return np.array([allowed[value] for value in values], dtype=np.int64)
-
-
-def _named(task: Task) -> str:
-    return ", ".join(f"{label} ({name})" for label, name in enumerate(task.label_names))
+def _text_set(task: Task, files: list[Path]) -> TextSet:
+    """The rows of a split's files, in order, checked."""
+    texts: list[list[str]] = [[] for _ in task.columns]
+    labels = []
+    for file in files:
+        with naming(file):
+            *columns, of_rows = read_columns(file, (*task.columns, "label"), len(task.label_names))
+            rows = range(1, len(of_rows) + 1)
+            for name, column, read_so_far in zip(task.columns, columns, texts, strict=True):
+                check_texts(name, column, rows)
+                read_so_far.extend(column)
+            labels.append(checked_labels(task, of_rows, rows))
+    all_labels = np.concatenate(labels)
+    with naming(files[0] if len(files) == 1 else f"{files[0]} and the other shards"):
+        check_classes(task, all_labels)
+    return TextSet(texts[0], texts[1] if len(texts) == 2 else None, all_labels)
 
 
 @lru_cache(maxsize=32)
@@ -199,16 +141,24 @@ def _hub_rows(task: Task, split: str, most: int | None) -> TextSet:
     except Exception as error:  # the client wraps what went wrong in a dozen types of four libraries
         raise UsageError(
             f"the data set {hub.id} of the task '{task.name}' could not be read: the Hugging Face hub could not "
-            f"be reached, or refused ({type(error).__name__}: {error}); --data DIR or --data builtin avoids it"
+            f"be reached, or refused ({first_line(error)}); --data DIR or --data builtin avoids it"
         ) from error
+    parts = {name: hub.columns.get(name, (name,)) for name in task.columns}
     order = np.random.default_rng(derive(FIXED_SEED, "hub", task.name, split)).permutation(len(data))[:most]
-    # read in the order of the file, which is far faster than by random access, and reorder afterwards
-    rows = data.select(np.sort(order))[:]
-    back = np.argsort(np.argsort(order))
-    columns = [_joined([rows[part] for part in hub.columns.get(name, (name,))]) for name in task.columns]
-    keep = [i for i in back if all(column[i].strip() for column in columns)]
+    in_file = np.sort(order)
+    with naming(f"the split '{split}' of the data set {hub.id}"):
+        check_columns(data.column_names, (*(part for name in task.columns for part in parts[name]), "label"))
+        # read in the order of the file, which is far faster than by random access, and reorder afterwards
+        rows = data.select(in_file)[:]
+        for part in (part for name in task.columns for part in parts[name]):
+            check_texts(part, rows[part], in_file + 1, blank=True)
+        labels = checked_labels(task, rows["label"], in_file + 1)
+        columns = [_joined([rows[part] for part in parts[name]]) for name in task.columns]
+        back = np.argsort(np.argsort(order))
+        keep = [i for i in back if all(column[i].strip() for column in columns)]
+        check_classes(task, labels[keep])
     texts = [tuple(column[i] for i in keep) for column in columns]
-    return TextSet(texts[0], texts[1] if len(texts) == 2 else None, np.asarray(rows["label"], dtype=np.int64)[keep])
+    return TextSet(texts[0], texts[1] if len(texts) == 2 else None, labels[keep])
 
 
 def _joined(columns: list[list[str]]) -> list[str]:

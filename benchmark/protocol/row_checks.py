@@ -1,0 +1,114 @@
+"""What every row of a task must be, wherever it was read, and the words in which a bad one is refused.
+
+Rows count from 1, without a header. The functions raise UsageError that does not name the source; `naming` puts it in front.
+"""
+
+from __future__ import annotations
+
+import reprlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from bdbench.errors import UsageError
+from bdbench.tasks.base import Task
+
+MOST_LISTED = 5
+MOST_CHARACTERS = 60
+
+
+@contextmanager
+def naming(source: object) -> Iterator[None]:
+    """A block whose UsageErrors begin with `source`: a file, or a data set of the hub."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{source}: {error}") from error
+
+
+def check_columns(there: Sequence[str], wanted: Sequence[str]) -> None:
+    """Raises UsageError if a column is missing, or if two have one name."""
+    if missing := [name for name in wanted if name not in there]:
+        raise UsageError(f"no column {', '.join(missing)}; it has {listed(there)}, and the task needs {', '.join(wanted)}")
+    if len(set(there)) < len(there):
+        repeated, _ = Counter(there).most_common(1)[0]
+        raise UsageError(f"two columns are named {shown(repeated)}; rename or remove one")
+
+
+def check_texts(name: str, texts: Iterable[Any], rows: Iterable[int], blank: bool = False) -> None:
+    """Raises UsageError for the first of `texts` that is no text, cannot be encoded, or is blank (unless `blank` allows it)."""
+    for row, text in zip(rows, texts, strict=True):
+        if not isinstance(text, str):
+            problem = "missing" if _is_missing(text) else f"{shown(text)}, not text"
+            raise UsageError(f"row {row}: {name} is {problem}; correct or remove the row")
+        if not blank and not text.strip():
+            raise UsageError(f"row {row}: {name} is empty; correct or remove the row")
+        if not text.isascii() and not _can_be_encoded(text):
+            raise UsageError(f"row {row}: {name} has half a surrogate pair, {shown(text)}; correct or remove the row")
+
+
+def checked_labels(task: Task, labels: Sequence[Any], rows: Sequence[int]) -> npt.NDArray[np.int64]:
+    """`labels` as (n,) int64. Raises UsageError unless every one is an integer, and that of a class."""
+    # a missing one first: where it turned the whole column to floats, row 1 would be blamed for it
+    for row, label in zip(rows, labels, strict=True):
+        if _is_missing(label):
+            raise UsageError(f"row {row}: label is missing; the labels of {task.name} are {label_names(task)}")
+    for row, label in zip(rows, labels, strict=True):
+        if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(task.label_names):
+            hint = "; -1 marks labels that are hidden" if label == -1 else ""
+            raise UsageError(
+                f"row {row}: label is {shown(label)}; the labels of {task.name} are the integers {label_names(task)}{hint}"
+            )
+    return np.array(labels, dtype=np.int64)
+
+
+def check_classes(task: Task, labels: npt.NDArray[np.int64]) -> None:
+    """Raises UsageError unless a split has rows, and of two classes at least."""
+    if not len(labels):
+        raise UsageError("no rows; the split needs at least one of each label")
+    if (labels == labels[0]).all():
+        only = f"{labels[0]} ({shortened(task.label_names[labels[0]])})"
+        raise UsageError(f"every label is {only}; a split needs at least two of {label_names(task)}")
+
+
+def label_names(task: Task) -> str:
+    """ "0 (negative), 1 (positive)"."""
+    return listed([f"{label} ({name})" for label, name in enumerate(task.label_names)])
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first names, each shortened, for a message that must stay one short line."""
+    names = [shortened(name, 20) for name in names]
+    more = [f"and {len(names) - MOST_LISTED} more"] if len(names) > MOST_LISTED else []
+    return ", ".join([*names[:MOST_LISTED], *more]) or "none"
+
+
+def shown(value: object) -> str:
+    """A value as Python writes it, shortened."""
+    return shortened(reprlib.repr(value))
+
+
+def shortened(text: object, most: int = MOST_CHARACTERS) -> str:
+    text = str(text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def first_line(error: BaseException) -> str:
+    """What another library's error says, as part of a line."""
+    return shortened(f"{type(error).__name__}: {error}".partition("\n")[0], 120)
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and value != value)
+
+
+def _can_be_encoded(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
