@@ -37,11 +37,6 @@ LAYER_NAMES = (
 )
 GATE_AND_VALUE = 2
 
-# In models with layers by these names, version 1 of fine-pruning and fine-mixing runs every outgoing layer on the sum so far
-# and not on the activations: its hook returned the sum, and what a hook returns replaces the input. So from the second layer
-# on, the activations are not those of the texts. Records have such numbers; whoever mends it raises both versions.
-RUN_ON_SUMS = ("intermediate.dense", "ffn.lin1")
-
 
 class NoBlocks(TypeError):
     """The model has no feed-forward block that bdbench knows; the message says so in a few words."""
@@ -140,27 +135,19 @@ def mean_activations(model: nn.Module, ctx: DefenseContext) -> list[Tensor]:
     sums = [torch.zeros(block.neurons, device=ctx.device) for block in blocks]
     uses = [0] * len(blocks)
 
-    runs_on_sums = any(name.endswith("." + layer) for name, _ in model.named_modules() for layer in RUN_ON_SUMS)
-
-    def add(i: int, activation: Tensor) -> Tensor | None:
+    def add(i: int, activation: Tensor) -> None:
         sums[i].add_((views[i](activation, *real.shape[:2]).abs().float() * real).sum(dim=(0, 1)))
         uses[i] += 1
-        return sums[i] if runs_on_sums else None
 
     _watch(model, blocks, inputs, add)
     return [total / (real.sum() * count) for total, count in zip(sums, uses, strict=True)]
 
 
-def _watch(
-    model: nn.Module, blocks: list[Block], inputs: dict[str, Tensor], see: Callable[[int, Tensor], Tensor | None]
-) -> None:
-    """Run the model and call `see` with each block's number and its activations, as often as the block is used.
+def _watch(model: nn.Module, blocks: list[Block], inputs: dict[str, Tensor], see: Callable[[int, Tensor], None]) -> None:
+    """Run the model and call `see` with each block's number and its activations, as often as the block is used."""
 
-    What `see` returns takes the place of the activations, unless it is None.
-    """
-
-    def hook(i: int, module: nn.Module, arguments: tuple[Tensor, ...]) -> Tensor | None:
-        return see(i, arguments[0])
+    def hook(i: int, module: nn.Module, arguments: tuple[Tensor, ...]) -> None:
+        see(i, arguments[0])  # and returns nothing: what a hook returns replaces the activations
 
     handles = [block.reader.register_forward_pre_hook(partial(hook, i)) for i, block in enumerate(blocks)]
     try:

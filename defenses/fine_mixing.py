@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from bdbench.protocol.contexts import DefenseContext
 
 
-@register("fine-mixing", paper="arXiv:2210.09545")
+@register("fine-mixing", version=2, paper="arXiv:2210.09545")
 @dataclass(frozen=True)
 class FineMixing(Reserving):
     needs = frozenset({"clean", "validation", "pretrained"})

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from bdbench.protocol.contexts import DefenseContext
 
 
-@register("fine-pruning", paper="arXiv:1805.12185")
+@register("fine-pruning", version=2, paper="arXiv:1805.12185")
 @dataclass(frozen=True)
 class FinePruning(Reserving):
     ratio: float = hp(0.5, low=0.0, high=1.0, help="reserve ratio: share of the feed-forward neurons kept in every layer")

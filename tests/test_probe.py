@@ -194,7 +194,7 @@ def test_pruning_silences_just_the_chosen_neurons_of_every_family(family, tiny_m
     assert all(int(part) for part in kept)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "opt", "albert", "llama", "xlnet", "modernbert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "gpt2", "opt", "albert", "llama", "xlnet", "modernbert"])
 def test_activations_are_those_of_the_texts_one_by_one(family, tiny_model):
     """The mean over the pieces of a padded batch, and over the layers that share a block, is that of each text alone."""
     folder = tiny_model(family)

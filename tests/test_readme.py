@@ -37,7 +37,11 @@ def test_the_example_defense_has_20_lines_and_runs(bdbench, tiny_bert, data_dir,
 
 def test_every_preset_and_file_it_names_exists():
     assert set(re.findall(r"--preset (\w+)", README)) <= set(PRESETS)
+    headings = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", README, re.M)}
     for link in re.findall(r"\]\(((?!http)[^)]+)\)", README):
+        if link.startswith("#"):
+            assert link[1:] in headings, link
+            continue
         assert (Path(__file__).parents[1] / link).exists(), link
 
 
