@@ -8,6 +8,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -85,6 +86,23 @@ def places(text: str, words: str) -> list[str]:
         if words in line:
             above.append(title)
     return above
+
+
+def test_cells_of_a_version_with_a_known_fault_are_declared():
+    """The records of `cell` are of version 1."""
+    records = [
+        cell("fine-pruning"),
+        cell("e-pur+fine-pruning"),
+        cell("fine-pruning", task="imdb", status="failed", error="no"),
+        cell("fine-mixing", params={"select": "activation"}),
+        cell("fine-mixing", params={"select": "random"}),
+    ]
+    said = "it measured the activity of neurons wrongly from the second layer on"
+    lines = [line for line in markdown(records).splitlines() if said in line]
+    assert lines[0].startswith("2 cells of fine-pruning, version 1: ")
+    assert lines[1].startswith("1 cell of fine-mixing with select=activation, version 1: ")
+    mended = replace(records[0].spec, defense=(replace(records[0].spec.defense[0], version="2"),))
+    assert said not in markdown([replace(records[0], spec=mended), records[4]])
 
 
 def test_cells_of_an_older_protocol_are_declared_at_the_top_and_under_their_own_tables():

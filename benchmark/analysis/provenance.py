@@ -12,6 +12,38 @@ from dataclasses import dataclass
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.records import Record, VictimDigests
 
+ON_WRONG_ACTIVATIONS = (
+    "measured the activity of neurons wrongly from the second layer on, so these numbers are not those of the method; "
+    "version 2 measures it right"
+)
+
+
+@dataclass(frozen=True)
+class KnownFault:
+    """A version of a defense that did not do what it says; with a `hyperparameter`, only where it has that value.
+
+    `what` is the end of a sentence.
+    """
+
+    defense: str
+    version: str
+    what: str
+    hyperparameter: tuple[str, str] | None = None
+
+    def affects(self, record: Record) -> bool:
+        return any(
+            part.name == self.defense
+            and part.version == self.version
+            and (self.hyperparameter is None or self.hyperparameter in part.params.items())
+            for part in record.spec.defense
+        )
+
+
+KNOWN_FAULTS = (
+    KnownFault("fine-pruning", "1", ON_WRONG_ACTIVATIONS),
+    KnownFault("fine-mixing", "1", ON_WRONG_ACTIVATIONS, ("select", "activation")),
+)
+
 
 @dataclass(frozen=True)
 class UnequalVictim:
@@ -53,6 +85,13 @@ def older_protocols(records: Iterable[Record]) -> dict[int, int]:
     """How many cells were made under each protocol older than the current one, oldest first."""
     counts = Counter(record.spec.victim.protocol for record in records)
     return {protocol: counts[protocol] for protocol in sorted(counts) if protocol < PROTOCOL}
+
+
+def known_faults(records: Iterable[Record]) -> dict[KnownFault, int]:
+    """How many cells that ended well are of each version with a known fault."""
+    ended_well = [record for record in records if record.status == "ok"]
+    counts = {fault: sum(map(fault.affects, ended_well)) for fault in KNOWN_FAULTS}
+    return {fault: count for fault, count in counts.items() if count}
 
 
 def source_digests(records: Iterable[Record]) -> tuple[str, ...]:

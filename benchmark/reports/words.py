@@ -10,6 +10,7 @@ from bdbench.analysis.printed import ABSENT, METRICS, percent
 from bdbench.analysis.provenance import (
     UnequalVictim,
     any_from_modified_checkout,
+    known_faults,
     older_protocols,
     source_digests,
     unequal_victims,
@@ -81,6 +82,9 @@ def cautions(records: Sequence[Record]) -> list[str]:
         "A new run does not reuse them."
         for protocol, count in older_protocols(records).items()
     ]
+    for fault, count in known_faults(records).items():
+        variant = f" with {fault.hyperparameter[0]}={fault.hyperparameter[1]}" if fault.hyperparameter else ""
+        lines.append(f"{_number(count, 'cell')} of {fault.defense}{variant}, version {fault.version}: it {fault.what}.")
     digests = source_digests(records)
     if len(digests) > 1:
         listed = ", ".join(digest[:DIGEST_DIGITS] for digest in digests)
