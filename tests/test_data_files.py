@@ -99,6 +99,17 @@ def test_every_layout_gives_the_same_rows(folder, name):
     assert load(SST2, "directory", folder.parent).fingerprint == splits.fingerprint
 
 
+def test_labels_may_be_the_names_of_the_classes(folder):
+    """As in GLUE's QNLI. A name that is digits is no name: the number says which class."""
+    words = {0: SST2.label_names[0], 1: SST2.label_names[1]}
+    named = pd.DataFrame([(text, words[label]) for text, label in ROWS], columns=["sentence", "label"])
+    put(folder, "train.csv", named.to_csv(index=False))
+    assert train(folder) == ROWS
+    put(folder, "train.csv", named.replace("positive", "Positive").to_csv(index=False))
+    with pytest.raises(UsageError, match="label is 'Positive'; the labels of sst2 are the integers 0 .negative., 1 .positive."):
+        load(SST2, "directory", folder.parent)
+
+
 BOM = "\ufeff"
 CONTENTS = {
     "JSON lines under .json": ("train.json", LINES),

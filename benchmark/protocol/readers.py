@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
@@ -19,10 +19,10 @@ Columns = list[list[Any]]
 SMALL_BATCH = 8192  # rows of a parquet file at a time: a quarter less memory than the library's 65536, in the same time
 
 
-def read_columns(file: Path, columns: Sequence[str], classes: int) -> Columns:
+def read_columns(file: Path, columns: Sequence[str], classes: Mapping[str, int]) -> Columns:
     """The values of `columns`, of which the last holds the labels; what is missing is None.
 
-    Labels are what the file has: in CSV and TSV, integers where they are the digits of one of `classes` classes, else text.
+    Labels are what the file has: in CSV and TSV, numbers by the words in `classes`, else text.
     Raises UsageError, which does not name the file, if it cannot be read or is not a table with these columns.
     """
     try:
@@ -36,7 +36,7 @@ def read_columns(file: Path, columns: Sequence[str], classes: int) -> Columns:
         raise UsageError(f"cannot be read ({error.strerror or first_line(error)})") from error
 
 
-def _read(file: Path, columns: Sequence[str], classes: int) -> Columns:
+def _read(file: Path, columns: Sequence[str], classes: Mapping[str, int]) -> Columns:
     kind = (file.with_suffix("") if _is_packed(file) else file).suffix.lower()
     if kind == ".parquet":
         return _read_parquet(file, columns)

@@ -51,8 +51,16 @@ def check_texts(name: str, texts: Iterable[Any], rows: Iterable[int], blank: boo
             raise UsageError(f"row {row}: {name} has half a surrogate pair, {shown(text)}; correct or remove the row")
 
 
+def class_words(task: Task) -> dict[str, int]:
+    """The classes by what stands for them in a text file: their numbers, and their names, as in GLUE's QNLI."""
+    names = {name: label for label, name in enumerate(task.label_names)}
+    return names | {str(label): label for label in range(len(task.label_names))}
+
+
 def checked_labels(task: Task, labels: Sequence[Any], rows: Sequence[int]) -> npt.NDArray[np.int64]:
-    """`labels` as (n,) int64. Raises UsageError unless every one is an integer, and that of a class."""
+    """`labels` as (n,) int64. Raises UsageError unless every one is the number of a class, an integer, or its name."""
+    names = {name: label for name, label in class_words(task).items() if not name.isdecimal()}
+    labels = [names.get(label, label) if isinstance(label, str) else label for label in labels]
     # a missing one first: where it turned the whole column to floats, row 1 would be blamed for it
     for row, label in zip(rows, labels, strict=True):
         if _is_missing(label):

@@ -24,8 +24,10 @@ _QUOTED_FIELD = re.compile(f'"{_WITHIN_QUOTES}"')
 _LINE_END = re.compile(r"\r\n|\r|\n")
 
 
-def read_separated(lines: Iterable[str], separator: str, columns: Sequence[str], classes: int) -> list[list[object]]:
-    """The values of `columns`, of which the last holds the labels: integers where they are the digits of a class.
+def read_separated(
+    lines: Iterable[str], separator: str, columns: Sequence[str], classes: Mapping[str, int]
+) -> list[list[object]]:
+    """The values of `columns`, of which the last holds the labels: numbers, by the words in `classes`.
 
     `lines` end as they do in the file. Raises UsageError for what is no strict table.
     """
@@ -40,10 +42,9 @@ def read_separated(lines: Iterable[str], separator: str, columns: Sequence[str],
     check_columns([name for name in names if name], columns)
     unnamed = [position for position, name in enumerate(names) if not name]
     positions = [names.index(name) for name in columns]
-    labels = {str(label): label for label in range(classes)}
     values: list[list[object]] = [[] for _ in columns]
     for row, line, fields, is_long in records:
-        if is_long and _holds_a_row(fields, separator, len(names), positions[-1], labels):
+        if is_long and _holds_a_row(fields, separator, len(names), positions[-1], classes):
             raise UsageError(
                 f"row {row} (line {line}): lines in a quoted field look like rows, so a stray quote may have swallowed them; "
                 "correct the quote, or use .jsonl or .parquet for such texts"
@@ -59,7 +60,7 @@ def read_separated(lines: Iterable[str], separator: str, columns: Sequence[str],
                 )
         for column, position in zip(values, positions, strict=True):
             column.append(fields[position])
-    values[-1] = [labels.get(label.strip(), label.strip()) for label in values[-1]]
+    values[-1] = [classes.get(label.strip(), label.strip()) for label in values[-1]]
     return values
 
 

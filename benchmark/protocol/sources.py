@@ -11,7 +11,15 @@ from bdbench.data import TextSet
 from bdbench.engine.folders import FileStamp, stamps
 from bdbench.errors import UsageError
 from bdbench.protocol.readers import read_columns
-from bdbench.protocol.row_checks import check_classes, check_columns, check_texts, checked_labels, first_line, naming
+from bdbench.protocol.row_checks import (
+    check_classes,
+    check_columns,
+    check_texts,
+    checked_labels,
+    class_words,
+    first_line,
+    naming,
+)
 from bdbench.protocol.split_files import SPLITS, files_of_split
 from bdbench.seeds import derive
 from bdbench.tasks.base import Splits, Task
@@ -103,7 +111,7 @@ def _text_set(task: Task, files: list[Path]) -> TextSet:
     labels = []
     for file in files:
         with naming(file):
-            *columns, of_rows = read_columns(file, (*task.columns, "label"), len(task.label_names))
+            *columns, of_rows = read_columns(file, (*task.columns, "label"), class_words(task))
             rows = range(1, len(of_rows) + 1)
             for name, column, read_so_far in zip(task.columns, columns, texts, strict=True):
                 check_texts(name, column, rows)
