@@ -41,13 +41,10 @@ def in_one_line(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The type of an exception and the first line of its message; many a library's message has dozens."""
+    """The type of an exception and the first line of its message, at most `GIST` characters of both.
+
+    Many a library's message has dozens of lines.
+    """
     message = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: {message}" if message else type(error).__name__
-
-
-def gist(error: BaseException) -> str:
-    """The first line of an exception's message, at most `GIST` characters of it; its type where it has no message."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else type(error).__name__
+    text = f"{type(error).__name__}: {message}" if message else type(error).__name__
     return text if len(text) <= GIST else text[: GIST - 1] + "…"

@@ -92,7 +92,7 @@ def run(
         print_cells(plan)
         return
 
-    from bdbench.engine.folders import parameters_at_most
+    from bdbench.engine.folders import count_weights
     from bdbench.matrix.deadline import TimeLimit
     from bdbench.matrix.lock import locked
     from bdbench.matrix.plan import site_for
@@ -102,7 +102,7 @@ def run(
 
     with locked(out):
         results, store = Results(out), VictimStore(victims).prepare()
-        time_limit = TimeLimit(cell_timeout, parameters_at_most(plan.model_folder), threads)
+        time_limit = TimeLimit(cell_timeout, count_weights(plan.model_folder), threads)
         site = site_for(plan, plugins, threads, device)
         worker = Worker(site, store.folder, typed_values(preset, overrides), time_limit=time_limit)
         execution = execute_missing(plan, results, worker, inline, workers, gpus_per_cell, force)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bdbench.engine.folders import CONFIG, FileStamp, config_file, refuse_own_code, stamps, weights_files
 from bdbench.engine.quiet import quiet_transformers
 from bdbench.engine.tokenizers import load_tokenizer
-from bdbench.errors import UsageError, gist
+from bdbench.errors import UsageError, first_line
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -42,7 +42,7 @@ def _config(folder: Path) -> PretrainedConfig:
             config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # a damaged value raises whatever the first computation with it raises
         refuse_own_code(folder, error)
-        raise UsageError(f"--model {folder}: its {CONFIG} cannot be read: {gist(error)}") from error
+        raise UsageError(f"--model {folder}: its {CONFIG} cannot be read: {first_line(error)}") from error
     if type(config) not in AutoModelForSequenceClassification._model_mapping:
         raise UsageError(f"--model {folder}: transformers has no sequence classifier for model type '{config.model_type}'")
     layers = getattr(config, "num_hidden_layers", 1)
@@ -77,7 +77,7 @@ def load_classifier(folder: Path, classes: int) -> tuple[nn.Module, frozenset[st
                 output_loading_info=True,
             )
     except Exception as error:
-        raise UsageError(f"--model {folder}: it cannot be loaded: {gist(error)}") from error
+        raise UsageError(f"--model {folder}: it cannot be loaded: {first_line(error)}") from error
     prefix = f"{model.base_model_prefix}."
     encoder = {name for name, _ in model.named_parameters() if name.startswith(prefix)}
     _check_loaded(folder, encoder, info)
@@ -96,7 +96,7 @@ def _check_size(folder: Path) -> None:
         with quiet_transformers(), torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
     except Exception as error:
-        raise UsageError(f"--model {folder}: no model can be made of its {CONFIG}: {gist(error)}") from error
+        raise UsageError(f"--model {folder}: no model can be made of its {CONFIG}: {first_line(error)}") from error
     asked = sum(parameter.numel() for parameter in model.parameters())
     stored = sum(file.stat().st_size for file in weights_files(folder))  # bytes, of which a number takes at least one
     if asked > MOST_OF_CHECKPOINT * stored:

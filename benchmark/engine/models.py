@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 
 from bdbench.engine.folders import FileStamp, config_file, stamps, weights_files
 from bdbench.engine.tokenizers import folder_tokenizer_digest
-from bdbench.errors import UsageError, gist
+from bdbench.errors import UsageError, first_line
 from bdbench.files import sha256
 from bdbench.specs.work import ModelSpec
 
@@ -125,7 +125,9 @@ def _check_safetensors(file: Path) -> None:
             names = [name for name in tensors.keys() if name.endswith(".weight")]  # noqa: SIM118 (it is no dict)
             types = {name: tensors.get_slice(name).get_dtype() for name in names}
     except (SafetensorError, OSError) as error:
-        raise UsageError(f"--model {file.parent}: {file.name} is damaged ({gist(error)}); fetch the model anew") from error
+        raise UsageError(
+            f"--model {file.parent}: {file.name} is damaged ({first_line(error)}); fetch the model anew"
+        ) from error
     for name, kind in types.items():  # other numbers would be taken for weights: what scales them is not among these
         if kind not in WEIGHT_TYPES:
             raise UsageError(f"--model {file.parent}: {name} has numbers of type {kind}; weights are {', '.join(WEIGHT_TYPES)}")

@@ -26,7 +26,7 @@ from bdbench.engine.prediction import predict
 from bdbench.engine.quiet import quiet_transformers
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import Recipe, train
-from bdbench.errors import UsageError, gist
+from bdbench.errors import UsageError, first_line
 
 SHORTEST_MAX_LENGTH = 8  # word pieces: the special ones of a pair, a trigger, and some text
 LONGEST_MAX_LENGTH = 4096  # also for a model without a limit: memory can grow with the square of it
@@ -100,7 +100,7 @@ def _check_vocabulary(folder: Path, model: nn.Module, tokenizer: PreTrainedToken
         embeddings = model.get_input_embeddings().weight.shape[0]
     except Exception as error:  # whatever a model without such a matrix raises
         raise UsageError(
-            f"--model {folder}: a '{_kind(model)}' model has no matrix of word embeddings: {gist(error)}"
+            f"--model {folder}: a '{_kind(model)}' model has no matrix of word embeddings: {first_line(error)}"
         ) from error
     piece, number = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
     if number >= embeddings:
@@ -143,7 +143,7 @@ def _rows(folder: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, pai
     try:
         return encode(tokenizer, TextSet(texts, texts if paired else None, np.array([0, 1])), max_length)
     except Exception as error:  # the tokenizers library raises Exception itself
-        raise UsageError(f"--model {folder}: its tokenizer cannot encode a text: {gist(error)}") from error
+        raise UsageError(f"--model {folder}: its tokenizer cannot encode a text: {first_line(error)}") from error
 
 
 def _why_not_run(model: nn.Module, rows: Encoded) -> str | None:
@@ -151,7 +151,7 @@ def _why_not_run(model: nn.Module, rows: Encoded) -> str | None:
     try:
         _logits(model, rows, [0, 1])
     except Exception as error:  # whatever a model raises is the reason
-        return gist(error)
+        return first_line(error)
     return None
 
 
@@ -189,7 +189,7 @@ def _why_untrainable(model: nn.Module, rows: Encoded, precision: str, device: to
         train(trained, rows, Recipe(epochs=1, batch_size=2), seed=0, precision=precision)
         logits.append(predict(trained, rows, precision=precision))
     except Exception as error:  # whatever a model raises is the reason
-        return gist(error)
+        return first_line(error)
     if not all(torch.isfinite(part).all() for part in logits):
         return f"its logits are NaN or infinite in {precision}"
     return None

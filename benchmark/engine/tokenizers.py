@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bdbench.engine.folders import FileStamp, refuse_own_code, stamps, tokenizer_files
 from bdbench.engine.quiet import quiet_transformers
-from bdbench.errors import UsageError, gist
+from bdbench.errors import UsageError, first_line
 from bdbench.specs.keys import digest_of
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def _load(folder: Path, files: tuple[FileStamp, ...]) -> PreTrainedTokenizerBase
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizers library raises Exception itself
         refuse_own_code(folder, error)
-        raise UsageError(f"--model {folder}: its tokenizer cannot be loaded: {gist(error)}") from error
+        raise UsageError(f"--model {folder}: its tokenizer cannot be loaded: {first_line(error)}") from error
     if not tokenizer.is_fast or tokenizer.pad_token_id is None:
         raise UsageError(f"--model {folder}: needs a fast tokenizer with a padding token (tokenizer.json)")
     tokenizer.padding_side = "right"

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-
-from bdbench.engine.folders import weights_files
+from bdbench.engine.folders import count_weights
 from bdbench.protocol.quotas import MemoryLimit
 
 # A worker's peak memory is about WORKER_BYTES and WEIGHT_COPIES times the model's weights in float32. Both come from peaks
@@ -63,16 +60,7 @@ def free_bytes(limits: Iterable[MemoryLimit]) -> int | None:
 
 def worker_bytes(folder: Path) -> int:
     """About the most memory, in bytes, that a worker takes on a CPU with the model in `folder`."""
-    return round(WORKER_BYTES + WEIGHT_COPIES * BYTES_OF_A_WEIGHT * _weights(folder))
-
-
-def _weights(folder: Path) -> int:
-    """How many numbers the weights of a model are. Reads the headers of its files alone."""
-    count = 0
-    for file in weights_files(folder):
-        with safe_open(file, framework="np") as tensors:
-            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    return count
+    return round(WORKER_BYTES + WEIGHT_COPIES * BYTES_OF_A_WEIGHT * count_weights(folder))
 
 
 def _gib(size: int) -> str:

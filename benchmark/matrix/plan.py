@@ -78,7 +78,8 @@ def plan(selection: Selection, device: str = "auto") -> Plan:
         validation_rows = row_count(task_name, selection.validation_rows, len(splits.validation), "--validation-rows")
         precision, doubts = _probed(model, task, selection.max_length, asked_precision, torch_device(device))
         warnings += doubts + _unfit(defenses, classifier_skeleton(model.folder, len(task.label_names)))
-        sets = DefenderSets(selection.clean_rows, validation_rows, selection.even_classes)
+        even_classes = selection.even_classes and any("clean" in needs_of(parts) for parts in defenses)
+        sets = DefenderSets(selection.clean_rows, validation_rows, even_classes)
         for seed in selection.seeds:
             victims = {
                 attack: VictimSpec(

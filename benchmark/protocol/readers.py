@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO
 
-from bdbench.errors import UsageError
-from bdbench.protocol.row_checks import check_columns, first_line, shown
+from bdbench.errors import UsageError, first_line
+from bdbench.protocol.row_checks import check_columns, shown
 from bdbench.protocol.separated import read_separated
 
 Columns = list[list[Any]]

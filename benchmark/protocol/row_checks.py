@@ -105,11 +105,6 @@ def shortened(text: object, most: int = MOST_CHARACTERS) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def first_line(error: BaseException) -> str:
-    """What another library's error says, as part of a line."""
-    return shortened(f"{type(error).__name__}: {error}".partition("\n")[0], 120)
-
-
 def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and value != value)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from bdbench.data import TextSet
 from bdbench.engine.folders import FileStamp, stamps
-from bdbench.errors import UsageError
+from bdbench.errors import UsageError, first_line
 from bdbench.protocol.readers import read_columns
 from bdbench.protocol.row_checks import (
     check_classes,
@@ -17,7 +17,6 @@ from bdbench.protocol.row_checks import (
     check_texts,
     checked_labels,
     class_words,
-    first_line,
     naming,
 )
 from bdbench.protocol.split_files import SPLITS, files_of_split
