@@ -1,12 +1,13 @@
 # make bench   a leaderboard from nothing: environment, five generated tasks, two attacks, six defenses
 # make test    the whole test suite
+# make test-fuzz   thousands of generated data files, model folders, command lines and damaged records (about 5 minutes)
 # make clean   remove the environment, the quick results and the stored victims
 
 PYTHON ?= python3
 VENV := .venv
 BDBENCH := $(VENV)/bin/bdbench
 
-.PHONY: bench test lint clean
+.PHONY: bench test test-fuzz lint clean
 
 bench: $(VENV)/.bench
 	$(BDBENCH) run --preset quick
@@ -14,6 +15,12 @@ bench: $(VENV)/.bench
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest
+
+# examples of each of the nine kinds
+FUZZ ?= 600
+
+test-fuzz: $(VENV)/.test
+	BDBENCH_FUZZ=$(FUZZ) $(VENV)/bin/python -m pytest tests/test_fuzz.py
 
 lint: $(VENV)/.test
 	$(VENV)/bin/python -m pip install -q -c constraints.txt ruff

@@ -331,10 +331,11 @@ def test_even_classes_are_part_of_a_cell_that_has_a_clean_set(small, dry_run):
 
 
 def test_classes_need_not_be_even_where_no_defense_gets_a_clean_set(small, dry_run):
-    """Of 400 rows the seed leaves 10 beside the training rows, not five of each class."""
-    flags = ["-T", "sst2", "--train-rows", 390, "--clean-rows", 10, "--seeds", 1]
-    assert dry_run(*small, *flags, "-d", "none").returncode == 0
-    refused = dry_run(*small, *flags, "-d", "none,fine-tuning", "--seeds", 1)
+    """Of 400 rows each seed leaves 10 beside the training rows, not always five of each class."""
+    flags = ["-T", "sst2", "--train-rows", 390, "--clean-rows", 10, "--seeds", "0-5"]
+    without_params = small[:-4]
+    assert dry_run(*without_params, *flags, "-d", "none").returncode == 0
+    refused = dry_run(*without_params, *flags, "-d", "none,fine-tuning")
     assert refused.returncode == 2 and "a clean set of 10 rows with even classes takes 5 of label" in refused.stderr
 
 

@@ -148,8 +148,16 @@ def test_what_would_end_the_run_is_an_ordinary_error(error, said):
         raise error
 
 
+@pytest.fixture
+def heeds_interrupts():
+    """Python's own handler is in place: a process that was started in the background ignores the signal."""
+    earlier = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, earlier)
+
+
 @pytest.mark.parametrize("swallowed", [False, True])
-def test_the_users_own_interrupt_passes_even_if_the_plugin_swallows_it(swallowed):
+def test_the_users_own_interrupt_passes_even_if_the_plugin_swallows_it(swallowed, heeds_interrupts):
     with process_as_it_was(), pytest.raises(KeyboardInterrupt), fenced("'holds on'", 0):
         try:
             signal.raise_signal(signal.SIGINT)

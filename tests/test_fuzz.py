@@ -222,7 +222,7 @@ def test_a_model_folder_with_other_settings_is_refused_or_is_another_model(data,
     (folder / name).write_text(json.dumps(settings_of_file))
     status, shown, _ = dry_run(command, folder, data_dir)
     if status == 0 and name == "config.json":
-        assert not set(shown.split()[::2]) & set(original.split()[::2]) or shown != original
+        assert shown != original  # the keys differ
 
 
 @fuzz
@@ -349,7 +349,8 @@ def run_folder(tmp_path):
 
 
 def numbers(folder: Path) -> pd.DataFrame:
-    return pd.read_csv(folder / "leaderboard.csv").select_dtypes("number")
+    table = pd.read_csv(folder / "leaderboard.csv")
+    return table[[name for name in table if name.endswith(("_mean", "_std", "_n")) or name in ("seeds", "failed", "skipped")]]
 
 
 def nodes(value, path=()):
