@@ -40,10 +40,10 @@ class FineMixing(Reserving):
         return why_unfit(model) if self.select == "activation" else None
 
     def reserving(self, model: nn.Module, ctx: DefenseContext) -> Callable[[float], nn.Module]:
-        pretrained = ctx.pretrained
         activations = mean_activations(model, ctx) if self.select == "activation" else []
 
         def mixed(ratio: float) -> nn.Module:
+            pretrained = ctx.pretrained  # not kept while the mixed model is trained
             result = copy.deepcopy(model)
             masks = neuron_masks(result, activations, ratio) if activations else {}
             for name, weight in result.named_parameters():

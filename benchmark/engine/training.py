@@ -153,12 +153,17 @@ def _descend(
 
 @contextmanager
 def _training_mode(model: nn.Module) -> Iterator[None]:
-    """Inside the block the model is in training mode, afterwards in evaluation mode, whatever happened."""
+    """Inside the block the model is in training mode, afterwards in evaluation mode and without gradients, whatever happened.
+
+    The gradients of the last batch are of no use to anybody, and as large as the model.
+    """
     model.train()
     try:
         yield
     finally:
         model.eval()
+        for parameter in model.parameters():
+            parameter.grad = None
 
 
 def _backward_in_memory(

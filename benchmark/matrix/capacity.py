@@ -10,11 +10,10 @@ from bdbench.engine.folders import count_weights
 from bdbench.protocol.quotas import MemoryLimit
 
 # A worker's peak memory is about WORKER_BYTES and WEIGHT_COPIES times the model's weights in float32. Both come from peaks
-# (ru_maxrss) of `bdbench run --preset laptop -T sst2 --inline --threads 1` with few rows, up to e-pur+fine-mixing: 1,542 MiB
-# with the bundled model (87 MiB of weights), 4,034 with a BERT of base size (418). Both were measured while E-PUR still copied
-# the whole model, so they are on the safe side: since then the base size took 3,729 in a run without plain fine-mixing.
-WORKER_BYTES = 900 * 2**20
-WEIGHT_COPIES = 7.5
+# (ru_maxrss) of runs with few rows and `--inline --threads 1`: 1,540 MiB with the bundled model (87 MiB of weights; paper-mini,
+# searched Fine-mixing after E-PUR), 3,592 with a BERT of base size (418; laptop, the same defense).
+WORKER_BYTES = 1000 * 2**20
+WEIGHT_COPIES = 6.25
 BYTES_OF_A_WEIGHT = 4
 
 # For the process that plans and writes, Ray's own processes (100 to 150 MiB each) and its shared memory.

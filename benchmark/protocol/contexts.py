@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from bdbench.engine.encoding import Encoded, encode, kept_ends
 from bdbench.engine.prediction import predict
 from bdbench.engine.trace import Trace
 from bdbench.engine.training import Loss, Passes, cross_entropy, train
+from bdbench.protocol.site import give_back_memory
 from bdbench.specs.metrics import clean_accuracy
 
 
@@ -27,13 +27,19 @@ class NotDeclared(Exception):
 
 @dataclass(eq=False)
 class Lazy:
-    """A resource that is costly to load: `value` loads it when it is first touched, and keeps it."""
+    """A resource that is costly to load: `value` loads it when it is touched, and keeps it until it is told to `forget` it."""
 
     load: Callable[[], Any]
+    _kept: Any = field(default=None, init=False)
 
-    @cached_property
+    @property
     def value(self) -> Any:
-        return self.load()
+        if self._kept is None:
+            self._kept = self.load()
+        return self._kept
+
+    def forget(self) -> None:
+        self._kept = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +79,7 @@ class Context:
         if seed is None:
             seed = int(torch.randint(2**62, (), generator=self.generator))
         encoded = self.encode(rows)
+        give_back_memory()  # training takes the most, in blocks of its own sizes
         with self.trace.timed("training"):
             train(
                 model,
@@ -159,6 +166,13 @@ class DefenseContext(Context):
         Needs "pretrained".
         """
         return self._resource("pretrained")
+
+    def train(self, model: nn.Module, rows: TextSet, recipe: Passes, **options: Any) -> None:
+        """As `Context.train`. What is loaded when touched is let go before, since training takes the most memory."""
+        for resource in self.resources.values():
+            if isinstance(resource, Lazy):
+                resource.forget()
+        super().train(model, rows, recipe, **options)
 
     def _resource(self, name: str) -> Any:
         if name not in self.resources:
