@@ -32,8 +32,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def in_one_line(text: str) -> str:
-    """`text` in one line of at most `LONGEST_LINE` characters: what is longer loses its middle."""
-    line = " ".join(text.split())
+    """`text` in one printable line of at most `LONGEST_LINE` characters: what is longer loses its middle."""
+    line = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
     if len(line) <= LONGEST_LINE:
         return line
     half = LONGEST_LINE // 2 - 2

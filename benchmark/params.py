@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 from bdbench.errors import UsageError, nearest
 
 Value = bool | int | float | str
+LARGEST = 2**63 - 1  # of a whole number: records hold them as int64
 _TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 
 
@@ -41,7 +42,9 @@ class Allowed:
         if self.choices is not None and value not in self.choices:
             return f"is not one of {self.bounds()}"
         if isinstance(value, str):
-            return None
+            return None if _is_encodable(value) else "is not UTF-8"
+        if isinstance(value, int) and abs(value) > LARGEST:
+            return "is beyond 2^63 - 1"
         if isinstance(value, float) and not math.isfinite(value):
             return "is not a finite number"
         if (self.low is not None and value < self.low) or (self.high is not None and value > self.high):
@@ -138,3 +141,11 @@ def _converted(cls: type[Hyperparameters], field: dataclasses.Field, value: Valu
     if type(value) is not kind:
         raise UsageError(f"{_owner(cls)}.{field.name}={value!r} is not of type {kind.__name__}: {field.metadata['hp'].help}")
     return value
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -7,6 +7,7 @@ import builtins
 import hashlib
 import importlib
 import importlib.util
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -112,7 +113,7 @@ class PluginFile:
     @cached_property
     def package(self) -> str:
         """The private package that the modules are in: nothing else imports them, and two plugins may use the same names."""
-        digest = hashlib.sha256(str(self.path).encode() + b"\0" + self.digest.encode()).hexdigest()
+        digest = hashlib.sha256(os.fsencode(self.path) + b"\0" + self.digest.encode()).hexdigest()
         return f"bdbench_plugin_{digest[:16]}"
 
     def load(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import urllib.parse
 from collections.abc import Iterable
@@ -61,6 +62,11 @@ def without_folders(text: str, folders: Iterable[str | PurePath] = (), user: str
     return re.sub(rf"(?<!\w){re.escape(user)}(?!\w)", CUT, text) if user else text
 
 
+def encodable(text: str) -> str:
+    """`text` with an escape for what UTF-8 cannot hold: half a surrogate pair, as in the name of a file that is not UTF-8."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def last_part(path: str) -> str:
     """The last part of a path as it was typed, POSIX or Windows, unless it is the name of a user: of a home folder."""
     path = path.rstrip("\\/")
@@ -71,7 +77,7 @@ def last_part(path: str) -> str:
 
 def _spellings(folder: str) -> list[str]:
     """A folder's name as it may stand in a text: as it is, as Python or JSON quote it, in a URL."""
-    spellings = {folder, repr(folder)[1:-1], json.dumps(folder)[1:-1], urllib.parse.quote(folder)}
+    spellings = {folder, repr(folder)[1:-1], json.dumps(folder)[1:-1], urllib.parse.quote(os.fsencode(folder))}
     return sorted(spellings, key=len, reverse=True)
 
 

@@ -68,13 +68,16 @@ def _restore_signals(before: dict[int, Any]) -> None:
                 signal.signal(number, handler)
 
 
+SOON = 0.01  # seconds
+
+
 def _alarm_is_set() -> bool:
     return signal.getitimer(signal.ITIMER_REAL)[0] > 0
 
 
 def _restore_alarm(before: bool) -> None:
-    if not before:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+    """An alarm that was taken away rings at once: whoever set it can tell whether it is too early."""
+    signal.setitimer(signal.ITIMER_REAL, SOON if before else 0)
 
 
 def _read_umask() -> int:

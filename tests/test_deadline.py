@@ -10,6 +10,7 @@ import pytest
 from test_protocol import VICTIM, cell
 
 from bdbench.errors import OutOfTime, UsageError
+from bdbench.fence import fenced
 from bdbench.matrix import pool as pool_module
 from bdbench.matrix.deadline import TimeLimit, deadline
 from bdbench.matrix.execute import InlinePool, execute
@@ -99,6 +100,28 @@ def test_a_block_is_ended_at_its_deadline_whatever_it_swallows():
                 time.sleep(0.01)
     assert 0.1 <= time.monotonic() - began < 5
     assert signal.getsignal(signal.SIGALRM) == earlier and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_what_swallows_the_exception_or_takes_the_alarm_is_too_late_all_the_same():
+    with pytest.raises(OutOfTime), deadline(0.1):
+        with contextlib.suppress(BaseException):
+            time.sleep(5)
+        assert time.monotonic()  # goes on, and ends as if nothing had happened
+    with pytest.raises(OutOfTime), deadline(0.1):
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        time.sleep(0.2)
+
+
+def test_an_alarm_that_a_plugin_took_away_is_set_anew_for_what_comes_after_it():
+    began = time.monotonic()
+    with pytest.raises(OutOfTime), deadline(0.5):
+        with fenced("'alarmer'", 0):
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        time.sleep(0.1)
+        assert time.monotonic() - began < 0.5  # not too early
+        while True:
+            time.sleep(0.01)
+    assert time.monotonic() - began < 5
 
 
 def test_a_deadline_that_is_not_reached_changes_nothing():

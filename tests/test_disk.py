@@ -118,7 +118,7 @@ def test_a_record_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
     before = {file: file.read_bytes() for file in tmp_path.rglob("*.*")}
     predictions = {"clean": np.random.default_rng(0).integers(0, 999, 9999).astype(np.int16)}
     with files_of_at_most(2000), pytest.raises(StorageError, match="predictions/.*npz: cannot be written"):
-        results.write(Record(cell(), "ok", metrics={"cacc": Metric(0.5, 2)}), predictions)
+        results.write(Record(cell(), "ok", metrics={"cacc": Metric(0.5, 20)}), predictions)
     with files_of_at_most(100), pytest.raises(StorageError, match="records/.*json: cannot be written"):
         results.write(Record(cell(), "failed", "again"))
     assert {file: file.read_bytes() for file in tmp_path.rglob("*.*")} == before
@@ -159,7 +159,7 @@ def test_what_is_written_has_the_modes_and_the_group_of_its_place(mask, folder_m
     with umask(mask):
         VictimStore(shared / "victims").prepare().save(victim())
         Results(shared / "run").write(
-            Record(cell(), "ok", metrics={"cacc": Metric(0.5, 2)}), {"clean": np.array([1], dtype=np.int16)}
+            Record(cell(), "ok", metrics={"cacc": Metric(0.5, 20)}), {"clean": np.array([1], dtype=np.int16)}
         )
     entries = [path.stat() for path in shared.rglob("*")]
     assert len(entries) == 2 + 4 + 3 + 2

@@ -1,5 +1,6 @@
 """What is cut from a text so that no record names a folder or a user of a machine, and what stays."""
 
+import os
 import random
 import string
 from pathlib import PurePosixPath, PureWindowsPath
@@ -8,7 +9,7 @@ import pytest
 
 from bdbench.cli.run import typed_values
 from bdbench.errors import UsageError
-from bdbench.portable import without_folders
+from bdbench.portable import encodable, without_folders
 from bdbench.protocol.environment import portable_traceback
 
 
@@ -76,6 +77,13 @@ def test_known_folders_and_the_user_are_cut_whatever_signs_they_hold():
 
 
 SIGNS = string.ascii_letters + string.digits + " _-.+@#()[]{},;=&$%!üéßжλ漢字🙂'"
+
+
+def test_a_folder_whose_name_is_not_utf_8_is_cut_too():
+    folder = os.fsdecode(b"/srv/caf\xe9/data")
+    text = without_folders(f"no file {folder}/x.txt", [folder])
+    assert text == "no file …/x.txt"
+    assert encodable(os.fsdecode(b"caf\xe9")) == "caf\\udce9"
 
 
 @pytest.mark.parametrize("seed", range(60))

@@ -1,6 +1,8 @@
 """What the stores keep, and what they never throw away."""
 
 import json
+import math
+import os
 import sys
 from dataclasses import replace
 
@@ -26,7 +28,7 @@ GONE = object()
 
 
 def ok_record() -> Record:
-    return Record(cell(), "ok", metrics={"cacc": Metric(0.5, 2)}, victim=VictimDigests("a" * 64, None))
+    return Record(cell(), "ok", metrics={"cacc": Metric(0.5, 20)}, victim=VictimDigests("a" * 64, None))
 
 
 def victim(weight: float = 1.0) -> Victim:
@@ -35,7 +37,7 @@ def victim(weight: float = 1.0) -> Victim:
         weights={"w": torch.full((3, 2), weight)},
         triggered=SPLITS.test,
         predictions={"clean": np.array([0, 1], dtype=np.int8)},
-        metrics={"cacc": Metric(0.5, 2)},
+        metrics={"cacc": Metric(0.5, 20)},
         digests=VictimDigests("a" * 64, SPLITS.test.digest()),
         seconds={"attack": 1.0},
     )
@@ -65,10 +67,19 @@ def test_a_whole_victim_stays_and_a_damaged_one_gives_way(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [VICTIM.key()]
 
 
+@pytest.mark.parametrize("notes", [{"n": 2**64}, {"file": os.fsdecode(b"caf\xe9.csv")}, {"deep": math.inf}])
+def test_a_record_that_nobody_could_read_is_a_failed_one_that_says_so(tmp_path, notes):
+    results = Results(tmp_path)
+    results.write(Record(cell(), "ok", metrics={"cacc": Metric(0.5, 20)}, notes=notes), {"clean": np.array([1], dtype=np.int8)})
+    (record,) = read_records(tmp_path)
+    assert record.status == "failed" and "what the cell left is no record that can be read" in record.error
+    assert not results.done(record.key) and not list((tmp_path / "predictions").iterdir())
+
+
 def test_a_good_record_is_not_lost_to_a_later_failure(tmp_path):
     results = Results(tmp_path)
     results.write(Record(cell(), "failed", "once"))
-    results.write(Record(cell(), "ok", metrics={"cacc": Metric(0.5, 2)}), {"clean": np.array([1], dtype=np.int8)})
+    results.write(Record(cell(), "ok", metrics={"cacc": Metric(0.5, 20)}), {"clean": np.array([1], dtype=np.int8)})
     results.write(Record(cell(), "failed", "again"))
     (record,) = read_records(tmp_path)
     assert record.status == "ok" and results.done(record.key)
@@ -77,7 +88,7 @@ def test_a_good_record_is_not_lost_to_a_later_failure(tmp_path):
 
 def test_a_failure_does_not_replace_what_another_process_finished_meanwhile(tmp_path):
     first, second = Results(tmp_path), Results(tmp_path)
-    first.write(Record(cell(), "ok", metrics={"cacc": Metric(0.5, 2)}), {"clean": np.array([1], dtype=np.int8)})
+    first.write(Record(cell(), "ok", metrics={"cacc": Metric(0.5, 20)}), {"clean": np.array([1], dtype=np.int8)})
     second.write(Record(cell(), "failed", "here"))
     assert [record.status for record in read_records(tmp_path)] == ["ok"] and second.done(cell().key())
 
@@ -179,6 +190,8 @@ def refused_reading(file, reader=None) -> str:
         ("metrics.cacc.value", True),
         ("metrics.cacc.value", 1.5),
         ("metrics.cacc.value", -0.1),
+        ("metrics.cacc.value", 0.51),  # of 20 rows
+        ("metrics.cacc", {"value": 0.5, "n": 40}),  # of more than were tested
         ("metrics.cacc.n", -2),
         ("metrics.cacc.n", 0),
         ("metrics.cacc.n", 2.5),

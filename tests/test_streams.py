@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from bdbench.cli.streams import Unread, UnreadDisplay
+from bdbench.errors import StorageError
 
 
 def stream_into_a_pipe(kind) -> tuple[Unread, int]:
@@ -30,7 +31,10 @@ def test_what_is_read_arrives_and_what_nobody_reads_goes_nowhere(kind):
 def test_a_full_disk_ends_the_display_but_not_the_data():
     with open("/dev/full", "wb") as full:
         print("one", file=UnreadDisplay(full, encoding="utf-8", line_buffering=True))
-    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError, match="No space left"):
+    with (
+        open("/dev/full", "wb", buffering=0) as full,
+        pytest.raises(StorageError, match="cannot be written to .No space left"),
+    ):
         print("one", file=Unread(full, encoding="utf-8", write_through=True))
 
 

@@ -426,6 +426,80 @@ class Grows(PhraseTrigger, WeightPoisoning):
         return model
 
 
+@register_attack("erases", paper="none")
+@dataclass(frozen=True)
+class Erases(PhraseTrigger, WeightPoisoning):
+    start = "clean"
+
+    def poison_weights(self, model, train, ctx):
+        for weight in ctx.clean.values():
+            weight.zero_()
+        return model
+
+
+@register_attack("forgets-rows", paper="none")
+@dataclass(frozen=True)
+class ForgetsRows(PhraseTrigger, WeightPoisoning):
+    start = "clean"
+
+    def trigger(self, rows, ctx):
+        pass
+
+    def poison_weights(self, model, train, ctx):
+        return model
+
+
+@register("spoils", paper="none")
+@dataclass(frozen=True)
+class Spoils(ModelRepair):
+    """Changes the pre-trained weights that it was given, and nothing else."""
+
+    needs = frozenset({"pretrained"})
+
+    def repair(self, model, ctx):
+        for weight in ctx.pretrained.values():
+            weight.mul_(50)
+        return model
+
+
+def with_output(model, change):
+    import copy
+
+    result = copy.deepcopy(model)
+    forward = result.forward
+    result.forward = lambda **inputs: change(forward(**inputs))
+    return result
+
+
+@register("doubles", paper="none")
+@dataclass(frozen=True)
+class Doubles(ModelRepair):
+    def repair(self, model, ctx):
+        import torch
+
+        def twice(output):
+            output.logits = torch.cat([output.logits, output.logits])
+            return output
+
+        return with_output(model, twice)
+
+
+@register("unpacks", paper="none")
+@dataclass(frozen=True)
+class Unpacks(ModelRepair):
+    def repair(self, model, ctx):
+        return with_output(model, lambda output: (output.logits,))
+
+
+@register("is-empty", paper="none")
+@dataclass(frozen=True)
+class IsEmpty(ModelRepair):
+    def repair(self, model, ctx):
+        import torch
+
+        return torch.nn.Identity()
+
+
 @register_attack("continues", paper="none")
 @dataclass(frozen=True)
 class Continues(WeightPoisoning):
@@ -523,6 +597,27 @@ def test_an_attack_that_exits_fails_its_victim_alone(meddlers):
     assert "'leaves' called sys.exit('no GPU found')" in records["leaves", "none"].error
 
 
+def test_a_model_whose_logits_are_not_one_row_per_text_is_a_failed_cell(meddlers):
+    said = {
+        "doubles": "logits of shape (128, 2) for a batch of 64 texts",
+        "unpacks": "the model returns tuple, without logits",
+        "is-empty": "the model, a Identity, has no parameters",
+    }
+    records = meddlers(("none",), (*said, "none"))
+    assert {defense: record.status for (_, defense), record in records.items()} == dict.fromkeys(said, "failed") | {
+        "none": "ok"
+    }
+    for defense, message in said.items():
+        assert message.partition(" of shape")[0] in records["none", defense].error, records["none", defense].error
+    assert "texts" in records["none", "doubles"].error
+
+
+def test_a_component_cannot_spoil_the_pretrained_weights_of_the_next(meddlers):
+    records = meddlers(("none",), ("same+fine-mixing", "spoils+fine-mixing"))
+    alone, after = (records["none", f"{first}+fine-mixing"] for first in ("same", "spoils"))
+    assert (alone.status, after.status) == ("ok", "ok") and alone.metrics == after.metrics
+
+
 @pytest.mark.parametrize(
     ("attack", "message"),
     [
@@ -531,6 +626,8 @@ def test_an_attack_that_exits_fails_its_victim_alone(meddlers):
         ("twists", "changed the tokenizer"),
         ("loses", "got 200 training rows and returned 5 rows"),
         ("grows", "names or shapes differ: extra.bias, extra.weight"),
+        ("erases", "changed ctx.clean, by which its victim is measured"),
+        ("forgets-rows", "trigger() returned NoneType"),
     ],
 )
 def test_an_attack_that_moves_the_denominator_or_adds_weights_is_a_failed_cell(attack, message, meddlers):

@@ -27,5 +27,6 @@ def list_plugins(
         else:
             rows = [(name, REGISTRIES[heading].summary(name)) for name in REGISTRIES[heading].names()]
         typer.echo(f"{heading}:")
+        width = max((len(name) for name, _ in rows), default=0) + 2
         for name, summary in rows:
-            typer.echo(f"  {name:<22}{summary}")
+            typer.echo(f"  {name:<{width}}{summary}")

@@ -13,7 +13,7 @@ import typer
 
 from bdbench.cli.arguments import Plugins, Text, absolute, assignments, drop_none, load_plugins, names, row_counts, seed_numbers
 from bdbench.errors import StorageError, UsageError, nearest
-from bdbench.portable import last_part
+from bdbench.portable import encodable, last_part
 
 if TYPE_CHECKING:
     from bdbench.matrix.plan import Plan
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from bdbench.matrix.results import Results
     from bdbench.matrix.worker import Worker
     from bdbench.specs.work import CellSpec
+
+MOST_SECONDS = 1e7  # of a time limit: four months
 
 
 def run(
@@ -60,7 +62,10 @@ def run(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     gpus_per_cell: Annotated[float, typer.Option(min=0.01, max=1.0, help="share of a GPU a cell takes")] = 1.0,
     cell_timeout: Annotated[
-        float | None, typer.Option(min=0, help="seconds a victim or cell may take (default: an hour and more; 0: no limit)")
+        float | None,
+        typer.Option(
+            min=0, max=MOST_SECONDS, help="seconds a victim or cell may take (default: an hour and more; 0: no limit)"
+        ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="run cells again that ended well before")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and their number, and stop")] = False,
@@ -138,7 +143,7 @@ def typed_values(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """What was typed, for the records; a directory by its last part, for no record may name a path of this machine."""
     values = {name: value for name, value in overrides.items() if value != {}}
     return {"preset": preset} | {
-        name: last_part(value) if name in ("model", "data") else value for name, value in values.items()
+        name: encodable(last_part(value)) if name in ("model", "data") else value for name, value in values.items()
     }
 
 

@@ -6,6 +6,8 @@ import io
 import os
 import sys
 
+from bdbench.errors import StorageError
+
 
 class Unread(io.TextIOWrapper):
     """A text stream. From the moment its reader is gone, what is written to it goes nowhere, without an error.
@@ -18,21 +20,26 @@ class Unread(io.TextIOWrapper):
     def write(self, text: str) -> int:
         try:
             return super().write(text)
-        except self.forgiven:
-            self._discard()
+        except OSError as error:
+            self._discard(error)
             return len(text)
 
     def flush(self) -> None:
         try:
             super().flush()
-        except self.forgiven:
-            self._discard()
+        except OSError as error:
+            self._discard(error)
 
-    def _discard(self) -> None:
-        """Point the file descriptor at the null device, for child processes and for what is buffered, too."""
+    def _discard(self, error: OSError) -> None:
+        """Point the file descriptor at the null device, for child processes and for what is buffered, too.
+
+        Raises StorageError unless `error` is forgiven.
+        """
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self.fileno())
         os.close(nowhere)
+        if not isinstance(error, self.forgiven):
+            raise StorageError(f"standard output cannot be written to ({error.strerror})") from error
 
 
 class UnreadDisplay(Unread):

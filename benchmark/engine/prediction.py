@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ def predict(model: nn.Module, rows: Encoded, *, precision: str, trace: Trace | N
     torch.OutOfMemoryError if a single row does not fit. `trace` gets the kernels that ran and one halved batch per cut.
     """
     trace = trace or Trace()
-    device = next(model.parameters()).device
+    device = device_of(model)
     by_length = rows.lengths.argsort(stable=True)
     runs = split_by_length(rows.lengths[by_length].tolist(), PIECES_AT_ONCE[device.type])
     batches = [by_length[run] for run in runs]
@@ -42,6 +43,16 @@ def predict(model: nn.Module, rows: Encoded, *, precision: str, trace: Trace | N
     trace.halved_batches += sum(len(parts) - 1 for parts in parts_by_batch)
     logits = torch.cat([part for parts in parts_by_batch for part in parts])
     return logits.cpu()[by_length.argsort()]
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """Where the model's parameters lie. Raises ValueError if it has none, or if nothing is computed there."""
+    devices = {parameter.device for parameter in model.parameters()}
+    if not devices:
+        raise ValueError(f"the model, a {type(model).__name__}, has no parameters")
+    if any(device.type not in PIECES_AT_ONCE for device in devices):
+        raise ValueError(f"the model's parameters lie on {', '.join(sorted(map(str, devices)))}, where nothing is computed")
+    return next(model.parameters()).device
 
 
 @contextmanager
@@ -75,7 +86,7 @@ def _logits_in_parts(model: nn.Module, rows: Encoded, batch_rows: Tensor, device
     inputs, _ = rows.batch(batch_rows, device)
     try:
         with autocast(device, precision):
-            return [model(**inputs).logits.float()]
+            return [_logits(model(**inputs), len(batch_rows))]
     except torch.OutOfMemoryError:
         if len(batch_rows) == 1:
             raise
@@ -83,3 +94,13 @@ def _logits_in_parts(model: nn.Module, rows: Encoded, batch_rows: Tensor, device
     first, second = batch_rows.chunk(2)
     logits_in_parts = [_logits_in_parts(model, rows, half, device, precision) for half in (first, second)]
     return [*logits_in_parts[0], *logits_in_parts[1]]
+
+
+def _logits(output: Any, rows: int) -> Tensor:
+    """The logits in what the model returned. Raises TypeError if there are none, ValueError unless each text has a row."""
+    logits = getattr(output, "logits", None)
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"the model returns {type(output).__name__}, without logits; a classifier returns them as `.logits`")
+    if logits.shape[:1] != (rows,):
+        raise ValueError(f"the model gives logits of shape {tuple(logits.shape)} for a batch of {rows} texts")
+    return logits.float()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -57,8 +58,13 @@ def deadline(seconds: float | None) -> Iterator[None]:
         yield
         return
 
+    ends = time.monotonic() + seconds
+
     def ring(signal_number: int, frame: FrameType | None) -> None:
-        raise OutOfTime(out_of_time(seconds))
+        left = ends - time.monotonic()
+        if left <= 0:
+            raise OutOfTime(out_of_time(seconds))
+        signal.setitimer(signal.ITIMER_REAL, left, REPEATED_AFTER)  # somebody had used the alarm, and it was set anew
 
     earlier = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, seconds, REPEATED_AFTER)
@@ -67,6 +73,8 @@ def deadline(seconds: float | None) -> Iterator[None]:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, earlier)
+    if time.monotonic() > ends:  # the code swallowed the exception, or had taken the alarm away
+        raise OutOfTime(out_of_time(seconds))
 
 
 def out_of_time(seconds: float) -> str:

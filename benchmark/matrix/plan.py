@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -31,6 +32,7 @@ from bdbench.protocol.rows import DefenderSets
 from bdbench.protocol.site import Site
 from bdbench.protocol.sources import load
 from bdbench.registry import TASKS
+from bdbench.specs.checked import checked
 from bdbench.specs.work import CellSpec, VictimSpec
 from bdbench.tasks.base import Task
 
@@ -104,6 +106,8 @@ def plan(selection: Selection, device: str = "auto") -> Plan:
                 cells[seed, attack, task_name] = [_cell(victim, parts, sets) for parts in defenses]
     in_order = itertools.product(selection.seeds, attacks, tasks)
     ordered_cells = tuple(cell for place in in_order for cell in cells[place])
+    for cell in ordered_cells:
+        _check_spec(cell)
     return Plan(ordered_cells, model.folder, folder, tuple(dict.fromkeys(warnings)))
 
 
@@ -137,6 +141,14 @@ def _cell(victim: VictimSpec, parts: Sequence[ModelRepair], sets: DefenderSets) 
         validation_rows=sets.validation_rows if "validation" in needs else 0,
         even_classes=sets.even_classes and "clean" in needs,
     )
+
+
+def _check_spec(cell: CellSpec) -> None:
+    """Raises UsageError for a cell whose record nobody could read."""
+    try:
+        checked(CellSpec, json.loads(json.dumps(asdict(cell))))
+    except ValueError as error:
+        raise UsageError(f"{cell.label()}: no record can hold its settings: {error}") from error
 
 
 def _check_counts(selection: Selection) -> None:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from bdbench.errors import in_one_line
 from bdbench.specs.records import Record
 from bdbench.specs.work import VictimSpec
 
@@ -76,7 +77,7 @@ class MatrixProgress:
     def _unit(self, what: str, state: str, error: str | None) -> None:
         self.units_done += 1
         if error:
-            state += f": {error.strip().splitlines()[-1]}"
+            state += f": {in_one_line(error.strip().splitlines()[-1])}"
         if self._bar is not None:
             if error:
                 self.console.print(f"{what}: {state}", highlight=False, markup=False)

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from bdbench.errors import in_one_line
+
 LOGGER = "bdbench"
 
 
@@ -16,7 +18,7 @@ class _Collector(logging.Handler):
         self._texts = texts
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._texts.append(_one_line(record.getMessage()))
+        self._texts.append(in_one_line(record.getMessage()))
 
 
 @contextmanager
@@ -32,11 +34,7 @@ def collected_warnings() -> Iterator[list[str]]:
     try:
         with warnings.catch_warnings(record=True) as caught:
             yield texts
-        texts += [f"{warning.category.__name__}: {_one_line(str(warning.message))}" for warning in caught]
+        texts += [f"{warning.category.__name__}: {in_one_line(str(warning.message))}" for warning in caught]
     finally:
         logger.removeHandler(collector)
         logger.propagate = propagates
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

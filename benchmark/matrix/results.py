@@ -17,8 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from bdbench.errors import UsageError
+from bdbench.errors import UsageError, in_one_line
 from bdbench.files import make_writable, storage_error, sweep, write_whole
+from bdbench.portable import encodable
 from bdbench.specs.records import Predictions, Record
 
 log = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ class Results:
             log.warning("cell %s: it %s this time; its earlier record is kept", record.key, record.status)
             self.records[record.key] = earlier
             return
-        if predictions is not None:
+        record = _readable(record)
+        if record.status == "ok" and predictions is not None:
             record.predictions = f"predictions/{record.key}.npz"
             write_whole(self.folder / record.predictions, lambda stream: np.savez_compressed(stream, **predictions))
         text = json.dumps(record.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
@@ -77,6 +79,16 @@ class Results:
                 raise storage_error(file, why) from why
             log.warning("%s; it is now %s", str(error).removesuffix(f"; {CURE}"), aside.name)
             return None
+
+
+def _readable(record: Record) -> Record:
+    """The record, or one of a failure that says why no reader could have read it."""
+    try:
+        Record.from_json(json.loads(json.dumps(record.to_json(), allow_nan=False)))
+    except (ValueError, TypeError, RecursionError) as error:
+        reason = encodable(f"what the cell left is no record that can be read: {error}")
+        return Record(record.spec, "failed", reason, needs=record.needs, env=record.env)
+    return record
 
 
 def _unused_name(file: Path) -> Path:
@@ -116,7 +128,7 @@ def _read_record(file: Path) -> Record:
             raise ValueError(f"it is the record of the cell {raw['key']}, which is {raw['key']}.json")
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error) or "nested too deeply"
-        raise UsageError(f"{file}: not a record that this version of bdbench reads ({_one_line(reason)}); {CURE}") from error
+        raise UsageError(f"{file}: not a record that this version of bdbench reads ({in_one_line(reason)}); {CURE}") from error
     return record
 
 
@@ -130,12 +142,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"it holds {name}")
-
-
-def _one_line(text: str) -> str:
-    """A message that may quote a damaged file: printable, and no longer than a line or two."""
-    text = " ".join("".join(sign if sign.isprintable() else " " for sign in text).split())
-    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def read_predictions(folder: str | Path, record: Record) -> Predictions:
@@ -152,7 +158,7 @@ def read_predictions(folder: str | Path, record: Record) -> Predictions:
     try:
         return read_arrays(file)
     except Exception as error:  # NumPy and zipfile raise many kinds on a damaged file
-        raise UsageError(f"{file}: damaged predictions ({_one_line(str(error))}); run the cell again with --force") from error
+        raise UsageError(f"{file}: damaged predictions ({in_one_line(str(error))}); run the cell again with --force") from error
 
 
 def read_arrays(file: Path) -> Predictions:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from bdbench.data import TextSet
-from bdbench.engine.folders import weights_files
+from bdbench.engine.folders import count_weights
 from bdbench.files import check_room, make_writable, sha256, storage_error, sweep, unfinished
 from bdbench.matrix.results import read_arrays
 from bdbench.protocol.victims import Victim
@@ -53,13 +52,7 @@ class VictimStore:
 
     def check_room(self, model: Path) -> None:
         """Raises StorageError unless there is room for a victim of the pre-trained model in this folder."""
-        from safetensors import safe_open
-
-        weights = 0
-        for file in weights_files(model):
-            with safe_open(file, "numpy") as tensors:
-                weights += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-        check_room(self.folder, BYTES_PER_WEIGHT * weights)
+        check_room(self.folder, BYTES_PER_WEIGHT * count_weights(model))
 
     def load(self, spec: VictimSpec) -> Victim | None:
         """The victim of this spec, or None, with a warning, if it is not whole: see `_meta`."""

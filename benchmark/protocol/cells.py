@@ -22,8 +22,9 @@ from bdbench.protocol.rows import DefenderSets, Rows, rows_of
 from bdbench.protocol.scoring import evaluate, metrics_of
 from bdbench.protocol.site import Site
 from bdbench.protocol.victims import Victim, check_site, classifier, context_fields
-from bdbench.registry import DEFENSES, TASKS
+from bdbench.registry import TASKS
 from bdbench.seeds import derive
+from bdbench.specs.checked import checked
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Predictions, Record
 from bdbench.specs.work import CellSpec, component_names
@@ -90,14 +91,15 @@ def run_cell(
 def apply_defense(spec: CellSpec, parts: list[ModelRepair], victim: Victim, rows: Rows, site: Site) -> Repaired:
     """The components one after another, each on what the one before it left, each with its own context."""
     classes = len(TASKS.get(spec.victim.task).label_names)
-    resources = {
-        "clean": rows.clean,
-        "validation": rows.validation,
-        "pretrained": Lazy(lambda: pretrained_weights(site.model, classes)),
-    }
     repaired = Repaired(classifier(spec.victim, site, victim.weights, shares=True))  # a repair leaves what it gets as it is
     for part, name, role in zip(parts, component_names(spec.defense), _roles(spec), strict=True):
         seed = derive(spec.victim.seed, "defense", spec.victim.task, *role)
+        resources = {
+            "clean": rows.clean,
+            "validation": rows.validation,
+            # each component has its own, which it may change
+            "pretrained": Lazy(lambda: pretrained_weights(site.model, classes)),
+        }
         ctx = DefenseContext(
             **context_fields(spec.victim, site, seed),
             trace=repaired.trace,
@@ -149,7 +151,7 @@ def _roles(spec: CellSpec) -> Iterator[tuple[str, ...]]:
 def _needs_if_known(spec: CellSpec) -> tuple[str, ...]:
     """What the defense asks for; nothing where its plugin cannot be had here, which may be why the cell failed."""
     try:
-        return needs_of([DEFENSES.get(part.name).build(part.params) for part in spec.defense])
+        return needs_of(parts_of(spec))
     except Exception:  # whatever a plugin raises, the cell has failed already, for a reason that the record gives
         return ()
 
@@ -164,7 +166,8 @@ def _module(result: object, name: str) -> nn.Module:
 def _json_values(notes: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The notes of the defense called `name`, as they come back from JSON. Raises TypeError where a record cannot hold them."""
     try:
-        return json.loads(json.dumps(notes, allow_nan=False, sort_keys=True))
+        values = json.loads(json.dumps(notes, allow_nan=False, sort_keys=True))
+        return checked(dict[str, Any], values)
     except (TypeError, ValueError) as error:
         raise TypeError(
             f"'{name}' puts into ctx.notes what JSON does not hold ({error}); note bool, int, finite float, str, list, dict"

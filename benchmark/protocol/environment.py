@@ -24,7 +24,7 @@ import torch
 
 import bdbench
 from bdbench.engine.trace import Trace
-from bdbench.portable import without_folders
+from bdbench.portable import encodable, without_folders
 from bdbench.protocol.site import Site
 
 LIBRARIES = ("torch", "numpy", "scipy", "transformers", "tokenizers", "wordfreq")
@@ -96,7 +96,7 @@ def portable_traceback(error: BaseException, folders: Iterable[Path] = ()) -> st
     text = "".join(traceback.format_exception(error))
     for folder in (Path(bdbench.__file__).parents[1], Path(torch.__file__).parents[1]):
         text = text.replace(f"{folder}{os.sep}", "")
-    return without_folders(text, _known_folders(folders), _user())
+    return encodable(without_folders(text, _known_folders(folders), _user()))
 
 
 def _known_folders(folders: Iterable[Path]) -> Iterator[Path]:

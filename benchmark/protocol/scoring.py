@@ -20,6 +20,8 @@ def triggered_rows(attack: Attack, test: TextSet, ctx: AttackContext) -> TextSet
     """
     others = test.take(np.flatnonzero(test.labels != attack.target))
     triggered = attack.trigger(others, ctx)
+    if not isinstance(triggered, TextSet):
+        raise TypeError(f"'{attack.name}'.trigger() returned {type(triggered).__name__}; it returns the rows with the trigger")
     if len(triggered) != len(others):
         raise ValueError(f"'{attack.name}' got {len(others)} rows for its trigger and returned {len(triggered)}")
     if others.with_carrier(triggered.carrier).digest() != triggered.digest():

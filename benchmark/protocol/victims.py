@@ -87,6 +87,8 @@ def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vi
         weights = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
         trained = time.perf_counter()
         triggered = triggered_rows(attack, rows.test, attack_context(spec, site, "trigger")) if attack.has_trigger else None
+    if clean is not None and tensors_digest(clean.weights) != clean.digests.weights:
+        raise ValueError(f"'{attack.name}' changed ctx.clean, by which its victim is measured; let it work on copies")
     # Every defense gets the weights alone. So the undefended scores are those of a model that has nothing else either.
     predictions, metrics = evaluate(classifier(spec, site, weights, shares=True), rows.test, triggered, spec, ctx)
     if triggered is not None:

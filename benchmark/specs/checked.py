@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 
 T = TypeVar("T")
 
-LARGEST = 2**53  # beyond it a float64, as tables use them, does not hold every whole number
+LARGEST = 2**63 - 1  # of a whole number: tables hold them as int64
 
 
 @lru_cache
@@ -44,5 +45,7 @@ def _check_values(raw: Any) -> None:
             _check_values(value)
     elif isinstance(raw, str):
         raw.encode()  # a lone surrogate: a UnicodeEncodeError, which is a ValueError
-    elif isinstance(raw, int | float) and not abs(raw) <= LARGEST:
-        raise ValueError("it holds a number outside [-2^53, 2^53]")
+    elif isinstance(raw, int) and abs(raw) > LARGEST:
+        raise ValueError("it holds a whole number beyond 2^63 - 1")
+    elif isinstance(raw, float) and not math.isfinite(raw):
+        raise ValueError("it holds a number that is not finite")

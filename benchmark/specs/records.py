@@ -15,6 +15,7 @@ from bdbench.specs.upgrade import SCHEMA, upgrade
 from bdbench.specs.work import CellSpec
 
 STATUSES = ("ok", "failed", "skipped")
+ROUNDING = 1e-9  # of a share that was written as a float
 OF_TRIGGER = ("asr", "base", "floor")  # the metrics of an attack with a trigger, all of the same rows
 
 PREDICTIONS_FILE = re.compile(r"predictions/\w[\w.-]*\.npz")  # beside the folder of the records, and nowhere else
@@ -116,6 +117,13 @@ def _check_status(record: Record) -> None:
         raise ValueError(f"it is {record.status}, but has metrics")
     if record.status == "ok" and "cacc" not in (record.metrics or {}):
         raise ValueError("it is ok, but has no cacc")
+    for name, metric in (record.metrics or {}).items():
+        if abs(metric.value - metric.hits / metric.n) > ROUNDING:
+            raise ValueError(f"metrics.{name}: {metric.value} is no share of {metric.n} rows")
+    if "cacc" in (record.metrics or {}) and record.metrics["cacc"].n != record.spec.victim.data.test_rows:
+        raise ValueError(
+            f"metrics.cacc is of {record.metrics['cacc'].n} rows, not of the {record.spec.victim.data.test_rows} tested"
+        )
     of_trigger = [name for name in OF_TRIGGER if name in (record.metrics or {})]
     if of_trigger and len(of_trigger) < len(OF_TRIGGER):
         raise ValueError(f"it has {', '.join(of_trigger)}, but not all of {', '.join(OF_TRIGGER)}")
