@@ -24,6 +24,7 @@ from bdbench.specs.records import Record
 
 HOSTILE = (
     "a\nb",
+    "a lone \r return",
     "a\r\n| b | c |",
     "\ta\x0b\x0c\x1b[31mb\x00",
     "x | y `z` \\| \\",
