@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 from bdbench.errors import UsageError, nearest
+from bdbench.portable import is_encodable
 
 Value = bool | int | float | str
 LARGEST = 2**63 - 1  # of a whole number: records hold them as int64
@@ -42,7 +43,7 @@ class Allowed:
         if self.choices is not None and value not in self.choices:
             return f"is not one of {self.bounds()}"
         if isinstance(value, str):
-            return None if _is_encodable(value) else "is not UTF-8"
+            return None if is_encodable(value) else "is not UTF-8"
         if isinstance(value, int) and abs(value) > LARGEST:
             return "is beyond 2^63 - 1"
         if isinstance(value, float) and not math.isfinite(value):
@@ -141,11 +142,3 @@ def _converted(cls: type[Hyperparameters], field: dataclasses.Field, value: Valu
     if type(value) is not kind:
         raise UsageError(f"{_owner(cls)}.{field.name}={value!r} is not of type {kind.__name__}: {field.metadata['hp'].help}")
     return value
-
-
-def _is_encodable(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

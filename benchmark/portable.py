@@ -62,6 +62,15 @@ def without_folders(text: str, folders: Iterable[str | PurePath] = (), user: str
     return re.sub(rf"(?<!\w){re.escape(user)}(?!\w)", CUT, text) if user else text
 
 
+def is_encodable(text: str) -> bool:
+    """Whether UTF-8 can hold the text: it has no half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def encodable(text: str) -> str:
     """`text` with an escape for what UTF-8 cannot hold: half a surrogate pair, as in the name of a file that is not UTF-8."""
     return text.encode("utf-8", "backslashreplace").decode()

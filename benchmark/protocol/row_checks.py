@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bdbench.errors import UsageError
+from bdbench.portable import is_encodable
 from bdbench.tasks.base import Task
 
 MOST_LISTED = 5
@@ -47,7 +48,7 @@ def check_texts(name: str, texts: Iterable[Any], rows: Iterable[int], blank: boo
             raise UsageError(f"row {row}: {name} is {problem}; correct or remove the row")
         if not blank and not text.strip():
             raise UsageError(f"row {row}: {name} is empty; correct or remove the row")
-        if not text.isascii() and not _can_be_encoded(text):
+        if not text.isascii() and not is_encodable(text):
             raise UsageError(f"row {row}: {name} has half a surrogate pair, {shown(text)}; correct or remove the row")
 
 
@@ -107,11 +108,3 @@ def shortened(text: object, most: int = MOST_CHARACTERS) -> str:
 
 def _is_missing(value: object) -> bool:
     return value is None or (isinstance(value, str) and not value) or (isinstance(value, float) and value != value)
-
-
-def _can_be_encoded(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
