@@ -31,17 +31,23 @@ def small(tiny_bert, data_dir):
 
 
 @pytest.fixture
-def dry_run(monkeypatch, capsys):
-    """`bdbench run --dry-run` in this process, so that the imports are paid once; like the finished process of `bdbench`."""
+def in_process(monkeypatch, capsys):
+    """Like `bdbench`, but in this process, so that the imports are paid once."""
 
     def call(*words: object) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["bdbench", "run", *map(str, words), "--dry-run"])
+        monkeypatch.setattr(sys, "argv", ["bdbench", *map(str, words)])
         with pytest.raises(SystemExit) as ended:
             main()
         shown = capsys.readouterr()
         return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, shown.out, shown.err)
 
     return call
+
+
+@pytest.fixture
+def dry_run(in_process):
+    """`bdbench run --dry-run` in this process."""
+    return lambda *words: in_process("run", *words, "--dry-run")
 
 
 def metrics(folder) -> dict[str, dict[str, Metric]]:
@@ -99,9 +105,9 @@ def test_the_split_of_a_runs_time():
     )
 
 
-def test_records_and_predictions_agree_and_tables_are_regenerated(small, bdbench, tmp_path):
+def test_records_and_predictions_agree_and_tables_are_regenerated(small, in_process, tmp_path):
     out = tmp_path / "run"
-    assert bdbench("run", *small, "-T", "qqp", "--out", out, "--inline").returncode == 0
+    assert in_process("run", *small, "-T", "qqp", "--out", out, "--inline").returncode == 0
     for record in read_records(out):
         assert metrics_of(read_predictions(out, record), record.spec.victim) == {
             name: metric for name, metric in record.metrics.items() if name != "floor"
@@ -111,7 +117,7 @@ def test_records_and_predictions_agree_and_tables_are_regenerated(small, bdbench
     tables = {file: file.read_bytes() for file in out.glob("leaderboard*")}
     for file in tables:
         file.unlink()
-    assert bdbench("report", out).returncode == 0
+    assert in_process("report", out).returncode == 0
     assert {file: file.read_bytes() for file in out.glob("leaderboard*")} == tables
 
 
@@ -250,10 +256,10 @@ class Stumbles(BadNets):
 '''
 
 
-def test_a_failing_victim_fails_its_cells_alone(small, bdbench, tmp_path):
+def test_a_failing_victim_fails_its_cells_alone(small, in_process, tmp_path):
     (tmp_path / "faulty.py").write_text(FAULTY_ATTACK)
     flags = ["-T", "sst2", "-a", "badnets-word,stumbles", "--plugin", tmp_path / "faulty.py", "--out", tmp_path / "run"]
-    ended = bdbench("run", *small, *flags, "--inline")
+    ended = in_process("run", *small, *flags, "--inline")
     assert ended.returncode == 1, ended.stderr
     for record in read_records(tmp_path / "run"):
         broken = record.spec.victim.attack.name == "stumbles"
@@ -263,10 +269,10 @@ def test_a_failing_victim_fails_its_cells_alone(small, bdbench, tmp_path):
             assert str(tmp_path) not in record.error and 'File "/' not in record.error
 
 
-def test_damaged_victims_are_made_anew_with_the_same_metrics(small, bdbench, tmp_path):
+def test_damaged_victims_are_made_anew_with_the_same_metrics(small, in_process, tmp_path):
     """The clean model is gone altogether, so the triggered victims need it again, as their start and for the floor."""
     run = ["run", *small, "-T", "sst2", "--inline", "--out", tmp_path / "run"]
-    assert bdbench(*run).returncode == 0
+    assert in_process(*run).returncode == 0
     first = metrics(tmp_path / "run")
     for home in (tmp_path / "victims").iterdir():
         meta = json.loads((home / "meta.json").read_text())
@@ -276,7 +282,7 @@ def test_damaged_victims_are_made_anew_with_the_same_metrics(small, bdbench, tmp
             (home / "meta.json").write_text("{")
         else:
             (home / "model.safetensors").write_bytes((home / "model.safetensors").read_bytes()[:-1])
-    ended = bdbench(*run, "--force")
+    ended = in_process(*run, "--force")
     assert ended.returncode == 0, ended.stderr
     assert "is damaged" in ended.stderr and metrics(tmp_path / "run") == first
 
@@ -311,9 +317,9 @@ def test_variants_of_one_plugin_are_cells_of_their_own(small, dry_run):
     assert "sst2 / badnets-word [rate=0.3, start=clean] / none / seed 0" in shown.stdout
 
 
-def test_a_component_that_comes_twice_keeps_both_notes(small, bdbench, tmp_path):
+def test_a_component_that_comes_twice_keeps_both_notes(small, in_process, tmp_path):
     flags = ["-T", "sst2", "-a", "none", "-d", "fine-mixing[search=true,trials=1]+fine-mixing[search=true,trials=2]"]
-    ended = bdbench("run", *small[:-4], *flags, "--inline", "--out", tmp_path / "run")
+    ended = in_process("run", *small[:-4], *flags, "--inline", "--out", tmp_path / "run")
     assert ended.returncode == 0, ended.stderr
     (record,) = read_records(tmp_path / "run")
     assert sorted(record.notes) == ["fine-mixing.1", "fine-mixing.2"]
@@ -380,17 +386,17 @@ def test_list_is_quick_because_it_imports_neither_torch_nor_ray():
 
 
 @pytest.mark.parametrize("family", ["roberta", "distilbert", "electra"])
-def test_other_families_run(family, tiny_models, small, bdbench, tmp_path):
+def test_other_families_run(family, tiny_models, small, in_process, tmp_path):
     flags = ["-T", "qqp", "--model", tiny_models[family], "--out", tmp_path / "run", "--inline"]
-    ended = bdbench("run", *small, *flags)
+    ended = in_process("run", *small, *flags)
     assert ended.returncode == 0, ended.stderr
     assert {record.status for record in read_records(tmp_path / "run")} == {"ok"}
 
 
-def test_the_bundled_model_is_backdoored_and_the_clean_one_is_not(bdbench, tmp_path):
+def test_the_bundled_model_is_backdoored_and_the_clean_one_is_not(in_process, tmp_path):
     """The whole measurement rests on this: a real encoder learns the trigger, and a never-poisoned one ignores it."""
     flags = ["-T", "sst2", "-d", "none", "--inline", "--out", tmp_path / "run"]
-    ended = bdbench("run", "--preset", "quick", *flags)
+    ended = in_process("run", "--preset", "quick", *flags)
     assert ended.returncode == 0, ended.stderr
     for record in read_records(tmp_path / "run"):
         assert record.metrics["asr"].value >= 0.9, record.spec.label()
