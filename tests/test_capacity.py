@@ -182,8 +182,9 @@ def test_a_classifier_that_nobody_changes_takes_no_second_copy(tiny_bert):
         assert torch.equal(copied, weight) and copied.data_ptr() != weight.data_ptr(), name
         assert same.data_ptr() == weight.data_ptr() and same.requires_grad, name
     inputs = {"input_ids": torch.tensor([[2, 7, 9, 3]])}
-    assert torch.equal(own(**inputs).logits, model(**inputs).logits)
-    assert torch.equal(shared(**inputs).logits, model(**inputs).logits)
+    # Where a tensor begins in memory may decide how a product is rounded (see the next test).
+    torch.testing.assert_close(own(**inputs).logits, model(**inputs).logits)
+    torch.testing.assert_close(shared(**inputs).logits, model(**inputs).logits)
 
 
 def test_weights_off_the_usual_place_are_copied_there(tiny_bert):
