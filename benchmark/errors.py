@@ -21,6 +21,10 @@ class StorageError(Exception):
     """
 
 
+class WorkersLost(Exception):
+    """No process is left that could do the work. Ends the run with exit status 1. What was written before stays."""
+
+
 class OutOfTime(BaseException):
     """A victim or cell took too long. Not an Exception, so that a plugin's `except Exception` lets it through."""
 

@@ -12,8 +12,9 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from functools import partial
 
 from bdbench.errors import OutOfTime, UsageError
 from bdbench.process_state import put_back, read_settings
@@ -101,19 +102,21 @@ def _described(owner: str, error: BaseException) -> str:
 
 
 def _notice_interrupts(interrupts: list[int]) -> None:
-    """Have every Ctrl-C noted in `interrupts` that the handler in place takes for one."""
-    handler = signal.getsignal(signal.SIGINT)
-    if not callable(handler) or threading.current_thread() is not threading.main_thread():
+    """Have every Ctrl-C, and every request to end, noted in `interrupts` if the handler in place takes it for one."""
+    if threading.current_thread() is not threading.main_thread():
         return
+    for number in (signal.SIGINT, signal.SIGTERM):
+        handler = signal.getsignal(number)
+        if callable(handler):
+            signal.signal(number, partial(_note, interrupts, handler))
 
-    def noted(number: int, frame: object) -> None:
-        try:
-            handler(number, frame)
-        except KeyboardInterrupt:
-            interrupts.append(number)
-            raise
 
-    signal.signal(signal.SIGINT, noted)
+def _note(interrupts: list[int], handler: Callable[[int, object], object], number: int, frame: object) -> None:
+    try:
+        handler(number, frame)
+    except KeyboardInterrupt:
+        interrupts.append(number)
+        raise
 
 
 @contextmanager

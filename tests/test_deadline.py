@@ -12,13 +12,15 @@ from test_protocol import VICTIM, cell
 from bdbench.errors import OutOfTime, UsageError
 from bdbench.fence import fenced
 from bdbench.matrix import pool as pool_module
+from bdbench.matrix import ray_start
 from bdbench.matrix.deadline import TimeLimit, deadline
 from bdbench.matrix.execute import InlinePool, execute
 from bdbench.matrix.graph import steps_of
 from bdbench.matrix.plan import plan, site_for
-from bdbench.matrix.pool import RayPool, socket_folder
+from bdbench.matrix.pool import RayPool
 from bdbench.matrix.presets import PRESETS
 from bdbench.matrix.progress import MatrixProgress
+from bdbench.matrix.ray_start import socket_folder
 from bdbench.matrix.results import Results, read_records
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.matrix.worker import Worker
@@ -184,7 +186,7 @@ def test_the_folder_of_rays_sockets_is_short_enough_or_another_one(length, tmp_p
     base.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(base))
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    expected = base / "ray" if len(str(base / "ray" / pool_module.SOCKET)) <= pool_module.SOCKET_PATH_BYTES else None
+    expected = base / "ray" if len(str(base / "ray" / ray_start.SOCKET)) <= ray_start.SOCKET_PATH_BYTES else None
     assert socket_folder() == expected
 
 

@@ -1,7 +1,7 @@
 """The application: its commands, and how it ends.
 
 Standard output is data, standard error is progress. Exit status: 0 all cells ok, 1 some cell failed or could not be stored,
-2 bad usage.
+2 bad usage, 130 and 143 ended by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bdbench.cli.report import report
 from bdbench.cli.run import run
 from bdbench.cli.show import show
 from bdbench.cli.streams import survive_readers
-from bdbench.errors import StorageError, UsageError, in_one_line
+from bdbench.errors import StorageError, UsageError, WorkersLost, in_one_line
 
 app = typer.Typer(
     add_completion=False,
@@ -35,7 +35,7 @@ def main(command: typer.Typer = app) -> None:
     survive_readers()
     try:
         sys.exit(command(sys.argv[1:] or ["--help"], standalone_mode=False))
-    except StorageError as error:
+    except (StorageError, WorkersLost) as error:
         typer.echo(f"bdbench: {in_one_line(str(error))}", err=True)
         sys.exit(1)
     except UsageError as error:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bdbench.cli.arguments import Plugins, Text, absolute, assignments, drop_none, load_plugins, names, row_counts, seed_numbers
-from bdbench.errors import StorageError, UsageError, nearest
+from bdbench.errors import StorageError, UsageError, WorkersLost, nearest
 from bdbench.portable import encodable, last_part
 
 if TYPE_CHECKING:
@@ -60,6 +60,9 @@ def run(
     ] = None,
     threads: Annotated[int, typer.Option(min=1, max=1024, help="CPU threads per cell; another number rounds differently")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    address: Annotated[
+        Text, typer.Option(help="a Ray cluster that runs already: auto, HOST:PORT or ray://HOST:PORT (default: this machine)")
+    ] = None,
     gpus_per_cell: Annotated[float, typer.Option(min=0.01, max=1.0, help="share of a GPU a cell takes")] = 1.0,
     cell_timeout: Annotated[
         float | None,
@@ -92,6 +95,8 @@ def run(
         defense_params=assignments("-D", defense_param),
         precision=precision,
     ) | row_counts(train_rows=train_rows, validation_rows=validation_rows, test_rows=test_rows)
+    if inline and address is not None:
+        raise UsageError(f"--inline --address {address}: a run is in this process or on a cluster; leave one out")
     plan = select(preset, overrides, device)
     if dry_run:
         print_cells(plan)
@@ -110,7 +115,7 @@ def run(
         time_limit = TimeLimit(cell_timeout, count_weights(plan.model_folder), threads)
         site = site_for(plan, plugins, threads, device)
         worker = Worker(site, store.folder, typed_values(preset, overrides), time_limit=time_limit)
-        execution = execute_missing(plan, results, worker, inline, workers, gpus_per_cell, force)
+        execution = execute_missing(plan, results, worker, inline, workers, gpus_per_cell, force, address)
         store.sweep()  # what interrupted workers left
         finish(plan, results, execution, time.monotonic() - began)
 
@@ -149,27 +154,39 @@ def typed_values(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Execution:
-    """What became of a run: its progress, how many processes did it, and what ended it early: the user, or the disk."""
+    """What became of a run: its progress, how many processes did it, and what ended it early.
+
+    That is a signal, with this `exit_status`, or an `error`: the disk is full, or no worker is left.
+    """
 
     progress: MatrixProgress
     processes: int
-    interrupted: bool = False
-    unstored: StorageError | None = None
+    exit_status: int | None = None
+    error: StorageError | WorkersLost | None = None
 
 
 def execute_missing(
-    plan: Plan, results: Results, worker: Worker, inline: bool, workers: int | None, gpus_per_cell: float, force: bool
+    plan: Plan,
+    results: Results,
+    worker: Worker,
+    inline: bool,
+    workers: int | None,
+    gpus_per_cell: float,
+    force: bool,
+    address: str | None = None,
 ) -> Execution:
     """Run the cells that have no finished record, with `force` all; those that are there already are counted."""
     from bdbench.analysis.labels import cell_labels
     from bdbench.matrix.execute import InlinePool, execute
-    from bdbench.matrix.graph import steps_of
+    from bdbench.matrix.expected import ExpectedWork
+    from bdbench.matrix.graph import in_order, steps_of
+    from bdbench.matrix.interrupts import Interrupts
     from bdbench.matrix.progress import MatrixProgress
 
     cells: list[CellSpec] = [cell for cell in plan.cells if force or not results.done(cell.key())]
     if len(cells) < len(plan.cells):
         typer.echo(f"{len(plan.cells) - len(cells)} cells are there already; {len(cells)} to run", err=True)
-    steps = steps_of(cells)
+    steps = in_order(steps_of(cells), ExpectedWork(worker.time_limit.parameters))
     progress = MatrixProgress(len(cells), len(steps) - len(cells), labels=cell_labels(plan.cells))
     if not cells:
         return Execution(progress, processes=0)
@@ -178,17 +195,17 @@ def execute_missing(
     else:
         from bdbench.matrix.pool import RayPool
 
-        pool_context = RayPool(worker, workers=workers, gpus_per_cell=gpus_per_cell)
-    interrupted, unstored, processes = False, None, 1
+        pool_context = RayPool(worker, workers=workers, gpus_per_cell=gpus_per_cell, address=address)
+    exit_status, lost, processes, interrupts = None, None, 1, Interrupts()
     try:
-        with progress.shown(), pool_context as pool:
+        with progress.shown(), pool_context as pool, interrupts:  # as the last one: Ray sets signal handlers when it starts
             processes = pool.slots
-            execute(steps, pool, results, progress)
+            execute(steps, pool, results, progress, interrupts)
     except KeyboardInterrupt:
-        interrupted = True
-    except StorageError as error:
-        unstored = error
-    return Execution(progress, processes, interrupted, unstored)
+        exit_status = interrupts.exit_status
+    except (StorageError, WorkersLost) as error:
+        lost = error
+    return Execution(progress, processes, exit_status, lost)
 
 
 def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -> None:
@@ -203,7 +220,7 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -
         for file in write_report(results.folder, read_records(results.folder)):  # with what another process may have added
             typer.echo(file)
     except StorageError as error:
-        raise execution.unstored or error from None
+        raise execution.error or error from None
     progress = execution.progress
     if execution.processes:
         typer.echo(progress.split(seconds, execution.processes), err=True)
@@ -211,10 +228,10 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -
     failed_keys = [key for key in keys if key in results.records]
     for key in failed_keys:
         typer.echo(f"{results.records[key].status}: {progress.labels[key]} (results in records/{key}.json)", err=True)
-    if execution.unstored:
-        raise execution.unstored
-    if execution.interrupted:
+    if execution.error:
+        raise execution.error
+    if execution.exit_status:
         typer.echo("interrupted; the same command goes on where it stopped", err=True)
-        raise typer.Exit(130)
+        raise typer.Exit(execution.exit_status)
     if keys or progress.failed:  # a forced cell that failed may have an earlier record that is kept
         raise typer.Exit(1)

@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from types import FrameType
 
 from bdbench.errors import OutOfTime
+from bdbench.matrix.expected import ExpectedWork
 from bdbench.specs.work import CellSpec, VictimSpec
 
-# Floating-point operations per parameter and word piece: a product and a sum forward, twice as many backward.
-FORWARD, FORWARD_AND_BACKWARD = 2, 6
 # Operations per second and thread: a tenth of what a core without bf16 does.
 SLOW = 5e9
 # For all that the estimate does not know: a search of five fine-tunings, an attack's own texts, a cold file system.
@@ -41,10 +40,7 @@ class TimeLimit:
         if self.fixed is not None:
             return self.fixed or None
         victim = spec.victim if isinstance(spec, CellSpec) else spec
-        trained_rows = victim.data.train_rows * int(victim.training["epochs"])
-        predicted_rows = 3 * victim.data.test_rows  # as they are, with the trigger, and those again by the clean model
-        operations = self.parameters * victim.max_length * (FORWARD_AND_BACKWARD * trained_rows + FORWARD * predicted_rows)
-        return AT_LEAST + operations / (SLOW * self.threads)
+        return AT_LEAST + ExpectedWork(self.parameters).of_victim(victim) / (SLOW * self.threads)
 
 
 @contextmanager

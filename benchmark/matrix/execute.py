@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Protocol
 
 from bdbench.errors import StorageError
 from bdbench.matrix.graph import Schedule, Step
+from bdbench.matrix.interrupts import Interrupts
 from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.results import Results
-from bdbench.matrix.worker import CellOutcome, VictimOutcome, Worker
+from bdbench.matrix.worker import CellOutcome, Outcome, VictimOutcome, Worker
+
+MOST_MISHAPS = 2  # of a step; what ends so a third time has failed
 
 
 class Pool(Protocol):
-    """Where steps run. `slots` is how many run at a time."""
+    """Where steps run. `slots` is how many run at a time, `running` how many do."""
 
-    slots: int
+    @property
+    def slots(self) -> int: ...
 
-    def start(self, step: Step, waited_for: Sequence[VictimOutcome]) -> None:
-        """Start a step; `waited_for` is what became of the victims that it waited for."""
+    @property
+    def running(self) -> int: ...
 
-    def next_ended(self) -> tuple[Step, VictimOutcome | CellOutcome]:
-        """Wait until a started step ends."""
+    def has_room(self, step: Step) -> bool:
+        """Whether this step can be started now."""
+
+    def start(self, step: Step, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> None:
+        """Start a step; see `Worker.run` for the rest."""
+
+    def ended(self, wait: bool = True) -> list[tuple[Step, Outcome]]:
+        """The steps that have ended, if any. With `wait` it waits for one, but for a second or so at most."""
 
 
 class InlinePool:
@@ -31,38 +42,82 @@ class InlinePool:
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
+        self._ended: list[tuple[Step, Outcome]] = []
 
-    def start(self, step: Step, waited_for: Sequence[VictimOutcome]) -> None:
-        self._ended = step, self._worker.run(step.spec, waited_for)
+    @property
+    def running(self) -> int:
+        return len(self._ended)
 
-    def next_ended(self) -> tuple[Step, VictimOutcome | CellOutcome]:
-        return self._ended
+    def has_room(self, step: Step) -> bool:
+        return not self._ended
+
+    def start(self, step: Step, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> None:
+        self._ended.append((step, self._worker.run(step.spec, waited_for, mishaps)))
+
+    def ended(self, wait: bool = True) -> list[tuple[Step, Outcome]]:
+        ended, self._ended = self._ended, []
+        return ended
 
 
-def execute(steps: Sequence[Step], pool: Pool, results: Results, progress: MatrixProgress) -> None:
-    """Run the steps, each as soon as a slot is free and the victims it waits for are there.
+def execute(
+    steps: Sequence[Step], pool: Pool, results: Results, progress: MatrixProgress, interrupts: Interrupts | None = None
+) -> None:
+    """Run the steps, each as soon as the pool has room and the victims it waits for are there.
 
-    A cell waits only for its own victims. Its record is written as it ends, by this process alone. Raises StorageError as soon
-    as a victim or a record cannot be written.
+    A cell waits only for its own victims. Its record is written as it ends, by this process alone. A step that ends by a mishap
+    is tried again, MOST_MISHAPS times; its record says so. Raises StorageError as soon as a victim or a record cannot be
+    written, and WorkersLost if nothing is left to work with. On KeyboardInterrupt what has ended by then is written first.
     """
-    schedule, outcomes, running = Schedule(steps), {}, 0
-    while True:
-        while running < pool.slots and (step := schedule.ready()):
-            pool.start(step, [outcomes[key] for key in step.waits_for])
-            running += 1
-        if not running:
-            if schedule.blocked:
-                raise RuntimeError(f"{len(schedule.blocked)} steps wait for each other: {schedule.blocked[0].key}, ...")
+    _Execution(steps, pool, results, progress, interrupts or Interrupts()).run()
+
+
+class _Execution:
+    def __init__(
+        self, steps: Sequence[Step], pool: Pool, results: Results, progress: MatrixProgress, interrupts: Interrupts
+    ) -> None:
+        self._schedule, self._pool, self._results, self._progress = Schedule(steps), pool, results, progress
+        self._interrupts = interrupts
+        self._outcomes: dict[str, VictimOutcome] = {}
+        self._mishaps: dict[str, list[str]] = defaultdict(list)
+
+    def run(self) -> None:
+        try:
+            while self._start_what_can_be():
+                for step, outcome in self._pool.ended():
+                    with self._interrupts.held():
+                        self._settle(step, outcome)
+        except KeyboardInterrupt:
+            for step, outcome in self._pool.ended(wait=False):
+                self._settle(step, outcome)
+            raise
+
+    def _start_what_can_be(self) -> bool:
+        """Start steps while the pool has room; whether anything is left to wait for."""
+        while (step := self._schedule.first()) and self._pool.has_room(step):
+            self._schedule.ready()
+            self._pool.start(step, [self._outcomes[key] for key in step.waits_for], self._mishaps[step.key])
+        if self._pool.running or step:
+            return True
+        if self._schedule.blocked:
+            blocked = self._schedule.blocked
+            raise RuntimeError(f"{len(blocked)} steps wait for each other: {blocked[0].key}, ...")
+        return False
+
+    def _settle(self, step: Step, outcome: Outcome) -> None:
+        """Write what has ended, or have it tried again."""
+        self._progress.warn(outcome.warnings)
+        mishaps = self._mishaps[step.key]
+        if outcome.mishap and len(mishaps) < MOST_MISHAPS:
+            mishaps.append(outcome.mishap.reason)
+            self._progress.retried(step.key, outcome.mishap.reason)
+            self._schedule.again(step.key, outcome.mishap.lost)
             return
-        step, outcome = pool.next_ended()
-        running -= 1
-        schedule.done(step.key)
-        progress.warn(outcome.warnings)
+        self._schedule.done(step.key)
         if isinstance(outcome, CellOutcome):
-            results.write(outcome.record, outcome.predictions)
-            progress.cell(outcome.record)
+            self._results.write(outcome.record, outcome.predictions)
+            self._progress.cell(outcome.record)
         else:
             if outcome.unstored:
                 raise StorageError(outcome.error)
-            outcomes[step.key] = outcome
-            progress.victim(step.spec, outcome.error, outcome.seconds)
+            self._outcomes[step.key] = outcome
+            self._progress.victim(step.spec, outcome.error, outcome.seconds)

@@ -1,156 +1,201 @@
-"""Steps on every core or GPU of this machine: one Ray task each. The only module that knows Ray."""
+"""Steps on every core or GPU, of this machine or of a cluster: long-lived processes, which are actors of Ray's."""
 
 from __future__ import annotations
 
 import logging
-import os
-import secrets
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
-from contextlib import chdir
-from pathlib import Path
-from typing import Any, Self
+from contextlib import ExitStack
+from math import ceil
+from typing import Self
 
 import torch
 
-from bdbench.errors import UsageError, first_line
-from bdbench.matrix.capacity import capacity, free_bytes, worker_bytes
+from bdbench.errors import UsageError, WorkersLost, first_line
+from bdbench.matrix.capacity import worker_bytes
+from bdbench.matrix.crew import Crew
 from bdbench.matrix.deadline import out_of_time
 from bdbench.matrix.graph import Step
-from bdbench.matrix.worker import CellOutcome, VictimOutcome, Worker
+from bdbench.matrix.ray_start import ray_started
+from bdbench.matrix.slots import Slot, local_slots, room_for
+from bdbench.matrix.station import Greeting, Report
+from bdbench.matrix.worker import Mishap, Outcome, VictimOutcome, Worker
 from bdbench.protocol.environment import portable_traceback
-from bdbench.protocol.quotas import memory_limits
-from bdbench.protocol.site import Site, cores
+from bdbench.protocol.victims import threads_for
 
 log = logging.getLogger(__name__)
 
-# A cell returns a few kilobytes, so Ray's shared memory can be small.
-OBJECT_STORE_BYTES = 128 * 2**20
-# A worker ends a step itself at its time limit. One that cannot, say in a call into C, is killed so many seconds later; they
-# also pay for the start of its process.
+# A worker ends a step itself at its time limit. One that cannot, say in a call into C, is killed so many seconds later.
 GRACE = 60.0
-# Ray's sockets lie in its temporary folder, and the system allows their paths so many bytes (103 on a Mac).
-SOCKET_PATH_BYTES = 103
-SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+# How long the driver waits for a step before it looks after other things.
+PATIENCE = 1.0
+# A process is replaced after so many steps, and when it keeps so many times the memory that a worker should take: whatever
+# leaks, in a library or a plugin, does not add up. A new process takes about five seconds.
+MOST_STEPS = 5000
+MOST_MEMORY = 1.25
 
 
 class RayPool:
-    """Ray's processes, `workers` at a time (None: as many as cores or GPUs allow), for the length of a `with` block.
+    """Processes on this machine or on a cluster, for the length of a `with` block.
 
-    On a GPU each task takes `gpus_per_cell` of one, which may be a fraction. A process that dies fails its own step; one that
-    does not end in time is killed. Raises UsageError, when the block is entered, if Ray does not start on this machine.
+    There are `workers` at a time (None: as many as cores, memory and GPUs allow). On a GPU each takes `gpus_per_cell` of one,
+    which may be a fraction. With an `address` they are on the nodes of that cluster (see `ray_started`).
+
+    A process that dies is replaced, and its step ends by a mishap. One that does not end in time is killed and replaced.
+    Raises UsageError, when the block is entered, if Ray does not start on this machine or sees other GPUs than PyTorch.
     """
 
-    def __init__(self, worker: Worker, *, workers: int | None = None, gpus_per_cell: float = 1.0) -> None:
-        self.slots = slots(worker.site, workers, gpus_per_cell)
-        self._worker = worker
-        self._cpus = self.slots * worker.site.threads
-        self._gpus_per_cell = gpus_per_cell if worker.site.torch_device().type == "cuda" else 0
-        self._running: dict[Any, tuple[Step, float | None]] = {}  # by the task: the step, and when it must have ended
-        self._own_folder: Path | None = None
+    def __init__(
+        self, worker: Worker, *, workers: int | None = None, gpus_per_cell: float = 1.0, address: str | None = None
+    ) -> None:
+        self._worker, self._address, self._most = worker, address, workers
+        self._threads = worker.site.threads
+        self._gpu_share = gpus_per_cell if worker.site.torch_device().type == "cuda" else 0.0
+        self._stack = ExitStack()
+
+    @property
+    def slots(self) -> int:
+        return len(self._crew.slots)
+
+    @property
+    def running(self) -> int:
+        return sum(slot.step is not None for slot in self._crew.slots)
 
     def __enter__(self) -> Self:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-        # Without a token of ours Ray writes one into the home folder, which may be read-only.
-        os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
-        self._own_folder = _short_folder()
+        site = self._worker.site
+        if self._address is None:
+            slots = local_slots(site, self._most, self._gpu_share)
+            self._ray = self._stack.enter_context(ray_started(slots * self._threads))
+        else:
+            self._ray = self._stack.enter_context(ray_started(0, address=self._address))
         try:
-            # Ray puts the working directory before the libraries in its workers' import path. So it is an empty one.
-            with chdir(self._own_folder):
-                self._start(socket_folder() or self._own_folder)
-        except Exception as error:  # Ray raises a dozen types for what can be amiss with a machine
+            self._check_gpus()
+            self._crew = Crew(self._ray, self._worker, self._gpu_share, self._most, is_cluster=self._address is not None)
+            if not self._crew.slots:
+                raise UsageError(
+                    f"--address {self._address}: no node of the cluster has room for a worker of {self._threads} cores and "
+                    f"{worker_bytes(self._worker.site.model) / 2**30:.1f} GiB; see --threads"
+                )
+        except BaseException:
             self.__exit__()
-            raise UsageError(f"Ray does not start here ({first_line(error)}); --inline runs without it") from error
+            raise
         return self
 
-    def _start(self, folder: Path) -> None:
-        import ray
-
-        self._ray = ray
-        ray.init(
-            address="local",  # this machine, not a cluster that happens to run
-            num_cpus=self._cpus,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            object_store_memory=OBJECT_STORE_BYTES,
-            _temp_dir=str(folder),
-        )
-        options = {"num_cpus": self._worker.site.threads, "num_gpus": self._gpus_per_cell, "max_retries": 0}
-        self._run = ray.remote(**options)(Worker.run)
-        self._shipped_worker = ray.put(self._worker)
-
     def __exit__(self, *exception: object) -> None:
-        if hasattr(self, "_ray"):
-            self._ray.shutdown()
-        if self._own_folder is not None:
-            shutil.rmtree(self._own_folder, ignore_errors=True)
+        self._stack.close()
 
-    def start(self, step: Step, waited_for: Sequence[VictimOutcome]) -> None:
+    def has_room(self, step: Step) -> bool:
+        return self._room_for(step) is not None
+
+    def start(self, step: Step, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> None:
+        room = self._room_for(step)
+        if room is None:
+            raise RuntimeError(f"there is no room for {step.key}")
+        slot, *lenders = room
+        for lender in lenders:
+            lender.lends_to = slot.name
         limit = self._worker.time_limit.seconds(step.spec)
-        ends = None if limit is None else time.monotonic() + limit + GRACE
-        self._running[self._run.remote(self._shipped_worker, step.spec, list(waited_for))] = step, ends
+        slot.step, slot.mishaps = step, tuple(mishaps)
+        slot.ends = None if limit is None else time.monotonic() + limit + GRACE
+        slot.pending = slot.actor.run.remote(step.spec, list(waited_for), list(mishaps))
 
-    def next_ended(self) -> tuple[Step, VictimOutcome | CellOutcome]:
-        while True:
-            ends = [ends for _, ends in self._running.values() if ends is not None]
-            patience = max(0.0, min(ends) - time.monotonic()) if ends else None
-            ended_tasks, _ = self._ray.wait(list(self._running), num_returns=1, timeout=patience)
-            if ended_tasks:
-                step, _ = self._running.pop(ended_tasks[0])
-                try:
-                    return step, self._ray.get(ended_tasks[0])
-                except self._ray.exceptions.RayError as error:
-                    return step, self._worker.failure(step.spec, portable_traceback(error, self._worker.folders))
-            for task, (step, ends_at) in self._running.items():
-                if ends_at is not None and time.monotonic() >= ends_at:
-                    self._ray.cancel(task, force=True)
-                    del self._running[task]
-                    limit = self._worker.time_limit.seconds(step.spec)
-                    return step, self._worker.failure(step.spec, f"{out_of_time(limit)}; its process was killed")
+    def ended(self, wait: bool = True) -> list[tuple[Step, Outcome]]:
+        self._crew.follow_nodes()
+        slot_by_pending = {slot.pending: slot for slot in self._crew.slots if slot.pending is not None}
+        if not self._crew.slots:
+            raise WorkersLost(
+                f"no worker is left ({self._crew.last_reason}); what ended before is kept: run the same command again"
+            )
+        if not slot_by_pending:
+            return []
+        ends = [slot.ends - time.monotonic() for slot in self._crew.slots if slot.ends is not None]
+        patience = max(0.0, min([PATIENCE, *ends])) if wait else 0.0
+        pending = list(slot_by_pending)
+        if self._ray.wait(pending, num_returns=1, timeout=patience)[0]:
+            answered, _ = self._ray.wait(pending, num_returns=len(pending), timeout=0)
+        else:
+            answered = []
+        settled = [self._settled(slot_by_pending[ref]) for ref in answered]
+        settled += [
+            self._out_of_time(slot) for slot in self._crew.slots if slot.ends is not None and time.monotonic() >= slot.ends
+        ]
+        return [ended for ended in settled if ended is not None]
 
+    def _room_for(self, step: Step) -> list[Slot] | None:
+        return room_for(self._crew.slots, ceil(threads_for(step.spec, self._threads) / self._threads))
 
-def socket_folder() -> Path | None:
-    """The folder "ray" in the temporary folder, or None if Ray cannot make its sockets there: it may be somebody else's."""
-    base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).absolute()
-    folder = base / "ray"
-    is_writable = os.access(folder if folder.exists() else base, os.W_OK | os.X_OK)
-    return folder if is_writable and _fits(folder) else None
-
-
-def _short_folder() -> Path:
-    """A new folder whose path is short enough for Ray's sockets. Raises UsageError if there is no place for one."""
-    for base in ("/tmp", "/var/tmp", "/dev/shm"):
+    def _settled(self, slot: Slot) -> tuple[Step, Outcome] | None:
+        """What a slot's answer means. A process that died or is of no more use is replaced."""
         try:
-            folder = Path(tempfile.mkdtemp(prefix="bdbench-", dir=base))
-        except OSError:
-            continue
-        if _fits(folder):
-            return folder
-        folder.rmdir()
-    raise UsageError(
-        f"the temporary folder {tempfile.gettempdir()} is too long for Ray (a socket may have {SOCKET_PATH_BYTES} bytes), and "
-        "no shorter one can be written to; set TMPDIR to a short folder, or run with --inline"
-    )
+            answer = self._ray.get(slot.pending)
+        except self._ray.exceptions.RayTaskError as error:  # an exception that the worker did not make a result of
+            return self._leave(slot, portable_traceback(error, self._worker.folders))
+        except self._ray.exceptions.RayError as error:
+            return self._bury(slot, error)
+        if isinstance(answer, Greeting):
+            self._crew.welcome(slot, answer)
+            return None
+        return self._take(slot, answer)
 
+    def _take(self, slot: Slot, report: Report) -> tuple[Step, Outcome]:
+        step = self._vacate(slot)
+        slot.steps_done += 1
+        mishap = report.outcome.mishap
+        outgrown = report.resident > MOST_MEMORY * worker_bytes(self._worker.site.model)
+        if outgrown or slot.steps_done >= MOST_STEPS or (mishap and mishap.ends_process):
+            self._crew.replace(slot)
+        return step, report.outcome
 
-def _fits(folder: Path) -> bool:
-    return len(os.fsencode(folder / SOCKET)) <= SOCKET_PATH_BYTES
+    def _leave(self, slot: Slot, traceback: str) -> tuple[Step, Outcome] | None:
+        if slot.step is None:
+            self._crew.false_start(slot, traceback.strip().rpartition("\n")[2])
+            return None
+        mishaps = slot.mishaps
+        step = self._vacate(slot)
+        return step, self._worker.failure(step.spec, traceback, mishaps)
 
+    def _bury(self, slot: Slot, error: Exception) -> tuple[Step, Outcome] | None:
+        """The process of a slot has died, or its whole node."""
+        is_of_memory = isinstance(error, self._ray.exceptions.OutOfMemoryError)
+        reason = "its process was killed: memory is short" if is_of_memory else f"its process died ({type(error).__name__})"
+        if slot.step is None:
+            self._crew.false_start(slot, first_line(error))
+            return None
+        mishaps = slot.mishaps
+        step = self._vacate(slot)
+        self._crew.follow_nodes(at_once=True)
+        if slot in self._crew.slots:
+            if is_of_memory and sum(other.node == slot.node for other in self._crew.slots) > 1:
+                self._crew.drop(slot, "memory is short on its machine")
+            else:
+                self._crew.replace(slot)
+        return step, self._worker.failure(step.spec, reason, mishaps, Mishap(reason))
 
-def slots(site: Site, workers: int | None, gpus_per_cell: float) -> int:
-    """How many victims or cells are worked on at a time. Logs a line where memory has a say in it."""
-    held = capacity(
-        on_cores=max(cores(), site.threads) // site.threads,
-        free=free_bytes(memory_limits()),
-        worker=worker_bytes(site.model),
-        chosen=workers,
-    )
-    if held.message:
-        log.warning(held.message)
-    if site.torch_device().type == "cpu":
-        return held.workers
-    return min(held.workers, max(1, int(torch.cuda.device_count() / gpus_per_cell)))
+    def _out_of_time(self, slot: Slot) -> tuple[Step, Outcome]:
+        mishaps = slot.mishaps
+        step = self._vacate(slot)
+        self._crew.replace(slot)
+        limit = self._worker.time_limit.seconds(step.spec)
+        return step, self._worker.failure(step.spec, f"{out_of_time(limit)}; its process was killed", mishaps)
+
+    def _vacate(self, slot: Slot) -> Step:
+        """The slot is idle from now on; the step that it had."""
+        step, slot.step, slot.pending, slot.ends = slot.step, None, None, None
+        for other in self._crew.slots:
+            if other.lends_to == slot.name:
+                other.lends_to = None
+        return step
+
+    def _check_gpus(self) -> None:
+        """Raises UsageError where Ray finds no GPU though PyTorch does, or the reverse: a run would wait, or waste it."""
+        of_ray = self._ray.cluster_resources().get("GPU", 0)
+        site = self._worker.site
+        if self._gpu_share and not of_ray:
+            raise UsageError(
+                f"PyTorch finds {torch.cuda.device_count()} GPU(s), but Ray none: check CUDA_VISIBLE_DEVICES, or run with "
+                "--inline or --device cpu"
+            )
+        if not self._gpu_share and of_ray and site.device == "auto":
+            raise UsageError(
+                f"Ray finds {of_ray:g} GPU(s), but PyTorch none: install a PyTorch for this GPU, or run with --device cpu"
+            )

@@ -58,6 +58,10 @@ class MatrixProgress:
         what = self.labels.get(record.key, record.spec.label())
         self._unit(f"cell {what}", f"{record.status} {shown}".strip(), record.error)
 
+    def retried(self, key: str, reason: str) -> None:
+        """A step is tried again."""
+        self.warn([f"{self.labels.get(key, key)} is tried again: {reason}"])
+
     def warn(self, texts: Iterable[str]) -> None:
         """Show warnings, each text once in a run: every worker may have the same."""
         for text in texts:

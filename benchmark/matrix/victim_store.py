@@ -105,6 +105,30 @@ class VictimStore:
             return None
         return meta
 
+    def is_whole(self, key: str) -> bool:
+        """Whether the victim of this key is there and whole; if it is damaged, there is a warning."""
+        return self._meta(key) is not None
+
+    def pack(self, key: str) -> dict[str, bytes] | None:
+        """The files of a victim by name, as they travel to another machine; None, as for `load`, if it is not whole."""
+        meta, home = self._meta(key), self.folder / key
+        return None if meta is None else {name: (home / name).read_bytes() for name in (*meta["sha256"], "meta.json")}
+
+    def unpack(self, key: str, files: Mapping[str, bytes]) -> None:
+        """Write a victim that was packed; see `save`, also for what is raised."""
+        work = unfinished(self.folder)
+        try:
+            work.mkdir(parents=True)
+            for name, content in files.items():
+                (work / name).write_bytes(content)
+                _flush(work / name)
+            self._put(work, key)
+        except OSError as error:
+            if not self.is_whole(key):
+                raise storage_error(self.folder / key, error, sum(map(len, files.values()))) from error
+        finally:
+            shutil.rmtree(work, ignore_errors=True)
+
     def save(self, victim: Victim) -> None:
         """Write a victim. A whole copy that another process wrote meanwhile stays; a damaged one gives way.
 
@@ -131,15 +155,20 @@ class VictimStore:
             (work / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             for file in work.iterdir():
                 _flush(file)
-            if home.exists() and self.load(victim.spec) is None:
-                os.replace(home, work / "damaged")
-                shutil.rmtree(work / "damaged")
-            os.replace(work, home)
+            self._put(work, victim.spec.key())
         except OSError as error:
-            if self.load(victim.spec) is None:
+            if not self.is_whole(victim.spec.key()):
                 raise storage_error(home, error, BYTES_PER_WEIGHT * sum(map(Tensor.numel, victim.weights.values()))) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
+
+    def _put(self, work: Path, key: str) -> None:
+        """Put the folder of a whole victim in its place, unless one is there; a damaged one gives way. Raises OSError."""
+        home = self.folder / key
+        if home.exists() and not self.is_whole(key):
+            os.replace(home, work / "damaged")
+            shutil.rmtree(work / "damaged")
+        os.replace(work, home)
 
 
 def _warn(key: str, problems: list[str]) -> None:

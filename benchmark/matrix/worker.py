@@ -10,16 +10,34 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bdbench.errors import StorageError
+import torch
+
+from bdbench.errors import StorageError, first_line
 from bdbench.matrix.deadline import TimeLimit, deadline
 from bdbench.matrix.remarks import collected_warnings
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.protocol.cells import failed_record, run_cell
 from bdbench.protocol.environment import portable_traceback
 from bdbench.protocol.site import Site
-from bdbench.protocol.victims import clean_spec, make_victim, needs_clean_victim
+from bdbench.protocol.victims import Victim, clean_spec, make_victim, needs_clean_victim
 from bdbench.specs.records import Predictions, Record
 from bdbench.specs.work import CellSpec, VictimSpec
+
+# In the messages of PyTorch's errors after which a process can use its GPU no more. Out of memory has a type of its own.
+GPU_ERRORS = ("CUDA error", "cuDNN error", "HIP error")
+
+
+@dataclass(frozen=True)
+class Mishap:
+    """Something that is not the step's own fault, so that it is worth another try.
+
+    `lost` is the key of a stored victim that is gone or damaged, and must be made again first. After a mishap that
+    `ends_process` whatever the process did next would fail, too: its GPU is in error.
+    """
+
+    reason: str
+    lost: str | None = None
+    ends_process: bool = False
 
 
 @dataclass(frozen=True)
@@ -33,6 +51,7 @@ class VictimOutcome:
     seconds: Mapping[str, float] = field(default_factory=dict)
     unstored: bool = False  # it could not be written, and no later one could; `error` is the line that says so
     warnings: tuple[str, ...] = ()
+    mishap: Mishap | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +61,18 @@ class CellOutcome:
     record: Record
     predictions: Predictions | None = None
     warnings: tuple[str, ...] = ()
+    mishap: Mishap | None = None
+
+
+Outcome = VictimOutcome | CellOutcome
+
+
+class LostVictim(Exception):
+    """A victim that was stored is gone or damaged."""
+
+    def __init__(self, key: str) -> None:
+        super().__init__(f"the victim {key} is gone from the store, or damaged")
+        self.key = key
 
 
 @dataclass(frozen=True)
@@ -57,26 +88,29 @@ class Worker:
     folder: Path = field(default_factory=Path.cwd)
     time_limit: TimeLimit = TimeLimit()
 
-    def run(self, spec: VictimSpec | CellSpec, waited_for: Sequence[VictimOutcome]) -> VictimOutcome | CellOutcome:
-        """Do one step; `waited_for` is what became of the victims it waited for. Raises nothing that a plugin raises."""
+    def run(self, spec: VictimSpec | CellSpec, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str] = ()) -> Outcome:
+        """Do one step. Raises nothing that a plugin raises.
+
+        `waited_for` is what became of the victims it waited for, and `mishaps` are the reasons of earlier tries' ends.
+        """
         with suppress(OSError):  # Ray starts its workers elsewhere
             os.chdir(self.folder)
         with collected_warnings() as warnings:
-            outcome = self._run(spec, waited_for)
+            outcome = self._run(spec, waited_for, mishaps)
         return replace(outcome, warnings=tuple(warnings))
 
-    def _run(self, spec: VictimSpec | CellSpec, waited_for: Sequence[VictimOutcome]) -> VictimOutcome | CellOutcome:
+    def _run(self, spec: VictimSpec | CellSpec, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> Outcome:
         try:
             with deadline(self.time_limit.seconds(spec)):
                 if isinstance(spec, VictimSpec):
-                    return self._make_victim(spec, waited_for)
-                return self._run_cell(spec, waited_for)
+                    return self._make_victim(spec, waited_for, mishaps)
+                return self._run_cell(spec, waited_for, mishaps)
         except KeyboardInterrupt:  # the user's (see `fenced`)
             raise
         except StorageError as error:
             return VictimOutcome(str(error), unstored=True)
         except BaseException as error:
-            return self.failure(spec, portable_traceback(error, self.folders))
+            return self.failure(spec, portable_traceback(error, self.folders), mishaps, mishap_of(error))
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -84,13 +118,17 @@ class Worker:
         beside = (plugin.path.parent for plugin in self.site.plugins)
         return tuple(folder for folder in (self.site.model, self.site.data, self.victims, *beside) if folder is not None)
 
-    def failure(self, spec: VictimSpec | CellSpec, error: str) -> VictimOutcome | CellOutcome:
+    def failure(
+        self, spec: VictimSpec | CellSpec, error: str, mishaps: Sequence[str] = (), mishap: Mishap | None = None
+    ) -> Outcome:
         """The outcome of a step that ended with this traceback."""
         if isinstance(spec, VictimSpec):
-            return VictimOutcome(error)
-        return CellOutcome(failed_record(spec, error, self.site, dict(self.typed)))
+            return VictimOutcome(error, mishap=mishap)
+        record = failed_record(spec, error, self.site, dict(self.typed))
+        record.env = with_mishaps(record.env, mishaps)
+        return CellOutcome(record, mishap=mishap)
 
-    def _make_victim(self, spec: VictimSpec, waited_for: Sequence[VictimOutcome]) -> VictimOutcome:
+    def _make_victim(self, spec: VictimSpec, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> VictimOutcome:
         began = time.perf_counter()
         for outcome in waited_for:
             if outcome.error:
@@ -100,21 +138,45 @@ class Worker:
         seconds: dict[str, float] = {}
         if store.load(spec) is None:
             store.check_room(self.site.model)
-            victim = make_victim(spec, self.site, store.load(clean_spec(spec)) if needs_clean_victim(spec) else None)
+            clean = _stored(clean_spec(spec), store) if needs_clean_victim(spec) else None
+            victim = make_victim(spec, self.site, clean)
+            victim.env = with_mishaps(victim.env, mishaps)
             store.save(victim)
             seconds = victim.seconds
         return VictimOutcome(None, {**seconds, "total": time.perf_counter() - began})
 
-    def _run_cell(self, spec: CellSpec, waited_for: Sequence[VictimOutcome]) -> CellOutcome:
+    def _run_cell(self, spec: CellSpec, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> Outcome:
         began = time.perf_counter()
         for outcome in waited_for:
             if outcome.error:
-                return self.failure(spec, f"its victim failed:\n{outcome.error}")
+                return self.failure(spec, f"its victim failed:\n{outcome.error}", mishaps)
         self.site.enter()
-        victim = VictimStore(self.victims).load(spec.victim)
-        if victim is None:
-            raise FileNotFoundError(f"the victim {spec.victim.key()} is gone from the store; run the command again")
+        victim = _stored(spec.victim, VictimStore(self.victims))
         record, predictions = run_cell(spec, victim, self.site, dict(self.typed))
+        record.env = with_mishaps(record.env, mishaps)
         if record.seconds:
             record.seconds["total"] = time.perf_counter() - began
         return CellOutcome(record, predictions)
+
+
+def _stored(spec: VictimSpec, store: VictimStore) -> Victim:
+    """A victim that was stored before. Raises LostVictim unless it is still there, whole."""
+    victim = store.load(spec)
+    if victim is None:
+        raise LostVictim(spec.key())
+    return victim
+
+
+def mishap_of(error: BaseException) -> Mishap | None:
+    """What makes another try worth while, if anything does: a lost victim, or a GPU in error. Out of memory is neither."""
+    if isinstance(error, LostVictim):
+        return Mishap(str(error), lost=error.key)
+    is_of_gpu = isinstance(error, RuntimeError) and any(words in str(error) for words in GPU_ERRORS)
+    if is_of_gpu and not isinstance(error, torch.OutOfMemoryError):
+        return Mishap(f"the GPU is in error ({first_line(error)})", ends_process=True)
+    return None
+
+
+def with_mishaps(env: Mapping[str, Any] | None, mishaps: Sequence[str]) -> dict[str, Any]:
+    """The environment of a record or a victim, with the reasons why earlier tries at it ended, if there were any."""
+    return {**(env or {}), **({"mishaps": list(mishaps)} if mishaps else {})}

@@ -29,7 +29,9 @@ from bdbench.seeds import derive
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Predictions, VictimDigests
-from bdbench.specs.work import VictimSpec
+from bdbench.specs.work import CellSpec, VictimSpec
+
+CLEAN_MODEL_THREADS = 2
 
 
 @dataclass(eq=False)
@@ -66,12 +68,23 @@ def clean_spec(spec: VictimSpec) -> VictimSpec:
     return replace(spec, attack=plugin_spec(ATTACKS.get("none")()))
 
 
+def threads_for(spec: VictimSpec | CellSpec, threads: int) -> int:
+    """The CPU threads of a step in a run with so many `threads` a step: those, or more for a clean model.
+
+    A clean model is what everything else of its task and seed waits for, mostly beside idle cores. The rule is part of the
+    protocol, since another number of threads gives other bits: it asks what is made, not which cores are idle.
+    """
+    is_clean_model = isinstance(spec, VictimSpec) and spec.attack.name == "none"
+    return max(threads, CLEAN_MODEL_THREADS) if is_clean_model else threads
+
+
 def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Victim:
     """Train (or otherwise make) and evaluate the victim of `spec`.
 
     `clean` is the clean fine-tuned model, required where `needs_clean_victim`. Raises what the attack raises, and ValueError
     if the code, the model, the plugin or the data at `site` is not what `spec` names.
     """
+    site = replace(site, threads=threads_for(spec, site.threads))
     site.enter()
     attack = attack_of(spec)
     check_site(spec, site)

@@ -1,0 +1,59 @@
+"""The driver's side of shipping: what it gives to Ray for the processes to fetch, and what comes back."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from types import ModuleType
+from typing import Any
+
+from bdbench.matrix.shipping import Files, Luggage, data_files, model_files, pack
+from bdbench.matrix.victim_store import VictimStore
+from bdbench.matrix.worker import LostVictim, Worker
+
+MOST_VICTIMS = 4  # kept in Ray's memory at a time; a victim of base size takes 440 MB
+
+
+class Freight:
+    """What travels between the driver and the processes of a run that share no folder with it.
+
+    `model` is the name by which each machine finds the model itself; None if its files travel.
+    """
+
+    def __init__(self, ray: ModuleType, worker: Worker, model: str | None, digest: str, tasks: Iterable[str]) -> None:
+        self._ray, self._store = ray, VictimStore(worker.victims)
+        self._references: OrderedDict[str, Any] = OrderedDict()
+        site = worker.site
+        self.luggage = Luggage(
+            model,
+            digest,
+            model_files=None if model is not None else ray.put(pack(site.model, model_files(site.model))),
+            data_files=None if site.data is None else ray.put(pack(site.data, data_files(site.data, tasks))),
+        )
+
+    def has(self, key: str) -> bool:
+        """Whether the victim of this key is stored already."""
+        return self._store.is_whole(key)
+
+    def victims(self, keys: Iterable[str]) -> dict[str, Any]:
+        """References to the files of these victims, by key. Raises LostVictim if one is gone or damaged."""
+        return {key: self._reference(key) for key in keys}
+
+    def arrived(self, key: str, files: Files, reference: Any) -> None:
+        """Store a victim that a process made. Raises StorageError if it cannot be written."""
+        self._store.unpack(key, files)
+        self._keep(key, reference)
+
+    def _reference(self, key: str) -> Any:
+        if key not in self._references:
+            files = self._store.pack(key)
+            if files is None:
+                raise LostVictim(key)
+            self._keep(key, self._ray.put(files))
+        self._references.move_to_end(key)
+        return self._references[key]
+
+    def _keep(self, key: str, reference: Any) -> None:
+        self._references[key] = reference
+        while len(self._references) > MOST_VICTIMS:
+            self._references.popitem(last=False)

@@ -1,0 +1,111 @@
+"""Ray, started on this machine for one run, or an existing cluster, joined."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import chdir, contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from bdbench.errors import UsageError, first_line
+
+# What travels through Ray's shared memory on one machine is small: specs and outcomes.
+OBJECT_STORE_BYTES = 128 * 2**20
+# Ray's sockets lie in its temporary folder, and the system allows their paths so many bytes (103 on a Mac).
+SOCKET_PATH_BYTES = 103
+SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+
+
+@contextmanager
+def ray_started(cpus: int, gpus: float | None = None, address: str | None = None) -> Iterator[ModuleType]:
+    """Ray for the length of the block: the module `ray`, initialized.
+
+    Without an `address` it runs on this machine with so many `cpus`, and `gpus` (None: as many as Ray finds). With one it is
+    that cluster, as Ray writes addresses ("auto", "HOST:PORT", "ray://HOST:PORT"), with what its nodes have.
+
+    Raises UsageError if Ray does not start here, or if there is no such cluster.
+    """
+    own_folder = _short_folder() if address is None else None
+    try:
+        ray = _join(address) if own_folder is None else _start(own_folder, cpus, gpus)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+    finally:
+        if own_folder is not None:
+            shutil.rmtree(own_folder, ignore_errors=True)
+
+
+def _start(own_folder: Path, cpus: int, gpus: float | None) -> ModuleType:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    # Ray lowers its processes' priority by 15. Beside any other work on the machine they would hardly compute.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    # Without a token of ours Ray writes one into the home folder, which may be read-only.
+    os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+    import ray
+
+    try:
+        # Ray puts the working directory before the libraries in its workers' import path. So it is an empty one.
+        with chdir(own_folder):
+            ray.init(
+                address="local",  # this machine, not a cluster that happens to run
+                num_cpus=cpus,
+                num_gpus=gpus,
+                include_dashboard=False,
+                log_to_driver=False,
+                logging_level="ERROR",
+                object_store_memory=OBJECT_STORE_BYTES,
+                _temp_dir=str(socket_folder() or own_folder),
+            )
+    except Exception as error:  # Ray raises a dozen types for what can be amiss with a machine
+        ray.shutdown()
+        raise UsageError(f"Ray does not start here ({first_line(error)}); --inline runs without it") from error
+    return ray
+
+
+def _join(address: str) -> ModuleType:
+    import ray
+
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+    except Exception as error:  # as above, and what a network can do
+        ray.shutdown()
+        raise UsageError(
+            f"--address {address}: no Ray cluster that can be joined ({first_line(error)}); give 'auto', HOST:PORT or "
+            "ray://HOST:PORT, and the cluster's token if it has one (RAY_AUTH_TOKEN)"
+        ) from error
+    return ray
+
+
+def socket_folder() -> Path | None:
+    """The folder "ray" in the temporary folder, or None if Ray cannot make its sockets there: it may be somebody else's."""
+    base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).absolute()
+    folder = base / "ray"
+    is_writable = os.access(folder if folder.exists() else base, os.W_OK | os.X_OK)
+    return folder if is_writable and _fits(folder) else None
+
+
+def _short_folder() -> Path:
+    """A new folder whose path is short enough for Ray's sockets. Raises UsageError if there is no place for one."""
+    for base in ("/tmp", "/var/tmp", "/dev/shm"):
+        try:
+            folder = Path(tempfile.mkdtemp(prefix="bdbench-", dir=base))
+        except OSError:
+            continue
+        if _fits(folder):
+            return folder
+        folder.rmdir()
+    raise UsageError(
+        f"the temporary folder {tempfile.gettempdir()} is too long for Ray (a socket may have {SOCKET_PATH_BYTES} bytes), and "
+        "no shorter one can be written to; set TMPDIR to a short folder, or run with --inline"
+    )
+
+
+def _fits(folder: Path) -> bool:
+    return len(os.fsencode(folder / SOCKET)) <= SOCKET_PATH_BYTES

@@ -1,0 +1,74 @@
+"""What a worker's process is: it does one step after another for a run. An actor of Ray's, but without a word of Ray."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+import torch
+
+from bdbench.matrix.shipping import Files, Luggage
+from bdbench.matrix.victim_store import VictimStore
+from bdbench.matrix.worker import Outcome, VictimOutcome, Worker
+from bdbench.protocol.environment import source_digest
+from bdbench.protocol.site import give_back_memory
+from bdbench.specs.work import CellSpec, VictimSpec
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What a process says of itself before it gets work: the digest of bdbench's source, and the GPUs that PyTorch sees."""
+
+    source: str
+    gpus: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What became of a step, and the memory, in bytes, that its process keeps."""
+
+    outcome: Outcome
+    resident: int
+
+
+class Station:
+    """A process of a run. With `luggage` it shares no folder with the driver; `fetch` gives what a reference of Ray's stands for.
+
+    Raises UsageError if this machine has not what the luggage names.
+    """
+
+    def __init__(self, worker: Worker, luggage: Luggage | None, fetch: Callable[[Any], Any]) -> None:
+        self._worker = worker if luggage is None else luggage.settle(worker, fetch)
+        self._luggage, self._fetch = luggage, fetch
+
+    def greet(self) -> Greeting:
+        return Greeting(source_digest(), torch.cuda.device_count())
+
+    def run(
+        self,
+        spec: VictimSpec | CellSpec,
+        waited_for: Sequence[VictimOutcome],
+        mishaps: Sequence[str],
+        victims: Mapping[str, Any],
+    ) -> tuple[Report, Files | None]:
+        """Do one step; see `Worker.run`. With it come the files of the victim that it made, if they are to travel.
+
+        `victims` refers to the files of the victims that it needs, by key: they are fetched if they are not on this machine.
+        """
+        store = VictimStore(self._worker.victims)
+        for key, reference in victims.items():
+            if not store.is_whole(key):
+                store.unpack(key, self._fetch(reference))
+        outcome = self._worker.run(spec, waited_for, mishaps)
+        give_back_memory()
+        report = Report(outcome, psutil.Process().memory_info().rss)
+        is_made = self._luggage is not None and isinstance(outcome, VictimOutcome) and not outcome.error
+        return report, store.pack(spec.key()) if is_made else None
+
+    def leave(self) -> None:
+        """Remove what the run brought to this machine."""
+        if self._luggage is not None:
+            shutil.rmtree(self._luggage.folder, ignore_errors=True)
