@@ -165,16 +165,23 @@ def execute_missing(
     from bdbench.matrix.execute import InlinePool, execute
     from bdbench.matrix.graph import steps_of
     from bdbench.matrix.progress import MatrixProgress
+    from bdbench.matrix.status import StatusFile
 
     cells: list[CellSpec] = [cell for cell in plan.cells if force or not results.done(cell.key())]
     if len(cells) < len(plan.cells):
         typer.echo(f"{len(plan.cells) - len(cells)} cells are there already; {len(cells)} to run", err=True)
     steps = steps_of(cells)
-    progress = MatrixProgress(len(cells), len(steps) - len(cells), labels=cell_labels(plan.cells))
+    progress = MatrixProgress(
+        len(cells),
+        len(steps) - len(cells),
+        labels=cell_labels(plan.cells),
+        steps=steps,
+        status=StatusFile.in_folder(results.folder),
+    )
     if not cells:
         return Execution(progress, processes=0)
     if inline:
-        pool_context = nullcontext(InlinePool(worker))
+        pool_context = nullcontext(InlinePool(worker, progress))
     else:
         from bdbench.matrix.pool import RayPool
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 from bdbench.errors import StorageError
@@ -29,11 +30,12 @@ class InlinePool:
 
     slots = 1
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+    def __init__(self, worker: Worker, progress: MatrixProgress | None = None) -> None:
+        self._worker, self._progress = worker, progress
 
     def start(self, step: Step, waited_for: Sequence[VictimOutcome]) -> None:
-        self._ended = step, self._worker.run(step.spec, waited_for)
+        with self._progress.inline(step.key) if self._progress else nullcontext():
+            self._ended = step, self._worker.run(step.spec, waited_for)
 
     def next_ended(self) -> tuple[Step, VictimOutcome | CellOutcome]:
         return self._ended
