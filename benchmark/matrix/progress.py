@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
+from rich.table import Table
 from rich.text import Text
 
 from bdbench.engine import meter
@@ -197,7 +198,8 @@ class MatrixProgress:
         """The counts, a bar, and a line for each slot that works."""
         state = self._state_now()
         ended = self._tally.ended(CELL) + self._tally.ended(VICTIM)
-        bar = ProgressBar(total=max(state.cells + state.victims, 1), completed=ended, width=BAR_WIDTH)
+        bar = Table.grid()  # alone, a bar ends no line
+        bar.add_row(ProgressBar(total=max(state.cells + state.victims, 1), completed=ended, width=BAR_WIDTH))
         lines = [Text(str(slot), no_wrap=True, overflow="ellipsis") for slot in state.slots[:MOST_SLOTS_SHOWN]]
         if len(state.slots) > MOST_SLOTS_SHOWN:
             lines.append(Text(f"... and {len(state.slots) - MOST_SLOTS_SHOWN} more"))
