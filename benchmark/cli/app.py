@@ -15,6 +15,7 @@ from bdbench.cli.list import list_plugins
 from bdbench.cli.report import report
 from bdbench.cli.run import run
 from bdbench.cli.show import show
+from bdbench.cli.status import status
 from bdbench.cli.streams import survive_readers
 from bdbench.errors import StorageError, UsageError, WorkersLost, in_one_line
 
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command("list")(list_plugins)
 app.command()(show)
 app.command()(run)
+app.command()(status)
 app.command()(report)
 app.command()(claims)
 

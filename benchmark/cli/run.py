@@ -182,20 +182,27 @@ def execute_missing(
     from bdbench.matrix.graph import in_order, steps_of
     from bdbench.matrix.interrupts import Interrupts
     from bdbench.matrix.progress import MatrixProgress
+    from bdbench.matrix.status import StatusFile
 
     cells: list[CellSpec] = [cell for cell in plan.cells if force or not results.done(cell.key())]
     if len(cells) < len(plan.cells):
         typer.echo(f"{len(plan.cells) - len(cells)} cells are there already; {len(cells)} to run", err=True)
     steps = in_order(steps_of(cells), ExpectedWork(worker.time_limit.parameters))
-    progress = MatrixProgress(len(cells), len(steps) - len(cells), labels=cell_labels(plan.cells))
+    progress = MatrixProgress(
+        len(cells),
+        len(steps) - len(cells),
+        labels=cell_labels(plan.cells),
+        steps=steps,
+        status=StatusFile.in_folder(results.folder),
+    )
     if not cells:
         return Execution(progress, processes=0)
     if inline:
-        pool_context = nullcontext(InlinePool(worker))
+        pool_context = nullcontext(InlinePool(worker, progress))
     else:
         from bdbench.matrix.pool import RayPool
 
-        pool_context = RayPool(worker, workers=workers, gpus_per_cell=gpus_per_cell, address=address)
+        pool_context = RayPool(worker, progress, workers=workers, gpus_per_cell=gpus_per_cell, address=address)
     exit_status, lost, processes, interrupts = None, None, 1, Interrupts()
     try:
         with progress.shown(), pool_context as pool, interrupts:  # as the last one: Ray sets signal handlers when it starts

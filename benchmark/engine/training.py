@@ -21,6 +21,7 @@ from bdbench.engine.batches import PADDING_WORTH_A_PASS, shuffled_batches, split
 from bdbench.engine.embeddings import occurring_pieces
 from bdbench.engine.encoding import Encoded
 from bdbench.engine.kernels import cpu_kernels
+from bdbench.engine.meter import TRAINING, advance
 from bdbench.engine.precision import autocast
 from bdbench.engine.trace import Trace
 from bdbench.params import Hyperparameters, hp
@@ -136,6 +137,7 @@ def _descend(
     ):
         trace.kernels |= kernels
         torch.manual_seed(seed)
+        advance(TRAINING, 0, steps)
         for step, batch_rows in enumerate(batches):
             parts = split_by_padding(batch_rows, rows.lengths, most_padding)
             halvings_before = halvings
@@ -147,6 +149,7 @@ def _descend(
                     group["lr"] = scheduled_by.learning_rate * schedule(step, steps, scheduled_by.warmup)
             optimizer.step()
             total_loss += batch_loss
+            advance(TRAINING, step + 1, steps)
     if not torch.isfinite(total_loss):  # asked once, at the end: to ask is to wait for the device
         raise FloatingPointError(f"the training loss became {total_loss.item()}; lower the learning rate")
 

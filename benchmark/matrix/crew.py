@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import logging
+import pickle
+import secrets
 import time
+from contextlib import suppress
+from functools import partial
 from types import ModuleType
 from typing import Any
 
+from bdbench.engine.meter import Progress
 from bdbench.matrix.capacity import worker_bytes
+from bdbench.matrix.shipping import Luggage
 from bdbench.matrix.slots import Slot, slots_of_node
 from bdbench.matrix.station import Greeting, Station
 from bdbench.matrix.worker import Worker
@@ -17,23 +23,30 @@ log = logging.getLogger(__name__)
 # So many processes in a row may fail to start in one slot.
 MOST_FALSE_STARTS = 3
 NODES_SECONDS = 5.0  # between two looks at which machines a cluster has
+LEAVE_SECONDS = 3.0
 WAITING_SECONDS = 60.0  # without a first worker, before the user is told
 
 
 class Crew:
-    """A process in each of the `slots`, `most` at most; each takes `gpu_share` of a GPU.
+    """A process in each of the `slots`, `most` at most; each takes `gpu_share` of a GPU, and with `luggage` brings that.
 
     On a cluster (`is_cluster`) nodes may leave and come, and a node has slots by its memory, too. On one machine memory had its
     say before Ray started. `last_reason` is why a process was last lost.
     """
 
     def __init__(
-        self, ray: ModuleType, worker: Worker, gpu_share: float, most: int | None = None, is_cluster: bool = False
+        self,
+        ray: ModuleType,
+        worker: Worker,
+        gpu_share: float,
+        most: int | None = None,
+        luggage: Luggage | None = None,
+        is_cluster: bool = False,
     ) -> None:
         self.slots: list[Slot] = []
         self.last_reason = "no node has room for one"
         self._ray, self._worker, self._gpu_share, self._most, self._is_cluster = ray, worker, gpu_share, most, is_cluster
-        self._threads = worker.site.threads
+        self._threads, self._luggage, self._token = worker.site.threads, luggage, secrets.token_hex(8)
         self._actor_class, self._shipped_worker = ray.remote(Station), ray.put(worker)
         self._slots_made = 0
         self._nodes_tried: set[str] = set()
@@ -86,6 +99,19 @@ class Crew:
         self._ray.kill(slot.actor)
         self._begin(slot)
 
+    def looks(self) -> dict[str, Progress | None]:
+        """How far the step of each working slot is, by the slot's name, as its process said last."""
+        return {slot.name: _heard(self._board_key(slot)) for slot in self.slots if slot.step is not None}
+
+    def _board_key(self, slot: Slot) -> bytes:
+        return f"bdbench/{self._token}/{slot.name}".encode()
+
+    def leave(self) -> None:
+        """Have every process remove what it brought to its machine."""
+        if self._luggage is not None:
+            left = [slot.actor.leave.remote() for slot in self.slots if slot.is_ready]
+            self._ray.wait(left, num_returns=len(left), timeout=LEAVE_SECONDS)
+
     def drop(self, slot: Slot, reason: str) -> None:
         self.last_reason = reason
         log.warning("%s is left out: %s", slot.name, reason)
@@ -103,7 +129,7 @@ class Crew:
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(slot.node, soft=False),
-        ).remote(self._shipped_worker)
+        ).remote(self._shipped_worker, self._luggage, self._ray.get, partial(_tell, self._board_key(slot)))
         slot.pending = slot.actor.greet.remote()
 
     def _open(self, node: dict[str, Any]) -> None:
@@ -120,3 +146,21 @@ class Crew:
             slot = Slot(f"worker {self._slots_made}{where}", node["NodeID"])
             self.slots.append(slot)
             self._begin(slot)
+
+
+def _tell(key: bytes, progress: Progress | None) -> None:
+    """Put a note on Ray's board, which every process of a cluster reads. That it may fail ends no work."""
+    from ray.experimental.internal_kv import _internal_kv_put
+
+    with suppress(Exception):
+        _internal_kv_put(key, pickle.dumps(progress), overwrite=True)
+
+
+def _heard(key: bytes) -> Progress | None:
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    try:
+        note = _internal_kv_get(key)
+    except Exception:  # as above
+        return None
+    return pickle.loads(note) if note else None

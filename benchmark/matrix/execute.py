@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 from bdbench.errors import StorageError
@@ -40,8 +41,8 @@ class InlinePool:
 
     slots = 1
 
-    def __init__(self, worker: Worker) -> None:
-        self._worker = worker
+    def __init__(self, worker: Worker, progress: MatrixProgress | None = None) -> None:
+        self._worker, self._progress = worker, progress
         self._ended: list[tuple[Step, Outcome]] = []
 
     @property
@@ -52,7 +53,8 @@ class InlinePool:
         return not self._ended
 
     def start(self, step: Step, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> None:
-        self._ended.append((step, self._worker.run(step.spec, waited_for, mishaps)))
+        with self._progress.inline(step.key) if self._progress else nullcontext():
+            self._ended.append((step, self._worker.run(step.spec, waited_for, mishaps)))
 
     def ended(self, wait: bool = True) -> list[tuple[Step, Outcome]]:
         ended, self._ended = self._ended, []
@@ -83,8 +85,8 @@ class _Execution:
     def run(self) -> None:
         try:
             while self._start_what_can_be():
-                for step, outcome in self._pool.ended():
-                    with self._interrupts.held():
+                with self._interrupts.held():
+                    for step, outcome in self._pool.ended():
                         self._settle(step, outcome)
         except KeyboardInterrupt:
             for step, outcome in self._pool.ended(wait=False):

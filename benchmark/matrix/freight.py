@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
@@ -14,21 +15,31 @@ from bdbench.matrix.worker import LostVictim, Worker
 MOST_VICTIMS = 4  # kept in Ray's memory at a time; a victim of base size takes 440 MB
 
 
-class Freight:
-    """What travels between the driver and the processes of a run that share no folder with it.
+@dataclass(frozen=True)
+class Cargo:
+    """What travels with a run.
 
-    `model` is the name by which each machine finds the model itself; None if its files travel.
+    `model` is the name by which each machine finds the model itself, with this `digest` of its weights; None if its files
+    travel. Of a data directory those of the `tasks` do.
     """
 
-    def __init__(self, ray: ModuleType, worker: Worker, model: str | None, digest: str, tasks: Iterable[str]) -> None:
+    model: str | None
+    digest: str
+    tasks: tuple[str, ...]
+
+
+class Freight:
+    """What travels between the driver and the processes of a run that share no folder with it."""
+
+    def __init__(self, ray: ModuleType, worker: Worker, cargo: Cargo) -> None:
         self._ray, self._store = ray, VictimStore(worker.victims)
         self._references: OrderedDict[str, Any] = OrderedDict()
         site = worker.site
         self.luggage = Luggage(
-            model,
-            digest,
-            model_files=None if model is not None else ray.put(pack(site.model, model_files(site.model))),
-            data_files=None if site.data is None else ray.put(pack(site.data, data_files(site.data, tasks))),
+            cargo.model,
+            cargo.digest,
+            model_files=None if cargo.model is not None else ray.put(pack(site.model, model_files(site.model))),
+            data_files=None if site.data is None else ray.put(pack(site.data, data_files(site.data, cargo.tasks))),
         )
 
     def has(self, key: str) -> bool:

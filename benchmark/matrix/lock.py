@@ -16,7 +16,7 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -101,6 +101,14 @@ def locked(folder: Path) -> Iterator[None]:
                 file.unlink()
 
 
+def lock_of(folder: Path) -> Lock | None:
+    """The lock of `folder`, or None if nobody holds it. Writes nothing: its age is by this machine's clock.
+
+    Raises UsageError if it cannot be read.
+    """
+    return _read(folder / NAME, now=lambda _: time.time())
+
+
 def _take(file: Path, owner: Owner) -> None:
     for _ in range(TRIES):
         if _create(file, owner):
@@ -146,11 +154,11 @@ def _create(file: Path, owner: Owner) -> bool:
     return True
 
 
-def _read(file: Path) -> Lock | None:
-    """The lock as it is now, or None if there is none."""
+def _read(file: Path, now: Callable[[Path], float] | None = None) -> Lock | None:
+    """The lock as it is now, or None if there is none. `now` tells the time for a folder, by default its own."""
     try:
         content, modified = file.read_bytes(), file.stat().st_mtime
-        age = _now(file.parent) - modified
+        age = (now or _now)(file.parent) - modified
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from contextlib import ExitStack
 from math import ceil
-from typing import Self
+from typing import Any, Self
 
 import torch
 
@@ -15,13 +15,16 @@ from bdbench.errors import UsageError, WorkersLost, first_line
 from bdbench.matrix.capacity import worker_bytes
 from bdbench.matrix.crew import Crew
 from bdbench.matrix.deadline import out_of_time
+from bdbench.matrix.freight import Cargo, Freight
 from bdbench.matrix.graph import Step
+from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.ray_start import ray_started
 from bdbench.matrix.slots import Slot, local_slots, room_for
 from bdbench.matrix.station import Greeting, Report
-from bdbench.matrix.worker import Mishap, Outcome, VictimOutcome, Worker
+from bdbench.matrix.worker import LostVictim, Mishap, Outcome, VictimOutcome, Worker, mishap_of
 from bdbench.protocol.environment import portable_traceback
 from bdbench.protocol.victims import threads_for
+from bdbench.specs.work import VictimSpec
 
 log = logging.getLogger(__name__)
 
@@ -39,16 +42,28 @@ class RayPool:
     """Processes on this machine or on a cluster, for the length of a `with` block.
 
     There are `workers` at a time (None: as many as cores, memory and GPUs allow). On a GPU each takes `gpus_per_cell` of one,
-    which may be a fraction. With an `address` they are on the nodes of that cluster (see `ray_started`).
+    which may be a fraction. With an `address` they are on the nodes of that cluster (see `ray_started`). With `cargo` they
+    share no folder with this process, and what it names travels.
 
     A process that dies is replaced, and its step ends by a mishap. One that does not end in time is killed and replaced.
     Raises UsageError, when the block is entered, if Ray does not start on this machine or sees other GPUs than PyTorch.
     """
 
     def __init__(
-        self, worker: Worker, *, workers: int | None = None, gpus_per_cell: float = 1.0, address: str | None = None
+        self,
+        worker: Worker,
+        progress: MatrixProgress | None = None,
+        *,
+        workers: int | None = None,
+        gpus_per_cell: float = 1.0,
+        address: str | None = None,
+        cargo: Cargo | None = None,
     ) -> None:
-        self._worker, self._address, self._most = worker, address, workers
+        self._worker, self._address, self._most, self._cargo = worker, address, workers, cargo
+        self._progress = progress or MatrixProgress(0, 0)
+        self._freight: Freight | None = None
+        self._settled_at_once: list[tuple[Step, Outcome]] = []
+        self._looked = 0.0
         self._threads = worker.site.threads
         self._gpu_share = gpus_per_cell if worker.site.torch_device().type == "cuda" else 0.0
         self._stack = ExitStack()
@@ -59,7 +74,7 @@ class RayPool:
 
     @property
     def running(self) -> int:
-        return sum(slot.step is not None for slot in self._crew.slots)
+        return len(self._settled_at_once) + sum(slot.step is not None for slot in self._crew.slots)
 
     def __enter__(self) -> Self:
         site = self._worker.site
@@ -70,7 +85,17 @@ class RayPool:
             self._ray = self._stack.enter_context(ray_started(0, address=self._address))
         try:
             self._check_gpus()
-            self._crew = Crew(self._ray, self._worker, self._gpu_share, self._most, is_cluster=self._address is not None)
+            if self._cargo is not None:
+                self._freight = Freight(self._ray, self._worker, self._cargo)
+            self._crew = Crew(
+                self._ray,
+                self._worker,
+                self._gpu_share,
+                self._most,
+                None if self._freight is None else self._freight.luggage,
+                is_cluster=self._address is not None,
+            )
+            self._stack.callback(self._crew.leave)
             if not self._crew.slots:
                 raise UsageError(
                     f"--address {self._address}: no node of the cluster has room for a worker of {self._threads} cores and "
@@ -88,18 +113,31 @@ class RayPool:
         return self._room_for(step) is not None
 
     def start(self, step: Step, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> None:
-        room = self._room_for(step)
-        if room is None:
-            raise RuntimeError(f"there is no room for {step.key}")
-        slot, *lenders = room
+        victims: dict[str, Any] = {}
+        if self._freight is not None:
+            if isinstance(step.spec, VictimSpec) and self._freight.has(step.key):
+                self._settled_at_once.append((step, VictimOutcome(None)))
+                return
+            try:
+                victims = self._freight.victims(step.waits_for)
+            except LostVictim as error:
+                failure = self._worker.failure(step.spec, str(error), mishaps, mishap_of(error))
+                self._settled_at_once.append((step, failure))
+                return
+        slot, *lenders = self._room_for(step) or ()
         for lender in lenders:
             lender.lends_to = slot.name
         limit = self._worker.time_limit.seconds(step.spec)
         slot.step, slot.mishaps = step, tuple(mishaps)
         slot.ends = None if limit is None else time.monotonic() + limit + GRACE
-        slot.pending = slot.actor.run.remote(step.spec, list(waited_for), list(mishaps))
+        run = slot.actor.run.options(num_returns=2)
+        slot.pending, slot.files = run.remote(step.spec, list(waited_for), list(mishaps), victims)
+        self._progress.started(slot.name, step.key)
 
     def ended(self, wait: bool = True) -> list[tuple[Step, Outcome]]:
+        if self._settled_at_once:
+            settled, self._settled_at_once = self._settled_at_once, []
+            return settled
         self._crew.follow_nodes()
         slot_by_pending = {slot.pending: slot for slot in self._crew.slots if slot.pending is not None}
         if not self._crew.slots:
@@ -119,7 +157,15 @@ class RayPool:
         settled += [
             self._out_of_time(slot) for slot in self._crew.slots if slot.ends is not None and time.monotonic() >= slot.ends
         ]
+        self._look()
         return [ended for ended in settled if ended is not None]
+
+    def _look(self) -> None:
+        """Have the display show how far every slot is, about once a second."""
+        if time.monotonic() > self._looked + PATIENCE:
+            self._looked = time.monotonic()
+            for slot, how_far in self._crew.looks().items():
+                self._progress.at(slot, how_far)
 
     def _room_for(self, step: Step) -> list[Slot] | None:
         return room_for(self._crew.slots, ceil(threads_for(step.spec, self._threads) / self._threads))
@@ -138,7 +184,9 @@ class RayPool:
         return self._take(slot, answer)
 
     def _take(self, slot: Slot, report: Report) -> tuple[Step, Outcome]:
-        step = self._vacate(slot)
+        step, reference = self._vacate(slot), slot.files
+        if self._freight is not None and isinstance(report.outcome, VictimOutcome) and not report.outcome.error:
+            self._freight.arrived(step.key, self._ray.get(reference), reference)
         slot.steps_done += 1
         mishap = report.outcome.mishap
         outgrown = report.resident > MOST_MEMORY * worker_bytes(self._worker.site.model)
@@ -181,6 +229,7 @@ class RayPool:
     def _vacate(self, slot: Slot) -> Step:
         """The slot is idle from now on; the step that it had."""
         step, slot.step, slot.pending, slot.ends = slot.step, None, None, None
+        self._progress.ended(slot.name)
         for other in self._crew.slots:
             if other.lends_to == slot.name:
                 other.lends_to = None

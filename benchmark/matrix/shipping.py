@@ -1,6 +1,6 @@
 """What travels to machines that share no folder with the driver: a model's and a task's files, and victims.
 
-Files travel by name, as bytes. On each machine they lie in one temporary folder of the run, which all its processes there share.
+Files travel by name, as bytes. On each machine they lie in one temporary folder of the run, which its processes there share.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ class Slot:
     node: str
     actor: Any = None
     pending: Any = None
+    files: Any = None  # beside a report, where victims travel: the files of the one that the step makes
     step: Step | None = None
     ends: float | None = None  # by the monotonic clock, when the step must have ended
     mishaps: Sequence[str] = ()

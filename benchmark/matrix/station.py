@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,12 +12,15 @@ from typing import Any
 import psutil
 import torch
 
+from bdbench.engine import meter
 from bdbench.matrix.shipping import Files, Luggage
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.matrix.worker import Outcome, VictimOutcome, Worker
 from bdbench.protocol.environment import source_digest
 from bdbench.protocol.site import give_back_memory
 from bdbench.specs.work import CellSpec, VictimSpec
+
+TELL_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -35,14 +40,23 @@ class Report:
 
 
 class Station:
-    """A process of a run. With `luggage` it shares no folder with the driver; `fetch` gives what a reference of Ray's stands for.
+    """A process of a run. With `luggage` it shares no folder with the driver.
 
-    Raises UsageError if this machine has not what the luggage names.
+    `fetch` gives what a reference of Ray's stands for; `tell` is called every second of a step with how far it is. Raises
+    UsageError if this machine has not what the luggage names.
     """
 
-    def __init__(self, worker: Worker, luggage: Luggage | None, fetch: Callable[[Any], Any]) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        luggage: Luggage | None,
+        fetch: Callable[[Any], Any],
+        tell: Callable[[meter.Progress | None], None],
+    ) -> None:
         self._worker = worker if luggage is None else luggage.settle(worker, fetch)
-        self._luggage, self._fetch = luggage, fetch
+        self._luggage, self._fetch, self._tell = luggage, fetch, tell
+        self._is_busy = threading.Event()
+        threading.Thread(target=self._keep_telling, daemon=True).start()
 
     def greet(self) -> Greeting:
         return Greeting(source_digest(), torch.cuda.device_count())
@@ -62,11 +76,22 @@ class Station:
         for key, reference in victims.items():
             if not store.is_whole(key):
                 store.unpack(key, self._fetch(reference))
-        outcome = self._worker.run(spec, waited_for, mishaps)
+        meter.clear()
+        self._is_busy.set()
+        try:
+            outcome = self._worker.run(spec, waited_for, mishaps)
+        finally:
+            self._is_busy.clear()
         give_back_memory()
         report = Report(outcome, psutil.Process().memory_info().rss)
         is_made = self._luggage is not None and isinstance(outcome, VictimOutcome) and not outcome.error
         return report, store.pack(spec.key()) if is_made else None
+
+    def _keep_telling(self) -> None:
+        while self._is_busy.wait():
+            time.sleep(TELL_SECONDS)
+            if self._is_busy.is_set():
+                self._tell(meter.current())
 
     def leave(self) -> None:
         """Remove what the run brought to this machine."""
