@@ -200,9 +200,11 @@ def execute_missing(
     if inline:
         pool_context = nullcontext(InlinePool(worker, progress))
     else:
+        from bdbench.matrix.freight import cargo_of
         from bdbench.matrix.pool import RayPool
 
-        pool_context = RayPool(worker, progress, workers=workers, gpus_per_cell=gpus_per_cell, address=address)
+        cargo = None if address is None else cargo_of(plan)
+        pool_context = RayPool(worker, progress, workers=workers, gpus_per_cell=gpus_per_cell, address=address, cargo=cargo)
     exit_status, lost, processes, interrupts = None, None, 1, Interrupts()
     try:
         with progress.shown(), pool_context as pool, interrupts:  # as the last one: Ray sets signal handlers when it starts

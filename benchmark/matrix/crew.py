@@ -138,12 +138,12 @@ class Crew:
         room = slots_of_node(node["Resources"], self._threads, self._gpu_share, worker)
         if self._most is not None:
             room = min(room, self._most - len(self.slots))
-        where = f" on {node['NodeManagerAddress']}" if self._is_cluster else ""
         if room > 0:
             self._nodes_tried.add(node["NodeID"])
+        where = f"node {len(self._nodes_tried)}, " if self._is_cluster else ""  # records and status files name no host
         for _ in range(room):
             self._slots_made += 1
-            slot = Slot(f"worker {self._slots_made}{where}", node["NodeID"])
+            slot = Slot(f"{where}worker {self._slots_made}", node["NodeID"])
             self.slots.append(slot)
             self._begin(slot)
 

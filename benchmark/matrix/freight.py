@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from bdbench.matrix.plan import Plan
 from bdbench.matrix.shipping import Files, Luggage, data_files, model_files, pack
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.matrix.worker import LostVictim, Worker
@@ -26,6 +28,13 @@ class Cargo:
     model: str | None
     digest: str
     tasks: tuple[str, ...]
+
+
+def cargo_of(plan: Plan) -> Cargo:
+    """What travels with a run of this plan: not a model that has a name which every machine knows."""
+    victims = [cell.victim for cell in plan.cells]
+    name = None if Path(plan.model).is_dir() else plan.model
+    return Cargo(name, victims[0].model.digest, tuple(dict.fromkeys(victim.task for victim in victims)))
 
 
 class Freight:

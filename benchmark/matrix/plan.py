@@ -41,6 +41,8 @@ from bdbench.tasks.base import Task
 class Plan:
     """The cells in the order they are to be run, where their model and data are, and what the user should be warned of.
 
+    `model` is how the user named the model: a directory, or a name by which any machine finds it.
+
     Every task comes to its first attack before any comes to its second, and to a seed before any comes to the next, so that
     a run that is cut short has the same rows for all tasks.
     """
@@ -48,6 +50,7 @@ class Plan:
     cells: tuple[CellSpec, ...]
     model_folder: Path
     data_folder: Path | None
+    model: str
     warnings: tuple[str, ...] = ()
 
     @property
@@ -108,7 +111,7 @@ def plan(selection: Selection, device: str = "auto") -> Plan:
     ordered_cells = tuple(cell for place in in_order for cell in cells[place])
     for cell in ordered_cells:
         _check_spec(cell)
-    return Plan(ordered_cells, model.folder, folder, tuple(dict.fromkeys(warnings)))
+    return Plan(ordered_cells, model.folder, folder, selection.model, tuple(dict.fromkeys(warnings)))
 
 
 def data_source(data: str) -> tuple[str, Path | None]:
