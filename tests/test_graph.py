@@ -1,11 +1,12 @@
 """What waits for what, without Ray: steps in their order, each as soon as it can be started."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 from test_protocol import VICTIM, cell
 
-from bdbench.matrix.graph import Schedule, Step, steps_of, victims_of
+from bdbench.matrix.expected import ExpectedWork
+from bdbench.matrix.graph import Schedule, Step, in_order, steps_of, victims_of
 from bdbench.protocol.victims import clean_spec
 
 
@@ -64,6 +65,50 @@ def test_two_steps_of_one_key_are_refused_and_those_in_a_circle_are_named():
         Schedule([step("a"), step("a")])
     circle = Schedule([step("a", "b"), step("b", "a"), step("c")])
     assert started(circle) == ["c"] and [each.key for each in circle.blocked] == ["a", "b"]
+
+
+def test_a_step_that_met_a_mishap_is_handed_out_again_after_what_it_lost():
+    schedule = Schedule([step("victim"), step("a", "victim"), step("b", "victim"), step("c", "victim")])
+    assert started(schedule) == ["victim"]
+    schedule.done("victim")
+    assert started(schedule) == ["a", "b", "c"]
+    schedule.again("b")
+    assert started(schedule) == ["b"]
+    schedule.again("a", lost="victim")
+    schedule.again("b", lost="victim")  # it is being made again already
+    assert started(schedule) == ["victim"]
+    schedule.again("c")  # needs nothing of it
+    assert started(schedule) == ["c"]
+    schedule.done("victim")
+    assert started(schedule) == ["a", "b"] and not schedule.blocked
+
+
+def test_rows_come_in_turn_tasks_take_turns_and_of_a_task_the_longest_path_comes_first():
+    other_task, later = replace(VICTIM, task="qqp"), replace(VICTIM, seed=1)
+    cells = [cell(victim, ratio=ratio) for victim in (VICTIM, other_task, later) for ratio in (0.1, 0.2, 0.3)]
+    work = {each.key(): 2.0 if each.defense[0].params["ratio"] == 0.2 else 1.0 for each in cells}
+
+    def described(each: Step) -> str:
+        what = each.spec.attack.name if each.spec is each.victim else str(each.spec.defense[0].params["ratio"])
+        return f"{each.victim.task} {each.victim.seed} {what}"
+
+    ordered = in_order(steps_of(cells), lambda spec: work.get(spec.key(), 1.0))
+    row = ["none", VICTIM.attack.name, "0.2", "0.1", "0.3"]  # 2 behind a victim behind a clean model; then 1 and 1
+    assert [described(each) for each in ordered] == [
+        *(f"{task} 0 {what}" for what in row for task in (VICTIM.task, "qqp")),
+        *(f"{VICTIM.task} 1 {what}" for what in row),
+    ]
+    assert in_order(ordered, lambda spec: work.get(spec.key(), 1.0)) == ordered
+
+
+def test_what_a_defense_trains_on_is_expected_by_the_names_of_its_hyperparameters():
+    spec = replace(VICTIM, max_length=10, training={**VICTIM.training, "epochs": 2})
+    spec = replace(spec, data=replace(spec.data, train_rows=100, test_rows=50))
+    work = ExpectedWork(parameters=7)
+    # 10 pieces a row: 6 operations for each row trained on, 2 for each of 2 x 50 predicted ones
+    assert work(replace(cell(spec, epochs=3), clean_rows=4)) == 7 * 10 * (6 * 12 + 2 * 100)
+    assert work(replace(cell(spec, epochs=3, search=True, trials=2), clean_rows=4)) == 7 * 10 * (6 * 24 + 2 * 100)
+    assert work(spec) == 7 * 10 * (6 * 200 + 2 * 150)
 
 
 def test_a_victim_comes_just_before_its_first_cell_and_behind_its_clean_model():
