@@ -15,7 +15,7 @@ class Cluster:
     """A head and further nodes, each a group of processes; `environment` is what a driver needs to join (its token)."""
 
     def __init__(self, root: Path) -> None:
-        self._root = root
+        self.root = root
         self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
         with socket.socket() as probe:
@@ -27,9 +27,11 @@ class Cluster:
     def add(self, *flags: str, command: tuple[str, ...] = ()) -> subprocess.Popen:
         """Start a node with one core, and wait until it is there; `command` comes before `ray start`."""
         number = len(self.nodes)
-        folder = self._root / f"n{number}"  # short: sockets lie in it
+        folder = self.root / f"n{number}"  # short: sockets lie in it
         folder.mkdir(parents=True)
-        where = ["--address", self.address] if self.nodes else ["--head", "--port", str(self._port), "--include-dashboard=false"]
+        where = (
+            ["--address", self.address] if self.nodes else ["--head", "--port", str(self._port), "--include-dashboard=false"]
+        )
         start = ["start", *where, "--block", "--num-cpus", "1", "--temp-dir", str(folder), "--object-store-memory", "100000000"]
         node = subprocess.Popen(
             [*command, sys.executable, "-m", "ray.scripts.scripts", *start, *flags],
