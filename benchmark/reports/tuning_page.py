@@ -23,7 +23,7 @@ GOALS = {
     ),
 }
 CHOICES = (
-    "Arrows lead from the default to what was chosen. Trials: all of them; a failed one counts against the budget. Rows trained "
+    "Arrows lead from the default to what was chosen. Trials: a failed one counts against the budget, too. Rows trained "
     "on: over all trials, each row as often as it was visited. Score: what the tuner maximized. CACC and ASR: on validation "
     "rows, in per cent, means over the victims tuned on; the ASR is that of the objective's own trigger. Spread: mean absolute "
     "difference of this ASR between two trials, in points: how much the defense hangs on its hyperparameters."
