@@ -71,5 +71,5 @@ def _read(file: Path, cure: str) -> Tuned:
     try:
         return Tuned.from_json(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error) or "nested too deeply"
+        reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"{file}: not a tuning that this version of bdbench reads ({in_one_line(reason)}); {cure}") from error
