@@ -158,7 +158,7 @@ def test_no_such_file_and_files_that_are_no_tuning_are_refused(run, tmp_path):
         "{}": "no result of bdbench tune with schema 1",
         good.replace('"schema": 1', '"schema": 2'): "no result of bdbench tune with schema 1",
         good.replace('"budget": 2', '"budget": 0'): "budget",
-        good.replace('"budget": 2', '"budget": NaN'): "budget",
+        good.replace('"budget": 2', '"budget": NaN'): "not finite",
         good.replace('"planted"', '"mine"'): "objective",
         good.replace('"searcher": "random", ', ""): "no 'searcher'",
     }.items():

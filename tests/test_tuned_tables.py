@@ -13,7 +13,7 @@ from tunings import setting, tuning
 
 from bdbench.analysis.frame import long_table
 from bdbench.analysis.labels import cell_labels
-from bdbench.analysis.summaries import summarize
+from bdbench.analysis.summaries import cell_names, summarize
 from bdbench.analysis.tables import overall_table, task_tables
 from bdbench.analysis.tunings import Terms
 from bdbench.reports.claims_page import text as claims_page
@@ -86,6 +86,8 @@ def test_a_setting_is_for_the_attacks_that_it_names():
         ({}, {"budget": 16}, ["planted, 8 trials", "planted, 16 trials"]),
         ({}, {"budget": 1}, ["planted, 1 trial", "planted, 8 trials"]),
         ({}, {"objective": "accuracy"}, ["accuracy, 8 trials", "planted, 8 trials"]),
+        ({}, {"tolerance": 0.05, "objective": "accuracy"}, ["accuracy, 8 trials", "planted, 8 trials"]),
+        ({}, {"tolerance": 0.05, "budget": 9}, ["planted, 8 trials", "planted, 9 trials"]),
         ({}, {"tolerance": 0.05}, ["planted, 8 trials, tolerance=0.02", "planted, 8 trials, tolerance=0.05"]),
         ({}, {"trained_rows": None}, ["planted, 8 trials, trained_rows=20000", "planted, 8 trials, trained_rows=any"]),
         ({}, {"searcher": "random"}, ["planted, 8 trials, searcher=optuna (TPE)", "planted, 8 trials, searcher=random"]),
@@ -113,9 +115,21 @@ def test_variants_that_were_tuned_are_told_apart_by_their_defaults_and_follow_th
     both = tuning(*(setting({**default, "ratio": 0.3}, default) for default in variants))
     records = [cell("mix", params={**default, "ratio": ratio}) for default in variants for ratio in (0.5, 0.3)]
     names = [f"mix [select={select}]{tuned}" for select in ("activation", "weight") for tuned in ("", PLANTED[3:])]
-    assert labels(records, both) == dict(zip(names, [["sst2 0.5"], ["sst2 0.3"]] * 2, strict=True))
+    assert list(labels(records, both).items()) == list(zip(names, [["sst2 0.5"], ["sst2 0.3"]] * 2, strict=True))
     page = markdown(records, [both])
     assert page.count("| ratio 0.5 → 0.3 ") == 2
+
+
+def test_two_defaults_that_led_to_one_choice_are_two_rows_of_one_cell():
+    both = tuning(setting(THIRD), setting(THIRD, FIFTH))
+    records = [cell("none"), *(cell("mix", params=params) for params in (HALF, FIFTH, THIRD))]
+    tuned = [f"mix [ratio={ratio}], tuned (planted, 8 trials)" for ratio in (0.2, 0.5)]
+    found = labels(records, both)
+    assert [found[name] for name in tuned] == [["sst2 0.3"]] * 2 and len(found) == 5
+    choices = tables_of(markdown(records, [both]).split("## Tuning")[1])[0][1:]
+    assert [row[1:3] for row in choices] == [[tuned[0], "ratio 0.2 → 0.3"], [tuned[1], "ratio 0.5 → 0.3"]]
+    names = cell_names(summarize(records, [tuning(setting(HALF))]))
+    assert names[records[1].key] == "sst2 / word / mix [ratio=0.5] / seed 0"
 
 
 def test_a_choice_that_needs_other_sets_makes_no_other_row():
@@ -218,6 +232,20 @@ def test_transfer_shows_its_attacks():
     both = tuning(setting(THIRD, attacks=["word"]), setting(THIRD, attacks=["ep", "style"]), objective="transfer")
     tables = tables_of(markdown(records, [both]).split("## Tuning")[1].split("\n## ")[0])
     assert [[row[2] for row in rows] for rows in tables] == [["For attacks", "word", "ep, style"]] * 2
+    assert [row[3] for row in tables[1]] == ["Victims", "1", "1"]
+
+
+def test_a_choice_that_was_tried_twice_is_shown_by_the_trial_that_ended_well():
+    tried = ((HALF, 0.25, 0.75), (THIRD, None, None), (THIRD, 0.5, 0.25))
+    page = markdown(on_two_tasks(), [tuning(setting(THIRD, trials=tried), setting(THIRD, task="qqp"))])
+    (choice,) = tables_of(page.split("## Tuning")[1])[0][1:]
+    assert choice[0] == "sst2" and choice[3:6] == ["3 (1 failed)", "3,000", "0.250 → 0.500"]
+
+
+def test_tasks_with_the_same_choice_have_their_own_rows():
+    records = [cell(d, task=t, params=p) for t in ("sst2", "qqp") for d, p in (("none", {}), ("mix", HALF), ("mix", THIRD))]
+    changes = tables_of(markdown(records, [tuning(setting(THIRD), setting(THIRD, task="qqp"))]).split("## Tuning")[1])[1]
+    assert [row[::2][:2] for row in changes] == [["Task", "Victims"], ["qqp", "1"], ["sst2", "1"]]
 
 
 def test_the_terms_stand_under_every_table_that_has_the_tuned_row():
@@ -231,6 +259,8 @@ def test_the_terms_stand_under_every_table_that_has_the_tuned_row():
     assert page.splitlines().count(line) == 4  # overall, tuning, sst2, qqp
     assert line not in page.split("## imdb")[1].split("\n## ")[0]
     assert latex(records, [of_two_tasks()], document=False).count(tex(line[2:])) == 5  # under each table of the tunings
+    with_another = latex(records, [of_two_tasks(), tuning(setting(THIRD, task="imdb"), budget=9)], document=False)
+    assert with_another == latex(records, [of_two_tasks()], document=False)
     assert "train on any number of rows. S" in markdown(records, [of_two_tasks(trained_rows=None)])
 
 
