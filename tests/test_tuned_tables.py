@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from dataclasses import replace
@@ -233,6 +234,7 @@ def test_transfer_shows_its_attacks():
     tables = tables_of(markdown(records, [both]).split("## Tuning")[1].split("\n## ")[0])
     assert [[row[2] for row in rows] for rows in tables] == [["For attacks", "word", "ep, style"]] * 2
     assert [row[3] for row in tables[1]] == ["Victims", "1", "1"]
+    assert Tuned.from_json(json.loads(json.dumps(both.to_json()))) == both
 
 
 def test_a_choice_that_was_tried_twice_is_shown_by_the_trial_that_ended_well():
@@ -259,6 +261,9 @@ def test_the_terms_stand_under_every_table_that_has_the_tuned_row():
     assert page.splitlines().count(line) == 4  # overall, tuning, sst2, qqp
     assert line not in page.split("## imdb")[1].split("\n## ")[0]
     assert latex(records, [of_two_tasks()], document=False).count(tex(line[2:])) == 5  # under each table of the tunings
+    several = [of_two_tasks(), *(of_two_tasks(objective=name, budget=n) for name, n in (("accuracy", 8), ("planted", 16)))]
+    lines = [line for line in markdown(records, several).splitlines() if line.startswith("- Tuned (")]
+    assert [line[9:].split(",")[0] for line in lines[:3]] == ["accuracy", "planted", "planted"] and "16 trials)" in lines[2]
     with_another = latex(records, [of_two_tasks(), tuning(setting(THIRD, task="imdb"), budget=9)], document=False)
     assert with_another == latex(records, [of_two_tasks()], document=False)
     assert "train on any number of rows. S" in markdown(records, [of_two_tasks(trained_rows=None)])

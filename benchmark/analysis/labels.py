@@ -214,7 +214,7 @@ def _defense_labels(cells: Sequence[CellSpec], tunings: Iterable[Tuned]) -> list
     labels = _plugin_labels([cells[place].defense_name for place, _ in rows], settings, always)
     of_cells: list[list[Label]] = [[] for _ in cells]
     for (place, row), label in zip(rows, labels, strict=True):
-        of_cells[place].append(replace(label, terms=row.terms))
+        of_cells[place].append(replace(label, terms=row.terms) if row.terms else label)
     return of_cells
 
 
