@@ -14,7 +14,9 @@ from bdbench.analysis.labels import Label
 from bdbench.analysis.provenance import UnequalVictim, unequal_victims
 from bdbench.analysis.standing import Victim, victims
 from bdbench.analysis.summaries import Summary, summarize
+from bdbench.analysis.tunings import rows_of_cells
 from bdbench.specs.records import Record
+from bdbench.specs.tuned import Tuned
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Evidence:
 
     `summaries` are of all cells of the protocol, `settings` in the order of the tables. `victims` are all with a trigger;
     those that do not work are left out. `unequal_victims` name cells that ended well and do not count, and why.
-    `older_cells` counts the cells of each older protocol.
+    `older_cells` counts the cells of each older protocol, `tuned_cells` those that only a tuning chose.
     """
 
     summaries: tuple[Summary, ...]
@@ -44,6 +46,7 @@ class Evidence:
     victims: tuple[Victim, ...]
     unequal_victims: tuple[UnequalVictim, ...]
     older_cells: dict[int, int]
+    tuned_cells: int = 0
 
     @property
     def cells(self) -> list[Record]:
@@ -56,9 +59,14 @@ class Evidence:
         return [victim for victim in self.victims if not victim.works]
 
 
-def gather(records: Iterable[Record]) -> Evidence:
-    """The evidence in `records`. Raises ValueError if a cell occurs twice."""
-    records = list(records)
+def gather(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> Evidence:
+    """The evidence in `records`. Raises ValueError if a cell occurs twice.
+
+    Cells that only a tuning chose are left out: the claims are about each defense as the paper has it.
+    """
+    everything = list(records)
+    rows = rows_of_cells([record.spec for record in everything], tunings)
+    records = [record for record, of_cell in zip(everything, rows, strict=True) if of_cell[0].terms is None]
     cells_by_protocol = Counter(record.spec.victim.protocol for record in records)
     newest = max(cells_by_protocol, default=None)
     summaries = tuple(summarize(record for record in records if record.spec.victim.protocol == newest))
@@ -74,4 +82,11 @@ def gather(records: Iterable[Record]) -> Evidence:
                 of_setting.setdefault(summary.attack, []).append(record)
     settings = (SettingEvidence(setting, counting[setting]) for setting in sorted(counting, key=lambda label: label.rank))
     older_cells = {protocol: count for protocol, count in sorted(cells_by_protocol.items()) if protocol != newest}
-    return Evidence(summaries, tuple(settings), tuple(victim_by_key.values()), tuple(unequal), older_cells)
+    return Evidence(
+        summaries,
+        tuple(settings),
+        tuple(victim_by_key.values()),
+        tuple(unequal),
+        older_cells,
+        tuned_cells=len(everything) - len(records),
+    )

@@ -12,6 +12,7 @@ from bdbench.analysis.labels import Label
 from bdbench.analysis.standing import Shortfall, Victim, majority_share, victims
 from bdbench.analysis.summaries import Summary, summarize
 from bdbench.specs.records import Record
+from bdbench.specs.tuned import Tuned
 
 LONG_COLUMNS = {
     "task": "str",
@@ -39,9 +40,10 @@ LONG_COLUMNS = {
 }
 
 
-def long_table(records: Iterable[Record]) -> pd.DataFrame:
+def long_table(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> pd.DataFrame:
     """One row per (task, attack, defense) in their settings, with the columns of `LONG_COLUMNS`.
 
+    - `defense` says on what terms a tuning of the folder chose the hyperparameters: `e-pur, tuned (planted, 8 trials)`.
     - `seeds`, `failed` and `skipped` count cells.
     - Means and deviations are fractions in [0, 1] over the seeds that finished. The deviation has ddof = 1 and is missing
       with fewer than two. ASR, base rate (of the same rows without the trigger) and floor are missing where the attack has
@@ -54,7 +56,7 @@ def long_table(records: Iterable[Record]) -> pd.DataFrame:
 
     Raises ValueError if a cell occurs twice.
     """
-    summaries = summarize(records)
+    summaries = summarize(records, tunings)
     victims_by_attack: dict[tuple[Label, Label], list[Victim]] = {}
     for victim in victims(summaries).values():
         victims_by_attack.setdefault((victim.task, victim.attack), []).append(victim)

@@ -1,16 +1,19 @@
 """Names for cells: what tells one task, attack or defense from another.
 
 Where one directory holds several settings of a task, an attack or a defense, the fields that differ become part of its
-label: `fine-mixing [ratio=0.5]`. Cells with equal labels differ in their seeds alone.
+label: `fine-mixing [ratio=0.5]`. Cells with equal labels differ in their seeds alone. Only of a tuned defense,
+`fine-mixing, tuned (planted, 8 trials)`, the cells differ in the hyperparameters that were chosen for each task as well.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from typing import Any
 
+from bdbench.analysis.tunings import Terms, rows_of_cells
 from bdbench.params import Value
+from bdbench.specs.tuned import Tuned, setting_of
 from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec, component_names
 
 Setting = Mapping[str, Value]  # the value of every field that may become part of a label
@@ -24,10 +27,19 @@ DIGEST_DIGITS = 8  # of 64, or more where these are the same: enough to tell the
 
 @dataclass(frozen=True)
 class Label:
-    """A name and the fields that tell it from others of the same name; equal labels are one row or column."""
+    """A name and the fields that tell it from others of the same name; equal labels are one row or column.
+
+    That of a tuned defense has the fields of the default that it was tuned from, and the terms of the tuning.
+    """
 
     name: str
     variant: tuple[tuple[str, Value], ...] = ()
+    terms: Terms | None = None
+
+    @property
+    def is_upper_bound(self) -> bool:
+        """Whether it was tuned with what no defender knows."""
+        return self.terms is not None and self.terms.is_upper_bound
 
     @property
     def suffix(self) -> str:
@@ -35,13 +47,14 @@ class Label:
         return f"[{', '.join(f'{field}={value}' for field, value in self.variant)}]" if self.variant else ""
 
     def __str__(self) -> str:
-        return f"{self.name} {self.suffix}".rstrip()
+        text = f"{self.name} {self.suffix}".rstrip()
+        return text if self.terms is None else f"{text}, tuned ({self.terms})"
 
     @property
     def rank(self) -> tuple[Any, ...]:
-        """Sort key: `none`, then plain names, then compositions, each alphabetical; numbers as numbers."""
+        """Sort key: `none`, then plain names, then compositions, each alphabetical; numbers as numbers; tuned after default."""
         values = tuple((field, isinstance(value, str), value) for field, value in self.variant)
-        return (self.name != "none", "+" in self.name, self.name, values)
+        return (self.name != "none", "+" in self.name, self.name, values, self.terms.rank if self.terms else ())
 
 
 @dataclass(frozen=True)
@@ -67,22 +80,28 @@ class CellLabels:
         return (self.task.rank, self.attack.rank, self.defense.rank)
 
 
-def label_cells(cells: Sequence[CellSpec]) -> list[CellLabels]:
-    """The labels of every cell, in the order of `cells`. They depend on which cells there are, not on their order."""
+def label_cells(cells: Sequence[CellSpec], tunings: Iterable[Tuned] = ()) -> list[list[CellLabels]]:
+    """The labels of every cell, one for each row that it is in, in the order of `cells`; the ordinary row comes first.
+
+    They depend on which cells and tunings there are, not on their order.
+    """
     settings = task_settings([cell.victim for cell in cells])
     tasks = _task_labels([cell.victim.task for cell in cells], settings)
     differing = {field for task in tasks for field, _ in task.variant}
     shared = [_label("", setting, (field for field in setting if field in differing)) for setting in settings]
     models = [str(setting["model"]) for setting in settings]
-    columns = (tasks, _attack_labels(cells), _defense_labels(cells), shared, models)
-    return [CellLabels(*labels) for labels in zip(*columns, strict=True)]
+    columns = (tasks, _attack_labels(cells), _defense_labels(cells, tunings), shared, models)
+    return [
+        [CellLabels(task, attack, defense, setting, model) for defense in defenses]
+        for task, attack, defenses, setting, model in zip(*columns, strict=True)
+    ]
 
 
-def cell_labels(cells: Iterable[CellSpec]) -> dict[str, str]:
+def cell_labels(cells: Iterable[CellSpec], tunings: Iterable[Tuned] = ()) -> dict[str, str]:
     """For people: the key of every cell, and of its victim, to task / attack / defense / seed, told apart as in a table."""
     cells = list(cells)
     text_by_key = {}
-    for cell, labels in zip(cells, label_cells(cells), strict=True):
+    for cell, (labels, *_) in zip(cells, label_cells(cells, tunings), strict=True):
         seed = f"seed {cell.victim.seed}"
         text_by_key[cell.victim.key()] = f"{labels.task} / {labels.attack} / {seed}"
         text_by_key[cell.key()] = f"{labels} / {seed}"
@@ -174,12 +193,29 @@ def _attack_labels(cells: Sequence[CellSpec]) -> list[Label]:
     return _plugin_labels([attack.name for attack in attacks], [_plugin_setting(attack) for attack in attacks])
 
 
-def _defense_labels(cells: Sequence[CellSpec]) -> list[Label]:
-    """Clean sets of several sizes or ways of drawing in one directory are told apart at every defense that has one."""
-    settings = [_defense_setting(cell) for cell in cells]
+def _defense_labels(cells: Sequence[CellSpec], tunings: Iterable[Tuned]) -> list[list[Label]]:
+    """The labels of each cell's defense, one for each row that it is in.
+
+    Clean sets of several sizes or ways of drawing in one directory are told apart at every defense that has one.
+    """
+    rows = [(place, row) for place, of_cell in enumerate(rows_of_cells(cells, tunings)) for row in of_cell]
+    sets_of_default: dict[Hashable, Setting] = {}
+    if any(row.terms for _, row in rows):
+        sets_of_default = {setting_of(row.components): _set_fields(cells[place]) for place, row in rows if row.terms is None}
+    settings = []
+    for place, row in rows:
+        sets = own_sets = _set_fields(cells[place])
+        if row.terms and (of_default := sets_of_default.get(setting_of(row.components))):
+            # a tuning may change whether there is such a set, which makes no other row
+            sets = {field: own_sets.get(field, value) for field, value in of_default.items()}
+        settings.append({**sets, **component_fields(row.components)})
     with_clean_set = [setting for setting in settings if "clean_rows" in setting]
     always = [field for field in ("clean_rows", "even_classes") if _count_distinct(with_clean_set, [field]) > 1]
-    return _plugin_labels([cell.defense_name for cell in cells], settings, always)
+    labels = _plugin_labels([cells[place].defense_name for place, _ in rows], settings, always)
+    of_cells: list[list[Label]] = [[] for _ in cells]
+    for (place, row), label in zip(rows, labels, strict=True):
+        of_cells[place].append(replace(label, terms=row.terms) if row.terms else label)
+    return of_cells
 
 
 def _plugin_labels(names: Sequence[str], settings: Sequence[Setting], always: Sequence[str] = ()) -> list[Label]:
@@ -205,14 +241,20 @@ def _plugin_setting(plugin: PluginSpec) -> dict[str, Value]:
     return {**plugin.params, "version": plugin.version}
 
 
-def _defense_setting(cell: CellSpec) -> dict[str, Value]:
-    """What its sets are, and the fields of all components; a composition names the component: `fine-mixing.ratio`."""
-    setting: dict[str, Value] = {}
+def _set_fields(cell: CellSpec) -> dict[str, Value]:
+    """What the sets are that a defense gets."""
+    fields: dict[str, Value] = {}
     if cell.clean_rows:
-        setting |= {"clean_rows": cell.clean_rows, "even_classes": cell.even_classes}
+        fields |= {"clean_rows": cell.clean_rows, "even_classes": cell.even_classes}
     if cell.validation_rows:
-        setting["validation_rows"] = cell.validation_rows
-    for name, part in zip(component_names(cell.defense), cell.defense, strict=True):
-        prefix = f"{name}." if len(cell.defense) > 1 else ""
-        setting |= {prefix + field: value for field, value in _plugin_setting(part).items()}
-    return setting
+        fields["validation_rows"] = cell.validation_rows
+    return fields
+
+
+def component_fields(defense: tuple[PluginSpec, ...]) -> dict[str, Value]:
+    """The fields of all components; a composition names the component: `fine-mixing.ratio`."""
+    fields: dict[str, Value] = {}
+    for name, part in zip(component_names(defense), defense, strict=True):
+        prefix = f"{name}." if len(defense) > 1 else ""
+        fields |= {prefix + field: value for field, value in _plugin_setting(part).items()}
+    return fields

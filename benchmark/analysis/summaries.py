@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from bdbench.analysis.labels import CellLabels, Label, label_cells
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Record
+from bdbench.specs.tuned import Tuned
 
 
 @dataclass(frozen=True)
@@ -69,27 +70,31 @@ class Summary:
         return [record.metrics[metric] for record in self.records if metric in (record.metrics or {})]
 
 
-def summarize(records: Iterable[Record]) -> list[Summary]:
+def summarize(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> list[Summary]:
     """Cells grouped over seeds and labeled, in the order of the tables, whatever the order of `records`.
 
-    Raises ValueError if a cell occurs twice.
+    A cell that one of the folder's tunings chose is in the summary of the tuned defense. Raises ValueError if a cell occurs
+    twice.
     """
     by_seed = sorted(records, key=lambda record: (record.spec.victim.seed, record.key))
     records_by_labels: dict[CellLabels, list[Record]] = {}
-    for labels, record in zip(label_cells([record.spec for record in by_seed]), by_seed, strict=True):
-        of_labels = records_by_labels.setdefault(labels, [])
-        if any(other.spec.victim.seed == record.spec.victim.seed for other in of_labels):
-            raise ValueError(f"two records of the same cell: {record.spec.label()}")
-        of_labels.append(record)
+    for labels_of_cell, record in zip(label_cells([record.spec for record in by_seed], tunings), by_seed, strict=True):
+        for labels in labels_of_cell:
+            of_labels = records_by_labels.setdefault(labels, [])
+            if any(other.spec.victim.seed == record.spec.victim.seed for other in of_labels):
+                raise ValueError(f"two records of the same cell: {record.spec.label()}")
+            of_labels.append(record)
     in_order = sorted(records_by_labels, key=lambda labels: labels.rank)
     return [Summary(labels, tuple(records_by_labels[labels])) for labels in in_order]
 
 
 def cell_names(summaries: Iterable[Summary]) -> dict[str, str]:
-    """For people: the key of every cell to task / attack / defense / seed, labeled as in the tables."""
-    return {
-        record.key: f"{summary.labels} / seed {record.spec.victim.seed}" for summary in summaries for record in summary.records
-    }
+    """For people: the key of every cell to task / attack / defense / seed, labeled as in the first of its rows."""
+    names: dict[str, str] = {}
+    for summary in summaries:
+        for record in summary.records:
+            names.setdefault(record.key, f"{summary.labels} / seed {record.spec.victim.seed}")
+    return names
 
 
 def longest_needs(recorded: Iterable[tuple[str, ...]]) -> tuple[str, ...]:

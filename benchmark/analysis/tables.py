@@ -20,6 +20,7 @@ from bdbench.analysis.printed import ABSENT, METRICS, percent, points
 from bdbench.analysis.standing import Shortfall, Victim, victims
 from bdbench.analysis.summaries import Summary, longest_needs, summarize
 from bdbench.specs.records import Record
+from bdbench.specs.tuned import Tuned
 
 FAILED, SKIPPED, NO_TRIGGER = "failed", "skipped", "n/a"  # in place of a number
 MARKS = {  # of a row that is not averaged: one for each reason
@@ -92,29 +93,30 @@ class Table:
 
     @property
     def records(self) -> tuple[Record, ...]:
-        return tuple(record for summary in self.summaries for record in summary.records)
+        """Each cell once, though it may be in several rows."""
+        return tuple({id(record): record for summary in self.summaries for record in summary.records}.values())
 
     @property
     def all_rows(self) -> tuple[Row, ...]:
         return (*self.rows, *self.averages, *self.deviations)
 
 
-def task_tables(records: Iterable[Record]) -> list[Table]:
+def task_tables(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> list[Table]:
     """One table per task and setting: a row per attack, then the average if there are two attacks or more.
 
     Raises ValueError if a cell occurs twice.
     """
-    summaries_by_task = _grouped(summarize(records), lambda summary: summary.task)
+    summaries_by_task = _grouped(summarize(records, tunings), lambda summary: summary.task)
     return [_task_table(task, summaries) for task, summaries in summaries_by_task.items()]
 
 
-def overall_table(records: Iterable[Record]) -> Table | None:
+def overall_table(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> Table | None:
     """The average row of every task, then their mean for each setting that has two tasks or more; None without records.
 
     Tasks run with different models, data sources or other differing settings are not averaged together. Raises ValueError
     if a cell occurs twice.
     """
-    summaries = summarize(records)
+    summaries = summarize(records, tunings)
     if not summaries:
         return None
     defenses = _in_order(summary.defense for summary in summaries)
@@ -249,10 +251,12 @@ def _counted(rows: Sequence[Row], of: str) -> str:
 def _with_best(pairs: Sequence[Pair], defenses: Sequence[Label]) -> tuple[Pair, ...]:
     """The pairs of a row with the best entry of each metric marked, if two defenses or more have a number.
 
-    The undefended victim competes with none of them. Ties are judged by the printed number.
+    The undefended victim and upper bounds, which no defender reaches, compete with none of them. Ties are judged by the
+    printed number.
     """
     marked = [dict(pair) for pair in pairs]
-    defended = [pair for pair, defense in zip(marked, defenses, strict=True) if defense.name != "none"]
+    competing = [defense.name != "none" and not defense.is_upper_bound for defense in defenses]
+    defended = [pair for pair, competes in zip(marked, competing, strict=True) if competes]
     for metric, shown in METRICS.items():
         rivals = [pair for pair in defended if pair[metric].mean is not None]
         if len(rivals) < 2:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -52,6 +52,9 @@ def run(
     clip: Annotated[Text, typer.Option(help="the victim's training: largest gradient norm")] = None,
     attack_param: Annotated[list[str] | None, typer.Option("-A", help="ATTACK.PARAMETER=VALUE; repeatable")] = None,
     defense_param: Annotated[list[str] | None, typer.Option("-D", help="DEFENSE.PARAMETER=VALUE; repeatable")] = None,
+    tuned: Annotated[
+        list[Path] | None, typer.Option("--tuned", help="a file of bdbench tune, whose settings are run as well; repeatable")
+    ] = None,
     precision: Annotated[Text, typer.Option(help="auto (bf16 where the machine has it), bf16 or fp32")] = None,
     plugin: Plugins = None,
     inline: Annotated[bool, typer.Option("--inline", help="run in this process, one cell after another, without Ray")] = False,
@@ -97,7 +100,7 @@ def run(
     ) | row_counts(train_rows=train_rows, validation_rows=validation_rows, test_rows=test_rows)
     if inline and address is not None:
         raise UsageError(f"--inline --address {address}: a run is in this process or on a cluster; leave one out")
-    plan = select(preset, overrides, device)
+    plan = select(preset, overrides, device, tuned or ())
     if dry_run:
         print_cells(plan)
         return
@@ -107,11 +110,13 @@ def run(
     from bdbench.matrix.lock import locked
     from bdbench.matrix.plan import site_for
     from bdbench.matrix.results import Results
+    from bdbench.matrix.tuned_files import keep_tuned
     from bdbench.matrix.victim_store import VictimStore
     from bdbench.matrix.worker import Worker
 
     with locked(out):
         results, store = Results(out), VictimStore(victims).prepare()
+        keep_tuned(out, plan.tunings)
         time_limit = TimeLimit(cell_timeout, count_weights(plan.model_folder), threads)
         site = site_for(plan, plugins, threads, device)
         worker = Worker(site, store.folder, typed_values(preset, overrides), time_limit=time_limit)
@@ -120,16 +125,17 @@ def run(
         finish(plan, results, execution, time.monotonic() - began)
 
 
-def select(preset: str, overrides: Mapping[str, Any], device: str) -> Plan:
-    """The plan of a preset with the user's values over its own; warnings go to standard error."""
+def select(preset: str, overrides: Mapping[str, Any], device: str, tuned: Iterable[Path] = ()) -> Plan:
+    """The plan of a preset with the user's values over its own, and with the tuned ones; warnings go to standard error."""
     from bdbench.matrix.presets import PRESETS
 
     if preset not in PRESETS:
         raise UsageError(f"no preset named '{preset}'{nearest(preset, PRESETS)}; known: {', '.join(PRESETS)}")
     selection = PRESETS[preset].select(overrides)
     from bdbench.matrix.plan import plan  # imports torch: after what can be refused without it
+    from bdbench.matrix.tuned_files import read_tuned
 
-    planned = plan(selection, device)
+    planned = plan(selection, device, [read_tuned(file) for file in tuned])
     for warning in planned.warnings:
         typer.echo(f"warning: {warning}", err=True)
     return planned
@@ -138,7 +144,7 @@ def select(preset: str, overrides: Mapping[str, Any], device: str) -> Plan:
 def print_cells(plan: Plan) -> None:
     from bdbench.analysis.labels import cell_labels
 
-    labels = cell_labels(plan.cells)
+    labels = cell_labels(plan.cells, plan.tunings)
     for cell in plan.cells:
         typer.echo(f"{cell.key()}  {labels[cell.key()]}")
     typer.echo(f"{len(plan.cells)} cells on {len(plan.victims)} victims", err=True)
@@ -191,7 +197,7 @@ def execute_missing(
     progress = MatrixProgress(
         len(cells),
         len(steps) - len(cells),
-        labels=cell_labels(plan.cells),
+        labels=cell_labels(plan.cells, plan.tunings),
         steps=steps,
         status=StatusFile.in_folder(results.folder),
     )
@@ -223,10 +229,12 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -
     Raises StorageError if a result or a table could not be written.
     """
     from bdbench.matrix.results import read_records
+    from bdbench.matrix.tuned_files import read_kept
     from bdbench.reports.files import write_report
 
     try:
-        for file in write_report(results.folder, read_records(results.folder)):  # with what another process may have added
+        # with what another process may have added
+        for file in write_report(results.folder, read_records(results.folder), read_kept(results.folder)):
             typer.echo(file)
     except StorageError as error:
         raise execution.error or error from None

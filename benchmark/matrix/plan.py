@@ -25,6 +25,8 @@ from bdbench.fence import refusing
 from bdbench.matrix.graph import victims_of
 from bdbench.matrix.selection import Selection, attacks_of, defenses_of, distinct
 from bdbench.matrix.sizes import checked_rows, data_spec, overlaps, row_count
+from bdbench.matrix.tuned import tuned_defenses
+from bdbench.matrix.tuned_files import TunedFile
 from bdbench.plugin_files import PluginFile
 from bdbench.protocol.environment import source_digest
 from bdbench.protocol.plugins import needs_of, plugin_spec
@@ -33,6 +35,7 @@ from bdbench.protocol.site import Site
 from bdbench.protocol.sources import load
 from bdbench.registry import TASKS
 from bdbench.specs.checked import checked
+from bdbench.specs.tuned import Tuned
 from bdbench.specs.work import CellSpec, VictimSpec
 from bdbench.tasks.base import Task
 
@@ -41,7 +44,8 @@ from bdbench.tasks.base import Task
 class Plan:
     """The cells in the order they are to be run, where their model and data are, and what the user should be warned of.
 
-    `model` is how the user named the model: a directory, or a name by which any machine finds it.
+    `model` is how the user named the model: a directory, or a name by which any machine finds it. `tunings` chose the
+    hyperparameters of some cells.
 
     Every task comes to its first attack before any comes to its second, and to a seed before any comes to the next, so that
     a run that is cut short has the same rows for all tasks.
@@ -52,6 +56,7 @@ class Plan:
     data_folder: Path | None
     model: str
     warnings: tuple[str, ...] = ()
+    tunings: tuple[Tuned, ...] = ()
 
     @property
     def victims(self) -> tuple[VictimSpec, ...]:
@@ -59,19 +64,23 @@ class Plan:
         return victims_of(self.cells)
 
 
-def plan(selection: Selection, device: str = "auto") -> Plan:
+def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[TunedFile] = ()) -> Plan:
     """Check everything that can be checked without training, and spell the cells out.
+
+    A defense is run with its selected hyperparameters and with those that the files chose for the task.
 
     Raises UsageError for whatever cannot be run; see the module of the part that refuses it.
     """
     tasks = distinct("task", selection.tasks)
-    attacks, defenses = attacks_of(selection), defenses_of(selection)
+    attacks = attacks_of(selection)
+    tuned = tuned_defenses(tuned_files, tasks, [attack.name for attack in attacks], defenses_of(selection))
+    defenses = tuned.all
     recipe, asked_precision = Recipe.build(selection.training), _precision(selection.precision, torch_device(device))
     _check_counts(selection)
     model = find_model(selection.model, selection.model_digest)
     source, folder = data_source(selection.data)
     tokenizer = load_tokenizer(model.folder)
-    warnings: list[str] = []
+    warnings: list[str] = [*tuned.warnings]
     for attack in attacks:
         with refusing(f"'{attack.name}'"):
             warnings += attack.warnings(tokenizer)
@@ -106,12 +115,13 @@ def plan(selection: Selection, device: str = "auto") -> Plan:
                 _check_target(attack, len(task.label_names))
                 with refusing(f"'{attack.name}'"):
                     attack.check(rows.train, len(task.label_names), tokenizer, selection.max_length)
-                cells[seed, attack, task_name] = [_cell(victim, parts, sets) for parts in defenses]
+                cells[seed, attack, task_name] = [_cell(victim, parts, sets) for parts in tuned.of(task_name, attack.name)]
     in_order = itertools.product(selection.seeds, attacks, tasks)
     ordered_cells = tuple(cell for place in in_order for cell in cells[place])
     for cell in ordered_cells:
         _check_spec(cell)
-    return Plan(ordered_cells, model.folder, folder, selection.model, tuple(dict.fromkeys(warnings)))
+    tunings = tuple(file.tuned for file in tuned_files)
+    return Plan(ordered_cells, model.folder, folder, selection.model, tuple(dict.fromkeys(warnings)), tunings)
 
 
 def data_source(data: str) -> tuple[str, Path | None]:

@@ -13,6 +13,7 @@ from bdbench.analysis.summaries import cell_names
 from bdbench.reports.markdown import escaped, github_table
 from bdbench.reports.words import WORKS, cautions, cells_on_other_victims, left_out, not_judged
 from bdbench.specs.records import Record
+from bdbench.specs.tuned import Tuned
 
 ALL_TASKS = "all tasks"
 HOW_TO_READ = (
@@ -32,12 +33,12 @@ SETTINGS = (
 )
 
 
-def text(records: Iterable[Record]) -> str:
-    """The claims page in Markdown.
+def text(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> str:
+    """The claims page in Markdown; cells that only a tuning chose are left out.
 
     Raises UsageError if a method has two cells on the same victim, and ValueError if a cell occurs twice.
     """
-    evidence = gather(records)
+    evidence = gather(records, tunings)
     lines = ["# Claims", "", HOW_TO_READ, "", HOW_TO_JUDGE, ""]
     for remark in (_coverage(evidence), *_remarks(evidence)):
         lines += [escaped(remark), ""]
@@ -68,6 +69,11 @@ def _remarks(evidence: Evidence) -> list[str]:
         f"{count} cells of protocol {protocol} are left out: cells of different protocols are not averaged together."
         for protocol, count in evidence.older_cells.items()
     ]
+    if evidence.tuned_cells:
+        remarks.append(
+            f"{evidence.tuned_cells} cells with hyperparameters that a tuning chose are left out: the claims compare defenses "
+            "with their default ones."
+        )
     if evidence.unequal_victims:
         remarks.append(
             "These cells are left out, because they did not stand on the same victim as its undefended cell "

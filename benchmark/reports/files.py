@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bdbench.analysis.frame import long_table
@@ -11,21 +11,22 @@ from bdbench.files import write_whole
 from bdbench.reports.latex import latex
 from bdbench.reports.markdown import markdown
 from bdbench.specs.records import Record
+from bdbench.specs.tuned import Tuned
 
 
-def write_report(directory: Path, records: Iterable[Record]) -> list[Path]:
+def write_report(directory: Path, records: Iterable[Record], tunings: Sequence[Tuned] = ()) -> list[Path]:
     """Write leaderboard.md, .csv, .tex and leaderboard-tables.tex into `directory`; returns their paths.
 
-    The bytes depend on the records alone, not on their order. Each file appears whole or not at all. Raises ValueError
-    if a cell occurs twice.
+    The bytes depend on the records and tunings alone, not on their order. Each file appears whole or not at all. Raises
+    ValueError if a cell occurs twice.
     """
     records = list(records)
     texts = {
-        "leaderboard.md": markdown(records),
+        "leaderboard.md": markdown(records, tunings),
         # quoted, since Python before 3.13 leaves a lone carriage return without quotes, which readers take for a line's end
-        "leaderboard.csv": long_table(records).to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC),
-        "leaderboard.tex": latex(records, document=True),
-        "leaderboard-tables.tex": latex(records, document=False),
+        "leaderboard.csv": long_table(records, tunings).to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC),
+        "leaderboard.tex": latex(records, tunings, document=True),
+        "leaderboard-tables.tex": latex(records, tunings, document=False),
     }
     directory.mkdir(parents=True, exist_ok=True)
     return [_write_text(directory / name, text) for name, text in texts.items()]

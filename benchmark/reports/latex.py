@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -14,8 +14,10 @@ from bdbench.analysis.labels import Label
 from bdbench.analysis.printed import METRICS, percent
 from bdbench.analysis.standing import Shortfall
 from bdbench.analysis.tables import MARKS, Entry, Row, Table, overall_table, task_tables
+from bdbench.reports.tuning_page import TextTable, terms_of, tuning_tables
 from bdbench.reports.words import HEADINGS, caption, counts, definitions, notes, one_line
 from bdbench.specs.records import Record
+from bdbench.specs.tuned import Tuned
 
 # More column pairs than this, without and with deviations, would shrink to an unreadable size on a page.
 PAIRS_PER_PART = 6
@@ -44,6 +46,7 @@ _TEX = {
     "±": r"$\pm$",
     "–": r"\textendash{}",
     "…": r"\dots{}",
+    "→": r"$\rightarrow$",
     MARKS[Shortfall.ASR]: r"$^{\dagger}$",
     MARKS[Shortfall.UNKNOWN]: r"$^{\ddagger}$",
     MARKS[Shortfall.BASE]: r"$^{\S}$",
@@ -52,16 +55,19 @@ _TEX = {
 }
 
 
-def latex(records: Iterable[Record], *, document: bool) -> str:
+def latex(records: Iterable[Record], tunings: Sequence[Tuned] = (), *, document: bool) -> str:
     """The tables in LaTeX: a document that compiles as it is, or a fragment to `\\input`; ASCII only.
 
     Raises ValueError if a cell occurs twice.
     """
     records = list(records)
-    overall = overall_table(records)
-    tables = [overall, *task_tables(records)] if overall else []
-    parts = [part for number, table in enumerate(tables) for part in _parts(table, number)]
-    return _template().render(document=document, summary=tex(counts(records)), parts=parts, headings=HEADINGS)
+    overall = overall_table(records, tunings)
+    tables = [overall, *task_tables(records, tunings)] if overall else []
+    parts = [part for number, table in enumerate(tables) for part in _parts(table, number, terms_of(table, tunings))]
+    of_tunings = [_text_table(table, number) for number, table in enumerate(tuning_tables(records, tunings))]
+    return _template().render(
+        document=document, summary=tex(counts(records)), parts=parts, headings=HEADINGS, of_tunings=of_tunings
+    )
 
 
 def tex(text: str) -> str:
@@ -89,7 +95,7 @@ def _template() -> jinja2.Template:
     return environment.from_string(source)
 
 
-def _parts(table: Table, number: int) -> list[dict[str, Any]]:
+def _parts(table: Table, number: int, terms: Sequence[str]) -> list[dict[str, Any]]:
     """A wide table cut into several that fit a page, the notes under the last one; what the template reads of each."""
     has_std = any(entry.std is not None for row in table.rows for pair in row.entries for entry in pair.values())
     widest = PAIRS_PER_PART_WITH_STD if has_std else PAIRS_PER_PART
@@ -108,18 +114,31 @@ def _parts(table: Table, number: int) -> list[dict[str, Any]]:
                 "heads": [_head(defense) for defense in table.defenses[columns]],
                 "rows": [_row(row, columns) for row in table.rows],
                 "averages": [_row(row, columns) for row in (*table.averages, *table.deviations)],
-                "notes": [tex(note) for note in (*definitions(table), *notes(table))] if place == len(starts) else [],
+                "notes": [tex(note) for note in (*definitions(table), *terms, *notes(table))] if place == len(starts) else [],
             }
         )
     return parts
 
 
 def _head(defense: Label) -> str:
-    """The defense's name; a composition or a variant on several lines, so that a pair of columns stays narrow."""
+    """The defense's name; a composition, a variant or a tuned one on several lines, so that a pair of columns stays narrow."""
     *first, last = defense.name.split("+")
     lines = [tex(f"{name}+") for name in first] + [tex(last)] + ([tex(defense.suffix)] if defense.variant else [])
+    if defense.terms:
+        lines += [tex(line) for line in f"tuned ({defense.terms})".replace(", ", ",\n").splitlines()]
     stacked = r"\\".join(lines)
     return rf"\shortstack{{{stacked}}}" if len(lines) > 1 else stacked
+
+
+def _text_table(table: TextTable, number: int) -> dict[str, Any]:
+    """What the template reads of a table of texts."""
+    return {
+        "caption": tex(f"Tuning: {table.title[0].lower()}{table.title[1:]}."),
+        "label": f"tab:bdbench-tuning-{number}",
+        "columns": "l" * table.words + "r" * (len(table.headers) - table.words),
+        "rows": [[tex(text) for text in row] for row in (table.headers, *table.rows)],
+        "notes": [tex(note) for note in (*table.terms, table.note)],
+    }
 
 
 def _row(row: Row, columns: slice) -> list[str]:

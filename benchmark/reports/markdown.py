@@ -8,25 +8,29 @@ from collections.abc import Iterable, Sequence
 from tabulate import tabulate
 
 from bdbench.analysis.printed import METRICS, percent
-from bdbench.analysis.summaries import summarize
+from bdbench.analysis.summaries import Summary, summarize
 from bdbench.analysis.tables import FAILED, SKIPPED, Entry, Table, overall_table, task_tables
+from bdbench.reports.tuning_page import TextTable, terms_of, tuning_tables
 from bdbench.reports.words import HEADINGS, caption, cautions, counts, definitions, exception_line, notes, one_line, rates
 from bdbench.specs.records import Record
+from bdbench.specs.tuned import Tuned
 
 
-def markdown(records: Iterable[Record]) -> str:
+def markdown(records: Iterable[Record], tunings: Sequence[Tuned] = ()) -> str:
     """The whole leaderboard as a Markdown page. Raises ValueError if a cell occurs twice."""
     records = list(records)
     lines = ["# Leaderboard", "", "Defenses against backdoors in fine-tuned language models, by `bdbench`.", ""]
     lines += [counts(records), ""]
     for caution in cautions(records):
         lines += [escaped(caution), ""]
-    if overall := overall_table(records):
+    if overall := overall_table(records, tunings):
         lines += [*_bullets(definitions(overall)), ""]
-        lines += _section(overall, notes(overall))
-        for table in task_tables(records):
-            lines += _section(table, [rates(table), *notes(table)])
-    lines += _unfinished(records, FAILED, "Failed cells") + _unfinished(records, SKIPPED, "Skipped cells")
+        lines += _section(overall, [*terms_of(overall, tunings), *notes(overall)])
+        lines += _tuning(tuning_tables(records, tunings))
+        for table in task_tables(records, tunings):
+            lines += _section(table, [rates(table), *terms_of(table, tunings), *notes(table)])
+    summaries = summarize(records, tunings)
+    lines += _unfinished(summaries, FAILED, "Failed cells") + _unfinished(summaries, SKIPPED, "Skipped cells")
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -67,6 +71,15 @@ def _section(table: Table, remarks: Iterable[str]) -> list[str]:
     ]
 
 
+def _tuning(tables: Sequence[TextTable]) -> list[str]:
+    lines = ["## Tuning", "", *_bullets(tables[0].terms), ""] if tables else []
+    for table in tables:
+        rows = [[*map(escaped, row[: table.words]), *row[table.words :]] for row in table.rows]
+        lines += [f"### {table.title}", "", github_table(rows, table.headers, left=range(table.words)), ""]
+        lines += [*_bullets([table.note]), ""]
+    return lines
+
+
 def _bullets(texts: Iterable[str]) -> list[str]:
     return [f"- {escaped(text)}" for text in texts]
 
@@ -89,10 +102,10 @@ def _entry(entry: Entry) -> str:
     return (f"**{number}**" if entry.best else number) + mark
 
 
-def _unfinished(records: Iterable[Record], status: str, title: str) -> list[str]:
+def _unfinished(summaries: Iterable[Summary], status: str, title: str) -> list[str]:
     """The cells of a status with the reason; seeds that ended for the same reason share a line."""
     seeds_by_cell: dict[tuple[str, str], list[int]] = {}
-    for summary in summarize(records):
+    for summary in summaries:
         for record in summary.records:
             if record.status == status:
                 reason = exception_line(record.error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Annotated, Any, Literal
 
@@ -50,6 +51,10 @@ class TunedSetting:
     chosen: tuple[PluginSpec, ...]
     trials: tuple[Trial, ...]
 
+    def is_for(self, attack: str) -> bool:
+        """Whether it is for the victims of the attack of this name."""
+        return self.attacks is None or attack in self.attacks
+
     @property
     def asr_spread(self) -> float | None:
         """How much the defense hangs on its setting: the mean absolute difference of ASR over all pairs of trials, in [0, 1].
@@ -94,6 +99,27 @@ class Tuned:
         if not isinstance(raw, dict) or raw.get("schema") != SCHEMA:
             raise ValueError(f"it is no result of bdbench tune with schema {SCHEMA}")
         try:
-            return checked(cls, {name.name: raw[name.name] for name in fields(cls)})
+            tuned = checked(cls, {name.name: raw[name.name] for name in fields(cls)})
         except KeyError as error:
             raise ValueError(f"no {error}") from error
+        if twice := overlapping(tuned.settings):
+            defense = "+".join(part.name for part in twice.default)
+            raise ValueError(f"it has two settings of {defense} for the same victims of {twice.task}")
+        return tuned
+
+
+def overlapping(settings: Iterable[TunedSetting]) -> TunedSetting | None:
+    """A setting for the same task, default and attack as one before it, or None."""
+    seen: dict[Hashable, list[TunedSetting]] = {}
+    for setting in settings:
+        others = seen.setdefault((setting.task, setting_of(setting.default)), [])
+        for other in others:
+            if setting.attacks is None or other.attacks is None or set(setting.attacks) & set(other.attacks):
+                return setting
+        others.append(setting)
+    return None
+
+
+def setting_of(defense: Sequence[PluginSpec]) -> Hashable:
+    """Equal for equal components, versions and hyperparameters."""
+    return tuple((part.name, part.version, tuple(sorted(part.params.items()))) for part in defense)
