@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 
@@ -53,10 +54,8 @@ class Cluster:
     @staticmethod
     def kill(node: subprocess.Popen) -> None:
         """End a node at once, with all its processes."""
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(node.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
         node.stdout.close()
         node.wait()
 

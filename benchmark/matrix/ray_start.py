@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import chdir, contextmanager
@@ -18,6 +19,8 @@ OBJECT_STORE_BYTES = 128 * 2**20
 # Ray's sockets lie in its temporary folder, and the system allows their paths so many bytes (103 on a Mac).
 SOCKET_PATH_BYTES = 103
 SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
+
+ANSWER_SECONDS = 10.0  # for the head of a cluster to accept a connection
 
 
 @contextmanager
@@ -73,6 +76,7 @@ def _join(address: str) -> ModuleType:
     import ray
 
     try:
+        _check_answers(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # as above, and what a network can do
         ray.shutdown()
@@ -81,6 +85,13 @@ def _join(address: str) -> ModuleType:
             "ray://HOST:PORT, and the cluster's token if it has one (RAY_AUTH_TOKEN)"
         ) from error
     return ray
+
+
+def _check_answers(address: str) -> None:
+    """Raises OSError or ValueError if nobody listens at HOST:PORT: Ray itself would try for a minute, and end the process."""
+    if address != "auto":
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
 
 
 def socket_folder() -> Path | None:

@@ -1,0 +1,152 @@
+"""What goes wrong on real machines: processes that are killed, victims that are lost, signals. No cell is lost by it.
+
+Short by default; BDBENCH_FAULTS=20 kills so many times (make test-faults).
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from test_end_to_end import in_process, outcomes  # noqa: F401 (in_process is a fixture)
+
+from bdbench.matrix.results import read_records
+from bdbench.matrix.worker import mishap_of
+
+KILLS = int(os.environ.get("BDBENCH_FAULTS", "3"))
+
+LOSES = '''"""Damages its own victim in the store, or removes it and its clean model, once; or reports a GPU in error."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from bdbench.defenses.base import ModelRepair, register
+
+STORE = Path(os.environ["LOSES_STORE"])
+
+
+@register("loses", paper="none")
+@dataclass(frozen=True)
+class Loses(ModelRepair):
+    def repair(self, model, ctx):
+        for home in STORE.glob("*"):
+            shutil.rmtree(home)
+        return model
+
+
+@register("fails-on-gpu", paper="none")
+@dataclass(frozen=True)
+class FailsOnGpu(ModelRepair):
+    def repair(self, model, ctx):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+'''
+
+
+@pytest.fixture
+def flags(tiny_bert, data_dir):
+    sizes = ["--train-rows", 200, "--validation-rows", 20, "--clean-rows", 16, "--max-length", 32, "--epochs", 2]
+    sizes += ["--learning-rate", 0.003, "-D", "fine-tuning.epochs=2"]
+    return ["--preset", "laptop", "--model", tiny_bert, "--data", data_dir, *sizes]
+
+
+def test_a_lost_victim_is_made_again_and_what_a_gpu_in_error_did_is_tried_again(flags, in_process, tmp_path, monkeypatch):  # noqa: F811
+    monkeypatch.setenv("LOSES_STORE", str(tmp_path / "victims"))
+    (tmp_path / "loses.py").write_text(LOSES)
+    what = ["-T", "sst2", "-a", "badnets-word", "-d", "fine-tuning,loses,none", "--plugin", tmp_path / "loses.py"]
+    ended = in_process("run", *flags, *what, "--out", tmp_path / "run", "--inline")
+    assert ended.returncode == 0, ended.stderr
+    mishaps = {record.spec.defense_name: record.env.get("mishaps") for record in read_records(tmp_path / "run")}
+    # fine-tuning is the longest, so it comes first; then what loses the victim; then what misses it
+    assert mishaps["fine-tuning"] is None and mishaps["loses"] is None
+    (reason,) = mishaps["none"]
+    assert "is gone from the store, or damaged" in reason and "tried again" in ended.stderr
+    homes = sorted((tmp_path / "victims").iterdir())
+    assert len(homes) == 2  # the clean model, too: the victim that was made again needed it
+    what[5] = "fails-on-gpu,fine-tuning"
+    failed = in_process("run", *flags, *what, "--out", tmp_path / "run", "--inline")
+    (record,) = [record for record in read_records(tmp_path / "run") if record.status == "failed"]
+    assert failed.returncode == 1 and len(record.env["mishaps"]) == 2
+    assert all("the GPU is in error (RuntimeError: CUDA error" in reason for reason in record.env["mishaps"])
+
+
+def test_only_what_is_not_a_steps_own_fault_is_a_mishap():
+    import torch
+
+    assert mishap_of(RuntimeError("CUDA error: device-side assert triggered")).ends_process
+    assert mishap_of(torch.OutOfMemoryError("CUDA error: out of memory")) is None
+    assert mishap_of(RuntimeError("shapes differ")) is None and mishap_of(ValueError("CUDA error")) is None
+
+
+def started(flags: list[object], out: Path) -> subprocess.Popen:
+    """A run with two workers, in a session of its own."""
+    command = [sys.executable, "-m", "bdbench", "run", *map(str, flags), "--out", str(out), "--workers", "2"]
+    with open(f"{out}.log", "a") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+
+
+def workers(driver: subprocess.Popen) -> list[psutil.Process]:
+    """The processes that do the work of a run."""
+    try:
+        children = psutil.Process(driver.pid).children(recursive=True)
+        return [child for child in children if "ray::Station" in " ".join(child.cmdline())]
+    except psutil.Error:
+        return []
+
+
+def stored(out: Path) -> dict[str, float]:
+    """When each victim was stored."""
+    return {meta.parent.name: meta.stat().st_mtime for meta in (out.parent / "victims").glob("[0-9a-f]*/meta.json")}
+
+
+def test_killed_workers_and_drivers_cost_no_cell_and_train_no_victim_twice(flags, bdbench, tmp_path):
+    what = [*flags, "-T", "sst2,qqp", "-a", "badnets-word,embedding-poisoning", "-d", "none,fine-tuning,e-pur+fine-mixing"]
+    out, rng = tmp_path / "ray" / "run", random.Random(7)
+    out.parent.mkdir()
+    victims, killed = {}, {"worker": 0, "driver": 0}
+    driver = started(what, out)
+    deadline = time.monotonic() + 90 + 30 * KILLS
+    while sum(killed.values()) < KILLS and time.monotonic() < deadline:
+        time.sleep(rng.uniform(0.3, 2.0))
+        if driver.poll() is not None:  # it had ended before it could be killed: with --force it works again
+            driver = started([*what, "--force"], out)
+        here = workers(driver)
+        if not here:
+            continue
+        kind = "driver" if rng.random() < 0.34 or not killed["driver"] and sum(killed.values()) else "worker"
+        victims = {**stored(out), **victims}
+        try:
+            (psutil.Process(driver.pid) if kind == "driver" else rng.choice(here)).kill()
+        except psutil.Error:
+            continue
+        killed[kind] += 1
+        if kind == "driver":
+            driver.wait()
+            driver = started(what, out)
+    assert sum(killed.values()) >= KILLS and driver.wait(timeout=120) == 0, Path(f"{out}.log").read_text()
+    assert {key: when for key, when in stored(out).items() if key in victims} == victims
+    inline = bdbench("run", *what, "--out", tmp_path / "inline" / "run", "--inline")
+    assert inline.returncode == 0 and len(read_records(out)) == 12
+    assert outcomes(out) == outcomes(tmp_path / "inline" / "run")
+    print(json.dumps(killed))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_a_run_within_five_seconds_with_all_that_has_ended(number, flags, tmp_path):
+    out = tmp_path / "run"
+    driver = started([*flags, "-T", "sst2", "-a", "badnets-word", "-d", "none,fine-tuning,e-pur,e-pur+fine-mixing"], out)
+    while not list(out.glob("records/*.json")):
+        assert driver.poll() is None, Path(f"{out}.log").read_text()
+        time.sleep(0.02)
+    driver.send_signal(number)
+    sent = time.monotonic()
+    assert driver.wait(timeout=60) == 128 + number, Path(f"{out}.log").read_text()
+    assert time.monotonic() - sent < 5 and "the same command goes on" in Path(f"{out}.log").read_text()
+    assert (out / "leaderboard.md").is_file() and not (out / ".lock").exists()
