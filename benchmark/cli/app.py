@@ -16,6 +16,7 @@ from bdbench.cli.report import report
 from bdbench.cli.run import run
 from bdbench.cli.show import show
 from bdbench.cli.streams import survive_readers
+from bdbench.cli.tune import tune
 from bdbench.errors import StorageError, UsageError, in_one_line
 
 app = typer.Typer(
@@ -28,6 +29,7 @@ app.command()(show)
 app.command()(run)
 app.command()(report)
 app.command()(claims)
+app.command()(tune)
 
 
 def main(command: typer.Typer = app) -> None:
