@@ -90,7 +90,12 @@ class RayTuning:
                     reuse_actors=True,
                     trial_dirname_creator=lambda trial: trial.trial_id,
                 ),
-                run_config=tune.RunConfig(storage_path=folder, name="tuning", verbose=0),
+                run_config=tune.RunConfig(
+                    storage_path=folder,
+                    name="tuning",
+                    verbose=0,
+                    checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=0, checkpoint_at_end=False),
+                ),
             ).fit()
         finally:
             shutil.rmtree(folder, ignore_errors=True)
@@ -136,7 +141,7 @@ class StudySearcher(Searcher):
             raw = json.loads(result["ended"])
             outcome = Ended(**raw | {"measured": tuple(Measured(**values) for values in raw["measured"])})
         else:
-            outcome = Ended(error="its process died")
+            outcome = Ended(error="its process died: it was killed, or ran out of memory")
         try:
             self._ended(self._running.pop(trial_id), outcome)
         except StorageError as unstored:
