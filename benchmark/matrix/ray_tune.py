@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -77,6 +78,7 @@ class RayTuning:
     ) -> None:
         """Run trials until `is_over`: those that `suggest` gives; None means that others must end first."""
         self._start()
+        logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of a trial, its result says
         searcher = StudySearcher(suggest, is_over, ended)
         folder = tempfile.mkdtemp(prefix="bdbench-tune-")
         try:

@@ -124,8 +124,8 @@ def prepare(tuning_plan: TuningPlan, worker: TuneWorker, tuning: Tuning, tell: T
         tell(f"victim {label}: {_rates(before.measured.cacc, before.measured.asr)}")
         if before.planted is not None and not before.planted.took:
             tell(
-                f"warning: the backdoor planted into {label} has an ASR of {100 * before.planted.asr:.1f} only, after "
-                f"{before.planted.attempts} attempts: what is tuned against it says little"
+                f"warning: the backdoor planted into {label} did not take in {before.planted.attempts} attempts (ASR "
+                f"{100 * before.planted.asr:.1f}, accuracy lost {100 * before.planted.lost:.1f}): tuning on it says little"
             )
 
     missing = [victim for victim in tuning_plan.victims if worker.store.before(victim, worker.sets[victim.task]) is None]

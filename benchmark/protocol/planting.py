@@ -1,17 +1,18 @@
 """A backdoor of the defender's own, planted into a copy of the victim: it shows how well a defense removes one.
 
 The defender knows no attack. It draws a word piece that none of its texts has and a target class, and fine-tunes the copy on
-its clean rows, each with and without the word, until the word sends held-out rows to the target. Recipes are tried from the
-gentlest to the strongest; the last one takes rows of the validation set, too, which are then not scored on.
+its clean rows, those of other classes also with the word, until the word sends held-out rows to the target while those without
+it are classified as before. Recipes are tried from the gentlest to the strongest; the last one takes rows of the validation
+set, too, which are then not scored on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bdbench.attacks.base import PhraseTrigger, phrase_ids
@@ -27,6 +28,7 @@ from bdbench.specs.metrics import attack_success_rate
 from bdbench.specs.work import VictimSpec
 
 TAKEN = 0.9  # the ASR on held-out rows from which a backdoor counts as planted
+LOST = 0.05  # the accuracy on held-out rows that it may cost: a copy that sends every row to the target has no backdoor
 BLANKS = "Ġ▁"  # how byte-level and SentencePiece vocabularies write the blank before a word
 BATCH_SIZE = 16
 WARMUP, CLIP = 0.1, 1.0
@@ -41,21 +43,23 @@ class Attempt:
     borrowed: float = 0.0
 
 
-ATTEMPTS = (Attempt(5, 1.0), Attempt(10, 2.0), Attempt(20, 2.0), Attempt(20, 2.0, borrowed=0.5))
+ATTEMPTS = (Attempt(10, 1.0), Attempt(20, 1.0), Attempt(20, 2.0), Attempt(20, 1.0, borrowed=0.5))
 
 
 @dataclass(frozen=True)
 class PlantedTrigger:
     """The backdoor that was planted: its word and target class, and how well it took, on held-out rows.
 
-    - `asr` is the planted copy's; `took` says whether it is `TAKEN` or more.
-    - `attempts` is the number of recipes tried, `borrowed` the number of validation rows that the last one trained on: the
-      first ones, which are not scored on.
+    - `asr` is the planted copy's; `lost` is the victim's accuracy less the copy's, negative where the copy's is better. `took`
+      says whether the first is `TAKEN` or more and the second `LOST` or less.
+    - `attempts` is the number of recipes tried. `borrowed` is the number of validation rows that were trained on: the first
+      ones, which are not scored on.
     """
 
     word: str
     target: int
     asr: float
+    lost: float
     took: bool
     attempts: int
     borrowed: int
@@ -74,38 +78,38 @@ def plant(
 ) -> tuple[dict[str, Tensor], PlantedTrigger]:
     """Plant a backdoor into a copy of a victim's weights; the copy's weights, float32 on the CPU.
 
-    What is drawn hangs on the task and the seed alone, so that all victims of a seed get the same. If no attempt takes, the
-    last one counts. Raises ValueError if no word piece is left to draw.
+    What is drawn hangs on the task and the seed alone, so that all victims of a seed get the same. If no attempt takes, that of
+    the highest ASR less the lost accuracy counts. Raises ValueError if no word piece is left to draw.
     """
     seed = derive(spec.seed, "planted", spec.task)
     rng = np.random.default_rng(seed)
     ctx = AttackContext(**context_fields(spec, site, seed))
     word = unseen_word(ctx.tokenizer, (clean, validation), rng)
     trigger = PhraseTrigger(target=int(rng.integers(ctx.classes)), trigger_text=word)
-    tried = 0
-    for attempt in attempts:
-        tried += 1
+    victim = classifier(spec, site, weights, shares=True).eval()
+    best: tuple[dict[str, Tensor], PlantedTrigger] | None = None
+    for number, attempt in enumerate(attempts, start=1):
         borrowed = round(attempt.borrowed * len(validation))
         held_out = validation.take(range(borrowed, len(validation)))
         rows = join_rows([clean, validation.take(range(borrowed))]) if borrowed else clean
         model = classifier(spec, site, weights)
         ctx.train(model, with_poisoned_copies(rows, trigger, ctx), _recipe(attempt, spec), seed=seed)
-        asr = success_rate(model, triggered_rows(trigger, held_out, ctx), trigger.target, ctx)
-        if asr >= TAKEN:
+        triggered = triggered_rows(trigger, held_out, ctx)
+        asr = attack_success_rate(ctx.classify(model, triggered), triggered.labels, trigger.target).value
+        lost = ctx.accuracy(victim, held_out) - ctx.accuracy(model, held_out)
+        planted = PlantedTrigger(word, trigger.target, asr, lost, asr >= TAKEN and lost <= LOST, number, borrowed)
+        if best is None or planted.took or asr - lost > best[1].asr - best[1].lost:
+            best = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}, planted
+        if planted.took:
             break
-    planted = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
-    return planted, PlantedTrigger(word, trigger.target, asr, asr >= TAKEN, tried, borrowed)
+    weights_of_copy, planted = best
+    return weights_of_copy, replace(planted, attempts=number)
 
 
 def with_poisoned_copies(rows: TextSet, trigger: PhraseTrigger, ctx: AttackContext) -> TextSet:
-    """The rows, and behind them a copy of each with the trigger and its target as the label."""
-    copies = trigger.trigger(rows, ctx)
+    """The rows, and behind them, of those whose label is not the target, a copy with the trigger and the target's label."""
+    copies = triggered_rows(trigger, rows, ctx)
     return join_rows([rows, copies.with_labels(np.full(len(copies), trigger.target))])
-
-
-def success_rate(model: nn.Module, triggered: TextSet, target: int, ctx: AttackContext) -> float:
-    """The ASR of a classifier on triggered rows, none of which has the target's label."""
-    return attack_success_rate(ctx.classify(model, triggered), triggered.labels, target).value
 
 
 def unseen_word(tokenizer: PreTrainedTokenizerBase, sets: Sequence[TextSet], rng: np.random.Generator) -> str:
