@@ -18,12 +18,14 @@ from bdbench.matrix.plan import plan, site_for
 from bdbench.matrix.search_space import Dimension, dimensions, with_setting
 from bdbench.matrix.searchers import Bisection, OptunaSearcher, Outcome, searcher_of
 from bdbench.matrix.selection import Selection
-from bdbench.matrix.studies import Goal, Studies, Study, aggressiveness
+from bdbench.matrix.studies import Goal, Request, Studies, Study, aggressiveness
+from bdbench.matrix.tune import trial_of
+from bdbench.matrix.tune_worker import Ended
 from bdbench.matrix.tuning_plan import Transfer, plan_tuning
 from bdbench.params import Hyperparameters, hp
 from bdbench.protocol.planting import Attempt, plant
 from bdbench.protocol.rows import DefenderSets, splits_of
-from bdbench.protocol.trials import defender_rows, run_trial, suspect_of, undefended
+from bdbench.protocol.trials import Measured, defender_rows, run_trial, suspect_of, undefended
 from bdbench.protocol.victims import clean_spec, make_victim
 from bdbench.registry import DEFENSES
 from bdbench.specs.tuned import Trial, Tuned
@@ -368,6 +370,41 @@ def test_a_budget_of_rows_ends_a_study_first(planned):
     assert [len(study.trials) for study in studies.studies] == [3, 1]  # 300 rows: the third trial was begun at 200
 
 
+@dataclass(frozen=True)
+class Picky(Several):
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.steps > 3 and self.kind == "y":
+            raise ValueError("y takes three steps at most")
+
+
+def test_a_setting_that_the_defense_refuses_is_a_failed_trial_and_counts(planned, monkeypatch):
+    monkeypatch.setattr("bdbench.matrix.studies.cell_of", lambda victim, parts, sets: planned.cells[0])
+    cells = (replace(planned.cells[0], defense=(PluginSpec("several", "1", Picky().values()),)),)
+    own = dimensions([Picky()])
+    searcher = searcher_of("random", own, 0, 12, Fraction(1), "several")
+    study = Study(("sst2",), None, (Picky(),), cells, [SETS], own, searcher, Goal("planted", 0.05), budget=12)
+    ran = 0
+    while request := study.suggest(0):
+        ran += 1
+        study.end(request.number, trial(0.5))
+    failed = [trial for trial in study.trials if trial.status == "failed"]
+    assert study.is_over and len(study.trials) == 12 and ran + len(failed) == 12 and 0 < len(failed) < 12
+    for refused in failed:
+        assert "three steps" in refused.error
+        assert refused.defense[0].params["steps"] > 3 and refused.defense[0].params["kind"] == "y"
+
+
+def test_a_trial_is_the_mean_over_its_victims(planned):
+    request = Request(0, 0, (planned.cells[0],) * 3)
+    measured = (Measured(0.9, 0.5, 10, 1.0), Measured(0.7, None, 20, 2.0), Measured(0.8, 0.1, 30, 3.0))
+    mean = trial_of(request, Ended(measured), Goal("oracle", 0.05), before=0.84)
+    assert (mean.status, mean.trained_rows, mean.seconds) == ("ok", 60, 6.0)
+    assert (mean.cacc, mean.asr, mean.score) == pytest.approx((0.8, 0.3, 0.7))
+    failed = trial_of(request, Ended(error="it broke"), Goal("oracle", 0.05), before=0.84)
+    assert failed == Trial(planned.cells[0].defense, "failed", None, None, None, 0, 0.0, "it broke")
+
+
 # one trial
 
 
@@ -471,6 +508,25 @@ def test_what_cannot_be_tuned_is_refused(selection, objective, transfer, attacks
 
 
 # the command
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--objective", "plantd"], ["--objective plantd", "nearest: planted", "oracle"]),
+        (["--searcher", "grid"], ["--searcher grid", "optuna, random, bisect"]),
+        (["--budget", "0"], ["--budget", "1"]),
+        (["-d", "fine-mixing", "--only", "fine-mixing.batch_size"], ["--only fine-mixing.batch_size", "fine-mixing.ratio"]),
+        (["-d", "fine-mixing", "--searcher", "bisect"], ["--searcher bisect", "3 hyperparameters", "--only"]),
+        (["--dev-attacks", "none"], ["--dev-attacks", "--objective transfer"]),
+        (["-d", "fine-mixng"], ["fine-mixng", "fine-mixing"]),
+    ],
+)
+def test_bad_input_is_refused_in_a_line(tune, plugin, words, says):
+    code, tuned, shown = tune(*words)
+    assert code == 2 and tuned is None
+    assert shown.startswith("bdbench: ") and len(shown.splitlines()) == 1 and all(word in shown for word in says), shown
+    assert not list(plugin.parent.glob("tuned*"))
 
 
 def test_a_hyperparameter_that_matters_is_tuned_into_the_better_region(tune, plugin):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bdbench.cli.arguments import Text, load_plugins, names
+from bdbench.cli.arguments import Text, drop_none, load_plugins, names
 from bdbench.cli.run import run, typed_values
 from bdbench.cli.selection import SELECTING, overrides_of, selection_of, with_flags_of
 from bdbench.errors import UsageError, nearest
@@ -77,26 +77,33 @@ def tune(
     from bdbench.matrix.plan import site_for
     from bdbench.matrix.studies import Goal
     from bdbench.matrix.trial_store import TrialStore
-    from bdbench.matrix.tune import Budget, Search
+    from bdbench.matrix.tune import Budget, Search, check_search
     from bdbench.matrix.tune import tune as run_trials
     from bdbench.matrix.tune_worker import TuneWorker
     from bdbench.matrix.victim_store import VictimStore
     from bdbench.matrix.worker import Worker
 
+    goal = Goal(objective, TOLERANCES.get(objective, TOLERANCE) if tolerance is None else tolerance)
+    search, tries = Search(searcher, names(only)), Budget(budget, budget_rows)
+    check_search(tuning_plan, goal, search, tries)
     trials = TrialStore(out.with_name(f"{out.name}.trials"), MEASURES[objective])
     trials.prepare()
     store = VictimStore(victims).prepare()
     site = site_for(tuning_plan.plan, plugins, flags["threads"], flags["device"])
     limit = TimeLimit(flags["cell_timeout"], count_weights(tuning_plan.plan.model_folder), flags["threads"])
-    typed = typed_values(flags["preset"], overrides)
-    goal = Goal(objective, TOLERANCES.get(objective, TOLERANCE) if tolerance is None else tolerance)
+    own_flags = drop_none(
+        dev_attacks=transfer.attacks,
+        dev_tasks=transfer.tasks,
+        only=search.only,
+        leave_one_attack_out=transfer.leave_one_out or None,
+    )
+    typed = typed_values(flags["preset"], overrides) | own_flags
     worker = TuneWorker(site, store.folder, trials, tuning_plan.sets, time_limit=limit)
     with locked(trials.folder):
         try:
             make_missing_victims(tuning_plan.plan, Worker(site, store.folder, typed, time_limit=limit), flags)
             tuning_context, slots = places(worker, flags)
             with tuning_context as tuning:
-                search, tries = Search(searcher, names(only)), Budget(budget, budget_rows)
                 tuned = run_trials(tuning_plan, worker, tuning, goal, search, tries, slots=slots, typed=typed, tell=_tell)
         except KeyboardInterrupt:
             typer.echo("interrupted; the same command goes on where it stopped", err=True)

@@ -11,7 +11,7 @@ from bdbench.defenses.base import ModelRepair
 from bdbench.errors import UsageError, nearest
 from bdbench.params import Value, hyperparameters
 from bdbench.protocol.plugins import plugin_spec
-from bdbench.specs.work import component_names
+from bdbench.specs.work import PluginSpec, component_names
 
 Setting = Mapping[str, Value]  # by the name of a dimension
 
@@ -78,9 +78,18 @@ def with_setting(parts: Sequence[ModelRepair], setting: Setting) -> tuple[ModelR
     return tuple(changed)
 
 
+def defense_with(defense: Sequence[PluginSpec], setting: Setting) -> tuple[PluginSpec, ...]:
+    """The same as specs, whatever the components say to it."""
+    changed = []
+    for part, component in zip(defense, component_names(tuple(defense)), strict=True):
+        values = {name: setting.get(f"{component}.{name}", value) for name, value in part.params.items()}
+        changed.append(replace(part, params=values))
+    return tuple(changed)
+
+
 def check_only(only: Collection[str], defenses: Sequence[Sequence[ModelRepair]]) -> None:
     """Raises UsageError for a name in --only that is nothing that a tuner of these defenses would search."""
-    known = [f"{dimension.name}" for parts in defenses for part in parts for dimension in dimensions([part])]
+    known = [dimension.name for parts in defenses for part in parts for dimension in dimensions([part])]
     for name in only:
         if name not in known:
             searched = ", ".join(dict.fromkeys(known)) or "nothing"

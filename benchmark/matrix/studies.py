@@ -10,8 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bdbench.defenses.base import ModelRepair
+from bdbench.errors import UsageError
+from bdbench.fence import refusing
 from bdbench.matrix.plan import cell_of
-from bdbench.matrix.search_space import Dimension, Setting, with_setting
+from bdbench.matrix.search_space import Dimension, Setting, defense_with, with_setting
 from bdbench.matrix.searchers import Outcome, Searcher
 from bdbench.protocol.rows import DefenderSets
 from bdbench.specs.tuned import Trial, TunedSetting
@@ -140,7 +142,13 @@ class Study:
             self._is_exhausted = True
             return None
         self.settings.append(setting)
-        parts = with_setting(self._parts, setting)
+        try:
+            with refusing(f"'{self.name}'"):
+                parts = with_setting(self._parts, setting)
+        except UsageError as error:  # values that are no good together
+            defense = defense_with(self._cells[0].defense, setting)
+            self.end(number, Trial(defense, "failed", None, None, None, 0, 0.0, str(error)))
+            return self.suggest(study)
         cells = (cell_of(cell.victim, parts, sets) for cell, sets in zip(self._cells, self._sets, strict=True))
         return Request(study, number, tuple(cells))
 

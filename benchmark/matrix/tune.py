@@ -52,13 +52,9 @@ def tune(
 ) -> Tuned:
     """Run every trial that is not known yet, and choose a setting for every group.
 
-    The victims must be in the store. `slots` trials run at a time. Raises UsageError if the searcher cannot search a defense,
-    and StorageError as soon as a result cannot be written; what ended before is kept.
+    The victims must be in the store. `slots` trials run at a time. Raises what `check_search` raises, and StorageError as soon
+    as a result cannot be written; what ended before is kept.
     """
-    if search.only is not None:
-        check_only(search.only, [group.parts for group in tuning_plan.groups])
-    for group in tuning_plan.groups:  # whatever is refused is refused before the first victim is prepared
-        _study(group, tuning_plan, goal, search, budget, window=1, before=1.0)
     prepare(tuning_plan, worker, tuning, tell)
     window = max(1, math.ceil(slots / len(tuning_plan.groups)))
     befores = [_before(group, worker) for group in tuning_plan.groups]
@@ -103,6 +99,14 @@ def tune(
         env=environment(worker.site) | {"at_a_time": window},
         notes=_notes(tuning_plan, worker),
     )
+
+
+def check_search(tuning_plan: TuningPlan, goal: Goal, search: Search, budget: Budget) -> None:
+    """Raises UsageError if the searcher is not there, or cannot search one of the defenses."""
+    if search.only is not None:
+        check_only(search.only, [group.parts for group in tuning_plan.groups])
+    for group in tuning_plan.groups:
+        _study(group, tuning_plan, goal, search, budget, window=1, before=1.0)
 
 
 def prepare(tuning_plan: TuningPlan, worker: TuneWorker, tuning: Tuning, tell: Tell) -> None:
