@@ -118,7 +118,8 @@ class Study:
 
     @property
     def name(self) -> str:
-        return f"{' and '.join(self.tasks)} / {'+'.join(part.name for part in self._parts)}"
+        held_out = "" if self.attacks is None else f" (for {', '.join(self.attacks)})"
+        return f"{' and '.join(self.tasks)} / {'+'.join(part.name for part in self._parts)}{held_out}"
 
     @property
     def is_over(self) -> bool:
