@@ -1,7 +1,7 @@
 """Hyperparameters declared once: as the fields of a frozen dataclass, each with its default, range and help.
 
 Four readers share the declaration: the constructor (types and ranges), the command line (`-D fine-mixing.ratio=0.3`), the
-record (`dataclasses.asdict`) and a tuner (`low`, `high`, `choices`).
+record (`dataclasses.asdict`) and a tuner (`Allowed.searched`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 from bdbench.errors import UsageError, nearest
 from bdbench.portable import is_encodable
@@ -23,12 +23,44 @@ _TYPES = {"bool": bool, "int": int, "float": float, "str": str}
 
 @dataclass(frozen=True)
 class Allowed:
-    """What one hyperparameter may be: a closed range [low, high] (None is unbounded) or one of `choices`."""
+    """What one hyperparameter may be: a closed range [low, high] (None is unbounded) or one of `choices`.
+
+    For a tuner: `tuned` says whether it may change the value at all, `search` is the closed range that it searches (None: all
+    that is allowed), and `log` that it does so on a logarithmic scale. `aggressive` says which values remove more of the
+    victim, the "low" or the "high" ones; None if neither.
+    """
 
     help: str
     low: float | None = None
     high: float | None = None
     choices: tuple[str, ...] | None = None
+    log: bool = False
+    tuned: bool = True
+    search: tuple[float, float] | None = None
+    aggressive: Literal["low", "high"] | None = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for a range to be searched that is empty, leaves what is allowed, or has no logarithm."""
+        low, high = self.search or (self.low, self.high)
+        if self.search and (low >= high or any(map(self.refuses, self.search))):
+            raise ValueError(f"search={self.search} is no range within {self.bounds() or 'the real numbers'}")
+        if self.log and self.tuned and (low is None or low <= 0):
+            raise ValueError("log=True needs a range above 0; give search=(low, high)")
+
+    def searched(self) -> tuple[float, float] | None:
+        """The closed range that a tuner searches; None where there is none, so that it leaves the value alone."""
+        if self.search or self.low is None or self.high is None:
+            return self.search
+        return self.low, self.high
+
+    def tuning(self) -> str:
+        """What a tuner does with it, in brackets."""
+        if not self.tuned:
+            return "(not tuned)"
+        notes = [f"searched in [{self.search[0]:g}, {self.search[1]:g}]"] if self.search else []
+        notes += ["log scale"] if self.log else []
+        notes += [f"aggressive: {self.aggressive}"] if self.aggressive else []
+        return f"({', '.join(notes)})" if notes else ""
 
     def bounds(self) -> str:
         """The range or the choices in brackets, or nothing if any value will do."""
@@ -60,9 +92,17 @@ def hp(
     low: float | None = None,
     high: float | None = None,
     choices: tuple[str, ...] | None = None,
+    log: bool = False,
+    tuned: bool = True,
+    search: tuple[float, float] | None = None,
+    aggressive: Literal["low", "high"] | None = None,
 ) -> Any:
-    """A dataclass field that is a hyperparameter of type bool, int, float or str."""
-    return dataclasses.field(default=default, metadata={"hp": Allowed(help, low, high, choices)})
+    """A dataclass field that is a hyperparameter of type bool, int, float or str; see `Allowed`.
+
+    A tuner leaves a number without bounds and a text without choices alone.
+    """
+    allowed = Allowed(help, low, high, choices, log, tuned, search, aggressive)
+    return dataclasses.field(default=default, metadata={"hp": allowed})
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,10 @@ class ModelRepair(Hyperparameters, ABC):
         """The resources that it uses with these hyperparameters."""
         return self.needs
 
+    def chooses(self) -> frozenset[str]:
+        """The hyperparameters that it does not use with these values, since it chooses them by itself: a tuner leaves them."""
+        return frozenset()
+
     def skip(self, task: str) -> str | None:
         """Why this defense makes no sense on this task, or None. A skipped cell is recorded as skipped, with the reason.
 
@@ -81,11 +85,17 @@ class FineTuned(ModelRepair):
 
     needs = frozenset({"clean"})
 
-    epochs: int = hp(10, low=1, high=1000, help="passes over the clean set")
-    learning_rate: float = hp(5e-5, low=0.0, high=1.0, help="AdamW's peak learning rate")
-    batch_size: int = hp(16, low=1, high=4096, help="clean rows per step")
-    warmup: float = hp(0.1, low=0.0, high=1.0, help="share of the steps in which the learning rate rises from zero")
-    clip: float = hp(1.0, low=0.0, help="largest L2 norm of the whole gradient")
+    # Searched: the recipes that repairs are published with, and some stronger. More passes or steps of another size do what a
+    # higher learning rate does, so a tuner leaves the other three.
+    epochs: int = hp(10, low=1, high=1000, search=(1, 40), log=True, aggressive="high", help="passes over the clean set")
+    learning_rate: float = hp(
+        5e-5, low=0.0, high=1.0, search=(1e-6, 1e-3), log=True, aggressive="high", help="AdamW's peak learning rate"
+    )
+    batch_size: int = hp(16, low=1, high=4096, tuned=False, help="clean rows per step")
+    warmup: float = hp(
+        0.1, low=0.0, high=1.0, tuned=False, help="share of the steps in which the learning rate rises from zero"
+    )
+    clip: float = hp(1.0, low=0.0, tuned=False, help="largest L2 norm of the whole gradient")
 
     def recipe(self) -> Recipe:
         """For `ctx.train`."""
@@ -114,10 +124,17 @@ class Reserving(FineTuned):
 
     needs = frozenset({"clean", "validation"})
 
-    ratio: float = hp(0.5, low=0.0, high=1.0, help="reserve ratio: share of the victim that is kept")
-    search: bool = hp(False, help="whether the ratio is searched for on validation rows instead")
-    tolerance: float = hp(0.05, low=0.0, high=1.0, help="accuracy on validation rows that a searched ratio may cost")
-    trials: int = hp(4, low=1, high=4, help="fine-tunings of a search: 4 for the whole grid, fewer for a coarser one")
+    ratio: float = hp(0.5, low=0.0, high=1.0, aggressive="low", help="reserve ratio: share of the victim that is kept")
+    search: bool = hp(False, tuned=False, help="whether the ratio is searched for on validation rows instead")
+    tolerance: float = hp(
+        0.05, low=0.0, high=1.0, tuned=False, help="accuracy on validation rows that a searched ratio may cost"
+    )
+    trials: int = hp(
+        4, low=1, high=4, tuned=False, help="fine-tunings of a search: 4 for the whole grid, fewer for a coarser one"
+    )
+
+    def chooses(self) -> frozenset[str]:
+        return frozenset({"ratio"}) if self.search else frozenset()
 
     def asks_for(self) -> frozenset[str]:
         return self.needs if self.search else self.needs - {"validation"}

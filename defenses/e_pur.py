@@ -50,9 +50,11 @@ ENDINGS = ("", "s", "th", "st", "nd", "rd")  # 1990, 1990s, 19th, 21st, 22nd, 23
 class EPur(ModelRepair):
     needs = frozenset({"pretrained"})
 
-    words: int = hp(200, low=0, help="number of word pieces whose embedding is reset")
-    floor: float = hp(20.0, low=2.0, help="least count that a word is taken to have")
-    corpus: float = hp(1e9, low=1e6, help="number of words of the clean corpus that frequencies are scaled to")
+    words: int = hp(
+        200, low=0, search=(10, 5000), log=True, aggressive="high", help="number of word pieces whose embedding is reset"
+    )
+    floor: float = hp(20.0, low=2.0, search=(2.0, 1000.0), log=True, help="least count that a word is taken to have")
+    corpus: float = hp(1e9, low=1e6, tuned=False, help="number of words of the clean corpus that frequencies are scaled to")
 
     def repair(self, model: nn.Module, ctx: DefenseContext) -> nn.Module:
         name, matrix = word_embeddings(model)

@@ -33,8 +33,11 @@ if TYPE_CHECKING:
 class FineMixing(Reserving):
     needs = frozenset({"clean", "validation", "pretrained"})
 
-    ratio: float = hp(0.3, low=0.0, high=1.0, help="reserve ratio: probability that a weight stays the victim's")
-    select: str = hp("random", choices=("random", "activation"), help="how the weights that stay are selected")
+    ratio: float = hp(
+        0.3, low=0.0, high=1.0, aggressive="low", help="reserve ratio: probability that a weight stays the victim's"
+    )
+    # two published methods, which tables compare; so a tuner does not choose between them
+    select: str = hp("random", choices=("random", "activation"), tuned=False, help="how the weights that stay are selected")
 
     def unfit(self, model: nn.Module) -> str | None:
         return why_unfit(model) if self.select == "activation" else None

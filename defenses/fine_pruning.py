@@ -25,8 +25,11 @@ if TYPE_CHECKING:
 @register("fine-pruning", version=2, paper="arXiv:1805.12185")
 @dataclass(frozen=True)
 class FinePruning(Reserving):
-    ratio: float = hp(0.5, low=0.0, high=1.0, help="reserve ratio: share of the feed-forward neurons kept in every layer")
-    frozen: bool = hp(False, help="whether pruned neurons stay at zero while fine-tuning")
+    ratio: float = hp(
+        0.5, low=0.0, high=1.0, aggressive="low", help="reserve ratio: share of the feed-forward neurons kept in every layer"
+    )
+    # a published variant of its own, which tables compare; so a tuner does not choose it
+    frozen: bool = hp(False, tuned=False, help="whether pruned neurons stay at zero while fine-tuning")
 
     def unfit(self, model: nn.Module) -> str | None:
         return why_unfit(model)

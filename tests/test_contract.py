@@ -125,7 +125,8 @@ def test_all_that_decides_how_a_repair_trains_is_its_own_hyperparameter(name):
         allowed = own[field.name]
         assert (allowed.low, allowed.high) == (field.metadata["hp"].low, field.metadata["hp"].high)
     for twin in ("warmup", "clip"):
-        assert own[twin] == next(field.metadata["hp"] for field in hyperparameters(Recipe) if field.name == twin)
+        of_recipe = next(field.metadata["hp"] for field in hyperparameters(Recipe) if field.name == twin)
+        assert dataclasses.replace(own[twin], tuned=True) == of_recipe  # a tuner leaves both alone
     values = {"epochs": 2, "learning_rate": 1e-3, "batch_size": 5, "warmup": 0.25, "clip": 0.5}
     assert DEFENSES.get(name).build(values).recipe().values() == values
     assert (DEFENSES.get(name)().warmup, DEFENSES.get(name)().clip) == (Recipe().warmup, Recipe().clip)

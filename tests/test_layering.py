@@ -87,7 +87,10 @@ def test_only_the_matrix_knows_ray_and_only_the_reader_of_sources_knows_datasets
             for library in users:
                 if library in {name.split(".")[0] for name in modules}:
                     users[library].add(module_name(file))
-    assert users == {"ray": {"bdbench.matrix.ray_start", "bdbench.matrix.crew"}, "datasets": {"bdbench.protocol.sources"}}
+    assert users == {
+        "ray": {"bdbench.matrix.ray_start", "bdbench.matrix.crew", "bdbench.matrix.ray_tune"},
+        "datasets": {"bdbench.protocol.sources"},
+    }
 
 
 def test_engine_protocol_and_matrix_name_no_defense_and_no_attack_but_the_clean_one():

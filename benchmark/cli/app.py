@@ -17,6 +17,7 @@ from bdbench.cli.run import run
 from bdbench.cli.show import show
 from bdbench.cli.status import status
 from bdbench.cli.streams import survive_readers
+from bdbench.cli.tune import tune
 from bdbench.errors import StorageError, UsageError, WorkersLost, in_one_line
 
 app = typer.Typer(
@@ -30,6 +31,7 @@ app.command()(run)
 app.command()(status)
 app.command()(report)
 app.command()(claims)
+app.command()(tune)
 
 
 def main(command: typer.Typer = app) -> None:

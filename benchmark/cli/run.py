@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bdbench.cli.arguments import Plugins, Text, absolute, assignments, drop_none, load_plugins, names, row_counts, seed_numbers
-from bdbench.errors import StorageError, UsageError, WorkersLost, nearest
+from bdbench.cli.arguments import Plugins, Text, load_plugins
+from bdbench.cli.selection import overrides_of, selection_of
+from bdbench.errors import StorageError, UsageError, WorkersLost
 from bdbench.portable import encodable, last_part
 
 if TYPE_CHECKING:
@@ -77,27 +78,11 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and their number, and stop")] = False,
 ) -> None:
     """Run attacks x defenses x tasks x seeds, then write the tables. Finished cells are not run again."""
-    began = time.monotonic()
+    flags, began = locals(), time.monotonic()
     out = (out or Path("results") / preset).absolute()
     victims = (victims or out.parent / "victims").absolute()
-    model, data = absolute(model, "bundled"), absolute(data, "hub", "builtin")
     plugins = load_plugins(plugin)
-    overrides = drop_none(
-        model=model,
-        model_digest=model_digest,
-        data=data,
-        tasks=names(tasks),
-        attacks=names(attacks),
-        defenses=names(defenses),
-        seeds=seed_numbers(seeds),
-        clean_rows=clean_rows,
-        even_classes=even_classes,
-        max_length=max_length,
-        training=drop_none(epochs=epochs, learning_rate=learning_rate, batch_size=batch_size, warmup=warmup, clip=clip),
-        attack_params=assignments("-A", attack_param),
-        defense_params=assignments("-D", defense_param),
-        precision=precision,
-    ) | row_counts(train_rows=train_rows, validation_rows=validation_rows, test_rows=test_rows)
+    overrides = overrides_of(flags)
     if inline and address is not None:
         raise UsageError(f"--inline --address {address}: a run is in this process or on a cluster; leave one out")
     plan = select(preset, overrides, device, tuned or ())
@@ -127,11 +112,7 @@ def run(
 
 def select(preset: str, overrides: Mapping[str, Any], device: str, tuned: Iterable[Path] = ()) -> Plan:
     """The plan of a preset with the user's values over its own, and with the tuned ones; warnings go to standard error."""
-    from bdbench.matrix.presets import PRESETS
-
-    if preset not in PRESETS:
-        raise UsageError(f"no preset named '{preset}'{nearest(preset, PRESETS)}; known: {', '.join(PRESETS)}")
-    selection = PRESETS[preset].select(overrides)
+    selection = selection_of(preset, overrides)
     from bdbench.matrix.plan import plan  # imports torch: after what can be refused without it
     from bdbench.matrix.tuned_files import read_tuned
 

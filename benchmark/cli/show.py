@@ -27,4 +27,5 @@ def show(name: Annotated[str, typer.Argument(help="an attack, a defense or a tas
             typer.echo(f"needs: {', '.join(sorted(cls.needs))}")
         for field in hyperparameters(cls):
             allowed = field.metadata["hp"]
-            typer.echo(f"  {name}.{field.name}={field.default} {allowed.bounds()}: {allowed.help}".replace(" :", ":"))
+            words = (f"{name}.{field.name}={field.default}", allowed.bounds(), allowed.tuning() if kind == "defenses" else "")
+            typer.echo(f"  {' '.join(word for word in words if word)}: {allowed.help}")

@@ -115,7 +115,7 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
                 _check_target(attack, len(task.label_names))
                 with refusing(f"'{attack.name}'"):
                     attack.check(rows.train, len(task.label_names), tokenizer, selection.max_length)
-                cells[seed, attack, task_name] = [_cell(victim, parts, sets) for parts in tuned.of(task_name, attack.name)]
+                cells[seed, attack, task_name] = [cell_of(victim, parts, sets) for parts in tuned.of(task_name, attack.name)]
     in_order = itertools.product(selection.seeds, attacks, tasks)
     ordered_cells = tuple(cell for place in in_order for cell in cells[place])
     for cell in ordered_cells:
@@ -144,7 +144,7 @@ def site_for(plan: Plan, plugins: Sequence[PluginFile] = (), threads: int = 1, d
     )
 
 
-def _cell(victim: VictimSpec, parts: Sequence[ModelRepair], sets: DefenderSets) -> CellSpec:
+def cell_of(victim: VictimSpec, parts: Sequence[ModelRepair], sets: DefenderSets) -> CellSpec:
     """A cell's spec. The size of a set that the defense does not get makes no difference, so it makes no other cell."""
     needs = needs_of(parts)
     return CellSpec(

@@ -91,6 +91,7 @@ class Context:
                 optimizer=optimizer,
                 loss=loss,
             )
+        self.trace.trained_rows += recipe.epochs * len(rows)
 
     def predict(self, model: nn.Module, rows: TextSet) -> Tensor:
         """Logits (n, classes) float32 on the CPU, without a gradient. Each module is afterwards in the mode that it was in."""

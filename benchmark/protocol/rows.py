@@ -92,12 +92,17 @@ def last_of_each_class(labels: npt.NDArray[np.int64], quotas: list[int]) -> npt.
 
 def rows_of(spec: VictimSpec, site: Site, sets: DefenderSets = DefenderSets()) -> Rows:
     """The rows that `draw_rows` deals out of the data at `site`. Raises ValueError if task or data are not those in `spec`."""
+    return draw_rows(spec, splits_of(spec, site), sets)
+
+
+def splits_of(spec: VictimSpec, site: Site) -> Splits:
+    """The task's splits at `site`. Raises ValueError if task or data are not those in `spec`."""
     splits = load(task_of(spec)(), spec.data.source, site.data)
     if splits.fingerprint != spec.data.fingerprint:
         raise ValueError(
             f"the data of {spec.task} changed: its fingerprint is {splits.fingerprint}, the cell wants {spec.data.fingerprint}"
         )
-    return draw_rows(spec, splits, sets)
+    return splits
 
 
 def _permutation(n: int, seed: int, *role: str) -> npt.NDArray[np.int64]:

@@ -37,7 +37,7 @@ def evaluate(
     Raises ValueError unless the model gives a finite number for every text and class.
     """
     rows_by_name = {name: rows for name, rows in (("clean", test), ("triggered", triggered)) if rows is not None}
-    classes = ctx.classify(model, _join(list(rows_by_name.values()))).astype(CLASS_TYPE)
+    classes = ctx.classify(model, join_rows(list(rows_by_name.values()))).astype(CLASS_TYPE)
     predictions: Predictions = {}
     for name, rows in rows_by_name.items():
         predictions[name], classes = classes[: len(rows)], classes[len(rows) :]
@@ -63,6 +63,7 @@ def metrics_of(predictions: Predictions, spec: VictimSpec) -> dict[str, Metric]:
     return metrics
 
 
-def _join(sets: list[TextSet]) -> TextSet:
+def join_rows(sets: list[TextSet]) -> TextSet:
+    """The rows of all sets, one after another."""
     second = None if sets[0].second is None else tuple(text for rows in sets for text in rows.second or ())
     return TextSet(tuple(text for rows in sets for text in rows.first), second, np.concatenate([rows.labels for rows in sets]))

@@ -74,6 +74,8 @@ class Tuned:
     - `searcher` names what chose the trials. `budget` is the number of trials of each defense, `trained_rows` the rows that
       each may train on (None: not bounded). `tolerance` is the clean accuracy that a setting may cost, in [0, 1].
     - `typed` is what the user typed, `env` what computed it.
+    - `notes` are for people: of every victim, by key, what it scored before any defense ("before"), and the defender's own
+      backdoor ("planted"), with whether it took.
     """
 
     objective: Literal["accuracy", "planted", "transfer", "oracle"]
@@ -85,6 +87,7 @@ class Tuned:
     protocol: int = PROTOCOL
     typed: dict[str, Any] = field(default_factory=dict)
     env: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
 
     def digest(self) -> str:
         """SHA-256, in hex, of what was chosen and how."""

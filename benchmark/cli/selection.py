@@ -1,0 +1,76 @@
+"""The flags that select what is run, shared by the commands that run something."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from bdbench.cli.arguments import absolute, assignments, drop_none, names, row_counts, seed_numbers
+from bdbench.errors import UsageError, nearest
+
+if TYPE_CHECKING:
+    from bdbench.matrix.selection import Selection
+
+TRAINING = ("epochs", "learning_rate", "batch_size", "warmup", "clip")  # the victim's
+AS_TYPED = ("model_digest", "clean_rows", "even_classes", "max_length", "precision")
+ROWS = ("train_rows", "validation_rows", "test_rows")
+PLUGINS = ("tasks", "attacks", "defenses")
+SELECTING = (
+    "preset",
+    "model",
+    "data",
+    "seeds",
+    *PLUGINS,
+    *ROWS,
+    *AS_TYPED,
+    *TRAINING,
+    "attack_param",
+    "defense_param",
+    "plugin",
+)
+
+
+def overrides_of(flags: Mapping[str, Any]) -> dict[str, Any]:
+    """What the flags of SELECTING, by name, put in place of a preset's values; None is not typed.
+
+    A directory becomes its path from the root. Raises UsageError for a text that is no value of its flag.
+    """
+    return drop_none(
+        model=absolute(flags["model"], "bundled"),
+        data=absolute(flags["data"], "hub", "builtin"),
+        **{name: names(flags[name]) for name in PLUGINS},
+        seeds=seed_numbers(flags["seeds"]),
+        training=drop_none(**{name: flags[name] for name in TRAINING}),
+        attack_params=assignments("-A", flags["attack_param"]),
+        defense_params=assignments("-D", flags["defense_param"]),
+        **{name: flags[name] for name in AS_TYPED},
+    ) | row_counts(**{name: flags[name] for name in ROWS})
+
+
+def selection_of(preset: str, overrides: Mapping[str, Any]) -> Selection:
+    """The selection of a preset with the user's values over its own. Raises UsageError for a preset that there is not."""
+    from bdbench.matrix.presets import PRESETS
+
+    if preset not in PRESETS:
+        raise UsageError(f"no preset named '{preset}'{nearest(preset, PRESETS)}; known: {', '.join(PRESETS)}")
+    return PRESETS[preset].select(overrides)
+
+
+def with_flags_of(command: Callable[..., None], *flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give the decorated command these flags of another one, with their help: it gets them as keywords, `**flags`."""
+
+    def decorated(function: Callable[..., None]) -> Callable[..., None]:
+        shared = inspect.signature(command, eval_str=True).parameters
+        own = [
+            parameter
+            for parameter in inspect.signature(function, eval_str=True).parameters.values()
+            if parameter.kind is not parameter.VAR_KEYWORD
+        ]
+        every = [*own, *(shared[name] for name in flags)]
+        keywords = [parameter.replace(kind=parameter.KEYWORD_ONLY) for parameter in every]
+        function.__signature__ = inspect.Signature(keywords)
+        function.__annotations__ = {parameter.name: parameter.annotation for parameter in keywords}
+        return function
+
+    return decorated
