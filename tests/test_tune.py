@@ -317,6 +317,13 @@ def test_bisection_refuses_what_it_cannot_search():
         searcher_of("bisect", [replace(RATIO, aggressive=None)], 0, 8, Fraction(1), "d")
 
 
+def test_without_optuna_it_is_said_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(UsageError, match=r"pip install 'bdbench\[tune\]'"):
+        searcher_of("random", [RATIO], 0, 8, Fraction(1), "d")
+    assert suggestions(searcher_of("bisect", [RATIO], 0, 8, Fraction(1), "d"), lambda ratio: 0.0, 1) == [0.3]
+
+
 # studies
 
 
@@ -351,7 +358,7 @@ def run_out_of_order(studies: Studies, at_a_time: int, seed: int, rows: int = 0)
 def test_budgets_are_equal_to_the_trial_failed_ones_count_and_a_defense_with_nothing_to_tune_gets_one(planned):
     studies = studies_of(planned, budget=7, window=1, names=("fine-tuning", "fine-mixing", "e-pur", "none"))
     run_out_of_order(studies, at_a_time=3, seed=0)
-    assert [len(study.trials) for study in studies.studies] == [7, 7, 7, 1]
+    assert [len(study.trials) for study in studies.studies] == [study.budget for study in studies.studies] == [7, 7, 7, 1]
     assert [sum(trial.status == "failed" for trial in study.trials) for study in studies.studies] == [1, 1, 1, 0]
     for study in studies.studies:
         (setting,) = study.tuned()
