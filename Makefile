@@ -1,13 +1,14 @@
 # make bench   a leaderboard from nothing: environment, five generated tasks, two attacks, six defenses
 # make test    the whole test suite
 # make test-fuzz   thousands of generated data files, model folders, command lines and damaged records (about 5 minutes)
+# make test-faults   one matrix through twenty kills of workers and drivers
 # make clean   remove the environment, the quick results and the stored victims
 
 PYTHON ?= python3
 VENV := .venv
 BDBENCH := $(VENV)/bin/bdbench
 
-.PHONY: bench test test-fuzz lint clean
+.PHONY: bench test test-fuzz test-faults lint clean
 
 bench: $(VENV)/.bench
 	$(BDBENCH) run --preset quick
@@ -21,6 +22,12 @@ FUZZ ?= 600
 
 test-fuzz: $(VENV)/.test
 	BDBENCH_FUZZ=$(FUZZ) $(VENV)/bin/python -m pytest tests/test_fuzz.py
+
+# workers and drivers that are killed
+KILLS ?= 20
+
+test-faults: $(VENV)/.test
+	BDBENCH_FAULTS=$(KILLS) $(VENV)/bin/python -m pytest -s tests/test_faults.py tests/test_cluster.py tests/test_disk.py
 
 lint: $(VENV)/.test
 	$(VENV)/bin/python -m pip install -q -c constraints.txt ruff

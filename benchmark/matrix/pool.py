@@ -11,6 +11,7 @@ from typing import Any, Self
 
 import torch
 
+from bdbench.engine.folders import count_weights
 from bdbench.errors import UsageError, WorkersLost, first_line
 from bdbench.matrix.capacity import worker_bytes
 from bdbench.matrix.crew import Crew
@@ -64,7 +65,7 @@ class RayPool:
         self._freight: Freight | None = None
         self._settled_at_once: list[tuple[Step, Outcome]] = []
         self._looked = 0.0
-        self._threads = worker.site.threads
+        self._threads, self._weights = worker.site.threads, count_weights(worker.site.model)
         self._gpu_share = gpus_per_cell if worker.site.torch_device().type == "cuda" else 0.0
         self._stack = ExitStack()
 
@@ -168,7 +169,8 @@ class RayPool:
                 self._progress.at(slot, how_far)
 
     def _room_for(self, step: Step) -> list[Slot] | None:
-        return room_for(self._crew.slots, ceil(threads_for(step.spec, self._threads) / self._threads))
+        width = threads_for(step.spec, self._threads, self._weights) / self._threads
+        return room_for(self._crew.slots, ceil(width))
 
     def _settled(self, slot: Slot) -> tuple[Step, Outcome] | None:
         """What a slot's answer means. A process that died or is of no more use is replaced."""

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from bdbench.attacks.base import Attack, DataPoisoning
 from bdbench.data import TextSet
 from bdbench.engine.classifiers import classifier_with, load_classifier
+from bdbench.engine.folders import count_weights
 from bdbench.engine.models import check_model
 from bdbench.engine.tokenizers import load_tokenizer, unchanged_tokenizer
 from bdbench.engine.training import Recipe
@@ -31,7 +32,8 @@ from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Predictions, VictimDigests
 from bdbench.specs.work import CellSpec, VictimSpec
 
-CLEAN_MODEL_THREADS = 2
+# See `threads_for`.
+CLEAN_MODEL_THREADS, MANY_WEIGHTS = 2, 50_000_000
 
 
 @dataclass(eq=False)
@@ -68,14 +70,15 @@ def clean_spec(spec: VictimSpec) -> VictimSpec:
     return replace(spec, attack=plugin_spec(ATTACKS.get("none")()))
 
 
-def threads_for(spec: VictimSpec | CellSpec, threads: int) -> int:
-    """The CPU threads of a step in a run with so many `threads` a step: those, or more for a clean model.
+def threads_for(spec: VictimSpec | CellSpec, threads: int, weights: int) -> int:
+    """The CPU threads of a step in a run with so many `threads` a step and a model of so many `weights`.
 
-    A clean model is what everything else of its task and seed waits for, mostly beside idle cores. The rule is part of the
-    protocol, since another number of threads gives other bits: it asks what is made, not which cores are idle.
+    A large clean model gets more: it is what everything else of its task and seed waits for, mostly beside idle cores. The rule
+    is part of the protocol, since another number of threads gives other bits: it asks what is made, not which cores are idle.
+    A small model does not gain by it, as its threads wait for each other after each short product.
     """
     is_clean_model = isinstance(spec, VictimSpec) and spec.attack.name == "none"
-    return max(threads, CLEAN_MODEL_THREADS) if is_clean_model else threads
+    return max(threads, CLEAN_MODEL_THREADS) if is_clean_model and weights >= MANY_WEIGHTS else threads
 
 
 def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Victim:
@@ -84,7 +87,7 @@ def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vi
     `clean` is the clean fine-tuned model, required where `needs_clean_victim`. Raises what the attack raises, and ValueError
     if the code, the model, the plugin or the data at `site` is not what `spec` names.
     """
-    site = replace(site, threads=threads_for(spec, site.threads))
+    site = replace(site, threads=threads_for(spec, site.threads, count_weights(site.model)))
     site.enter()
     attack = attack_of(spec)
     check_site(spec, site)

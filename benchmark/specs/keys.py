@@ -9,7 +9,7 @@ from typing import Any
 # The rules by which victims and cells are made and scored. Raised whenever the same spec would give other numbers, so that no
 # finished cell of the older rules passes for one of the newer. 1: the first slice. 2: clean sets with even classes, warm-up and
 # clip in every key, one CPU thread by default, no attack's name for `skip`, a component that comes twice draws twice.
-# 3: a clean model is trained by two threads, or by as many as the user gives a step if those are more.
+# 3: a clean model of 50 million weights or more is trained by two threads (`protocol.victims.threads_for`).
 PROTOCOL = 3
 
 KEY_DIGITS = 16  # of 64: among a million cells two share a key with probability 3e-8
