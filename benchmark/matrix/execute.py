@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from typing import Protocol
 
@@ -13,8 +14,10 @@ from bdbench.matrix.interrupts import Interrupts
 from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.results import Results
 from bdbench.matrix.worker import CellOutcome, Outcome, VictimOutcome, Worker
+from bdbench.specs.records import Record
 
 MOST_MISHAPS = 2  # of a step; what ends so a third time has failed
+WRITERS, MOST_UNWRITTEN = 4, 64
 
 
 class Pool(Protocol):
@@ -79,6 +82,8 @@ class _Execution:
     ) -> None:
         self._schedule, self._pool, self._results, self._progress = Schedule(steps), pool, results, progress
         self._interrupts = interrupts
+        # A disk makes each file wait until it is safe. Other steps are started and settled meanwhile.
+        self._writers, self._writing = ThreadPoolExecutor(WRITERS), deque[tuple[Future[None], Record]]()
         self._outcomes: dict[str, VictimOutcome] = {}
         self._mishaps: dict[str, list[str]] = defaultdict(list)
 
@@ -88,10 +93,15 @@ class _Execution:
                 with self._interrupts.held():
                     for step, outcome in self._pool.ended():
                         self._settle(step, outcome)
+                    self._show_written(MOST_UNWRITTEN)
+            self._show_written()
         except KeyboardInterrupt:
             for step, outcome in self._pool.ended(wait=False):
                 self._settle(step, outcome)
+            self._show_written()
             raise
+        finally:
+            self._writers.shutdown(cancel_futures=True)
 
     def _start_what_can_be(self) -> bool:
         """Start steps while the pool has room; whether anything is left to wait for."""
@@ -116,10 +126,20 @@ class _Execution:
             return
         self._schedule.done(step.key)
         if isinstance(outcome, CellOutcome):
-            self._results.write(outcome.record, outcome.predictions)
-            self._progress.cell(outcome.record)
+            writing = self._writers.submit(self._results.write, outcome.record, outcome.predictions)
+            self._writing.append((writing, outcome.record))
         else:
             if outcome.unstored:
                 raise StorageError(outcome.error)
             self._outcomes[step.key] = outcome
             self._progress.victim(step.spec, outcome.error, outcome.seconds)
+
+    def _show_written(self, most: int = 0) -> None:
+        """Show the cells whose results are on disk, in the order in which they ended; wait until `most` are not.
+
+        Raises StorageError if one could not be written.
+        """
+        while self._writing and (len(self._writing) > most or self._writing[0][0].done()):
+            writing, record = self._writing.popleft()
+            writing.result()
+            self._progress.cell(record)

@@ -12,6 +12,7 @@ import re
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,7 +20,7 @@ import numpy as np
 from torch import Tensor
 
 from bdbench.data import TextSet
-from bdbench.engine.folders import count_weights
+from bdbench.engine.folders import FileStamp, count_weights, stamps
 from bdbench.files import check_room, make_writable, sha256, storage_error, sweep, unfinished
 from bdbench.matrix.results import read_arrays
 from bdbench.protocol.victims import Victim
@@ -54,10 +55,11 @@ class VictimStore:
         """Raises StorageError unless there is room for a victim of the pre-trained model in this folder."""
         check_room(self.folder, BYTES_PER_WEIGHT * count_weights(model))
 
-    def load(self, spec: VictimSpec) -> Victim | None:
-        """The victim of this spec, or None, with a warning, if it is not whole: see `_meta`."""
-        from safetensors.torch import load_file
+    def load(self, spec: VictimSpec, scores_only: bool = False) -> Victim | None:
+        """The victim of this spec, or None, with a warning, if it is not whole: see `_meta`.
 
+        With `scores_only` it comes without its weights and triggered texts, which a cell that changes nothing does not need.
+        """
         home = self.folder / spec.key()
         meta = self._meta(spec.key())
         if meta is None:
@@ -65,8 +67,8 @@ class VictimStore:
         try:
             return Victim(
                 spec=spec,
-                weights={name: weight.clone() for name, weight in load_file(home / WEIGHTS).items()},  # load_file maps the file
-                triggered=_read_texts(home / TRIGGERED) if TRIGGERED in meta["sha256"] else None,
+                weights={} if scores_only else _read_weights(home / WEIGHTS),
+                triggered=None if scores_only or TRIGGERED not in meta["sha256"] else _read_texts(home / TRIGGERED),
                 predictions=_whole_classes(read_arrays(home / PREDICTIONS)),
                 **{name: meta[name] for name in ("metrics", "digests", "seconds", "env")},
             )
@@ -85,25 +87,13 @@ class VictimStore:
         if not home.is_dir():
             return None
         try:
-            meta = json.loads((home / "meta.json").read_text(encoding="utf-8"))
-            digests = checked(dict[str, str], meta["sha256"])
-            problems = [f"no {name}" for name in sorted({WEIGHTS, PREDICTIONS} - digests.keys())]
-            problems += [
-                f"{name!r} is none of its files" for name in sorted(digests.keys() - {WEIGHTS, PREDICTIONS, TRIGGERED})
-            ]
-            problems = problems or [name for name, digest in digests.items() if sha256(home / name) != digest]
-            if checked(VictimSpec, meta["spec"]).key() != key:
-                problems.append("meta.json is of another victim")
-            meta["metrics"] = checked(dict[str, Metric], meta["metrics"])
-            meta["digests"] = checked(VictimDigests, meta["digests"])
-            meta["seconds"] = checked(dict[str, float], meta["seconds"])
-            meta["env"] = checked(dict[str, Any], meta["env"])
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+            meta, problems = _read_meta(key, stamps(home.iterdir()))
+        except OSError as error:
             problems = [f"{type(error).__name__}: {error}"]
         if problems:
             _warn(key, problems)
             return None
-        return meta
+        return dict(meta)
 
     def is_whole(self, key: str) -> bool:
         """Whether the victim of this key is there and whole; if it is damaged, there is a warning."""
@@ -169,6 +159,35 @@ class VictimStore:
             os.replace(home, work / "damaged")
             shutil.rmtree(work / "damaged")
         os.replace(work, home)
+
+
+@lru_cache(maxsize=64)
+def _read_meta(key: str, files: tuple[FileStamp, ...]) -> tuple[dict[str, Any], list[str]]:
+    """What meta.json among a victim's files says, and what is wrong with them. They are read anew when one of them changes."""
+    file_by_name = {file.path.name: file.path for file in files}
+    meta: dict[str, Any] = {}
+    try:
+        meta = json.loads(file_by_name["meta.json"].read_text(encoding="utf-8"))
+        digests = checked(dict[str, str], meta["sha256"])
+        problems = [f"no {name}" for name in sorted({WEIGHTS, PREDICTIONS, *digests} - file_by_name.keys())]
+        problems += [f"no digest of {name}" for name in sorted({WEIGHTS, PREDICTIONS} - digests.keys())]
+        problems += [f"{name!r} is none of its files" for name in sorted(digests.keys() - {WEIGHTS, PREDICTIONS, TRIGGERED})]
+        problems = problems or [name for name, digest in digests.items() if sha256(file_by_name[name]) != digest]
+        if checked(VictimSpec, meta["spec"]).key() != key:
+            problems.append("meta.json is of another victim")
+        meta["metrics"] = checked(dict[str, Metric], meta["metrics"])
+        meta["digests"] = checked(VictimDigests, meta["digests"])
+        meta["seconds"] = checked(dict[str, float], meta["seconds"])
+        meta["env"] = checked(dict[str, Any], meta["env"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        problems = [f"{type(error).__name__}: {error}"]
+    return meta, problems
+
+
+def _read_weights(file: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    return {name: weight.clone() for name, weight in load_file(file).items()}  # load_file maps the file
 
 
 def _warn(key: str, problems: list[str]) -> None:

@@ -16,7 +16,7 @@ from bdbench.errors import StorageError, first_line
 from bdbench.matrix.deadline import TimeLimit, deadline
 from bdbench.matrix.remarks import collected_warnings
 from bdbench.matrix.victim_store import VictimStore
-from bdbench.protocol.cells import failed_record, run_cell
+from bdbench.protocol.cells import changes_nothing, failed_record, run_cell
 from bdbench.protocol.environment import portable_traceback
 from bdbench.protocol.site import Site
 from bdbench.protocol.victims import Victim, clean_spec, make_victim, needs_clean_victim
@@ -151,7 +151,7 @@ class Worker:
             if outcome.error:
                 return self.failure(spec, f"its victim failed:\n{outcome.error}", mishaps)
         self.site.enter()
-        victim = _stored(spec.victim, VictimStore(self.victims))
+        victim = _stored(spec.victim, VictimStore(self.victims), scores_only=changes_nothing(spec))
         record, predictions = run_cell(spec, victim, self.site, dict(self.typed))
         record.env = with_mishaps(record.env, mishaps)
         if record.seconds:
@@ -159,9 +159,9 @@ class Worker:
         return CellOutcome(record, predictions)
 
 
-def _stored(spec: VictimSpec, store: VictimStore) -> Victim:
-    """A victim that was stored before. Raises LostVictim unless it is still there, whole."""
-    victim = store.load(spec)
+def _stored(spec: VictimSpec, store: VictimStore, scores_only: bool = False) -> Victim:
+    """A victim that was stored before (see `VictimStore.load`). Raises LostVictim unless it is still there, whole."""
+    victim = store.load(spec, scores_only)
     if victim is None:
         raise LostVictim(spec.key())
     return victim

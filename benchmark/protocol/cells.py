@@ -18,7 +18,7 @@ from bdbench.fence import fenced
 from bdbench.protocol.contexts import Context, DefenseContext, Lazy
 from bdbench.protocol.environment import environment
 from bdbench.protocol.plugins import needs_of, parts_of
-from bdbench.protocol.rows import DefenderSets, Rows, rows_of
+from bdbench.protocol.rows import DefenderSets, Rows, rows_of, splits_of
 from bdbench.protocol.scoring import evaluate, metrics_of
 from bdbench.protocol.site import Site
 from bdbench.protocol.victims import Victim, check_site, classifier, context_fields
@@ -55,13 +55,15 @@ def run_cell(
     if reason := _reason_to_skip(parts, spec.victim.task, site):
         env = environment(site) | {"victim": victim.env}
         return Record(spec, "skipped", reason, needs=needs_of(parts), typed=typed, victim=victim.digests, env=env), None
-    rows = rows_of(spec.victim, site, DefenderSets(spec.clean_rows, spec.validation_rows, spec.even_classes))
+    splits_of(spec.victim, site)  # whether the data here is what the cell names
     began = time.perf_counter()
-    if all(part.unchanged for part in parts):
+    if changes_nothing(spec):
         repair_ended = began
         predictions, metrics = victim.predictions, metrics_of(victim.predictions, spec.victim)
         notes, trace = {}, Trace()
     else:
+        rows = rows_of(spec.victim, site, DefenderSets(spec.clean_rows, spec.validation_rows, spec.even_classes))
+        began = time.perf_counter()
         with unchanged_tokenizer(site.model):
             repaired = apply_defense(spec, parts, victim, rows, site)
         repair_ended = time.perf_counter()
@@ -86,6 +88,11 @@ def run_cell(
         env=environment(site, trace) | {"victim": victim.env},
     )
     return record, predictions
+
+
+def changes_nothing(spec: CellSpec) -> bool:
+    """Whether the defense leaves the victim as it is: then the victim's own evaluation is the cell's."""
+    return all(part.unchanged for part in parts_of(spec))
 
 
 def apply_defense(spec: CellSpec, parts: list[ModelRepair], victim: Victim, rows: Rows, site: Site) -> Repaired:

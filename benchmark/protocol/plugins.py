@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -10,6 +11,7 @@ from bdbench.attacks.base import Attack
 from bdbench.defenses.base import ModelRepair
 from bdbench.fence import fenced
 from bdbench.registry import ATTACKS, DEFENSES, TASKS, Registry
+from bdbench.specs.keys import canonical
 from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec
 from bdbench.tasks.base import Task
 
@@ -46,9 +48,13 @@ def _asks_for(part: ModelRepair) -> frozenset[str]:
 
 
 def _build(spec: PluginSpec, registry: Registry) -> Any:
-    cls = _get(spec.name, spec.version, registry)
-    with fenced(f"'{spec.name}'", seed=0):
-        return cls.build(spec.params)
+    return _built(_get(spec.name, spec.version, registry), canonical(spec.params))
+
+
+@lru_cache(maxsize=4096)  # a cell asks several times
+def _built(cls: Any, params: str) -> Any:
+    with fenced(f"'{cls.name}'", seed=0):
+        return cls.build(json.loads(params))
 
 
 def _get(name: str, version: str, registry: Registry) -> Any:
