@@ -94,6 +94,10 @@ class Registry:
         self._found.add(name)
         return self._classes[name]
 
+    def installed(self) -> list[str]:
+        """The names that installed libraries publish, sorted, without importing one."""
+        return sorted(self._entry_points)
+
     def summary(self, name: str) -> str:
         """The first line of the docstring of the plugin's module, read from the file, not imported."""
         if name in self._built_in():

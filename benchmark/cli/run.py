@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +13,7 @@ import typer
 
 from bdbench.cli.arguments import Plugins, Text, absolute, assignments, drop_none, load_plugins, names, row_counts, seed_numbers
 from bdbench.errors import StorageError, UsageError, nearest
+from bdbench.matrix.receipt import Receipt, asked_digest, read_receipt, records_digest, states_of, table_digests
 from bdbench.portable import encodable, last_part
 
 if TYPE_CHECKING:
@@ -71,10 +72,14 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and their number, and stop")] = False,
 ) -> None:
     """Run attacks x defenses x tasks x seeds, then write the tables. Finished cells are not run again."""
+    asked = dict(locals())  # every flag there is
     began = time.monotonic()
     out = (out or Path("results") / preset).absolute()
     victims = (victims or out.parent / "victims").absolute()
     model, data = absolute(model, "bundled"), absolute(data, "hub", "builtin")
+    request = None if force or dry_run else asked_digest(asked)
+    if request and is_finished(out, request):
+        return
     plugins = load_plugins(plugin)
     overrides = drop_none(
         model=model,
@@ -96,6 +101,7 @@ def run(
     if dry_run:
         print_cells(plan)
         return
+    draft = draft_of(request, plan) if request else None
 
     from bdbench.engine.folders import count_weights
     from bdbench.matrix.deadline import TimeLimit
@@ -112,7 +118,25 @@ def run(
         worker = Worker(site, store.folder, typed_values(preset, overrides), time_limit=time_limit)
         execution = execute_missing(plan, results, worker, inline, workers, gpus_per_cell, force)
         store.sweep()  # what interrupted workers left
-        finish(plan, results, execution, time.monotonic() - began)
+        finish(plan, results, execution, time.monotonic() - began, draft)
+
+
+def is_finished(out: Path, request: str) -> bool:
+    """Whether the same command has done all of it before (see `receipt`); says so as a run without anything to do does."""
+    receipt = read_receipt(out)
+    if receipt is None or receipt.asked != request:
+        return False
+    from bdbench.matrix.lock import locked
+
+    with locked(out):
+        if not receipt.holds(out, request):
+            return False
+        for warning in receipt.warnings:
+            typer.echo(f"warning: {warning}", err=True)
+        typer.echo(f"{receipt.cells} cells are there already; 0 to run", err=True)
+        for table in receipt.tables:
+            typer.echo(out / table)
+    return True
 
 
 def select(preset: str, overrides: Mapping[str, Any], device: str) -> Plan:
@@ -191,8 +215,10 @@ def execute_missing(
     return Execution(progress, processes, interrupted, unstored)
 
 
-def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -> None:
+def finish(plan: Plan, results: Results, execution: Execution, seconds: float, draft: Receipt | None = None) -> None:
     """Write the tables, say where the time went and which cells failed. Raises typer.Exit unless all cells ended well.
+
+    If they did, the `draft` of a receipt is filled in and written, too.
 
     Raises StorageError if a result or a table could not be written.
     """
@@ -200,7 +226,9 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -
     from bdbench.reports.files import write_report
 
     try:
-        for file in write_report(results.folder, read_records(results.folder)):  # with what another process may have added
+        found = records_digest(results.folder)  # before they are read: the receipt is of these, or of older ones
+        tables = write_report(results.folder, read_records(results.folder))  # with what another process may have added
+        for file in tables:
             typer.echo(file)
     except StorageError as error:
         raise execution.unstored or error from None
@@ -218,3 +246,14 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -
         raise typer.Exit(130)
     if keys or progress.failed:  # a forced cell that failed may have an earlier record that is kept
         raise typer.Exit(1)
+    if draft:
+        replace(draft, records=found, tables=table_digests(results.folder, tables)).write(results.folder)
+
+
+def draft_of(request: str, plan: Plan) -> Receipt | None:
+    """The receipt of a run, but for what it will leave; None where there can be none."""
+    if any(cell.victim.data.source == "hub" for cell in plan.cells):
+        return None
+    tasks = dict.fromkeys(cell.victim.task for cell in plan.cells) if plan.data_folder else ()
+    sources = states_of([plan.model_folder, *(plan.data_folder / task for task in tasks)])
+    return sources and Receipt(request, sources, len(plan.cells), plan.warnings)
