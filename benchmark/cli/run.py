@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bdbench.cli.arguments import Plugins, Text, absolute, assignments, drop_none, load_plugins, names, row_counts, seed_numbers
+from bdbench.cli.finished import draft_of, is_finished
 from bdbench.errors import StorageError, UsageError, nearest
-from bdbench.matrix.receipt import Receipt, asked_digest, read_receipt, records_digest, states_of, table_digests
+from bdbench.matrix.receipt import Receipt, asked_digest, records_digest, table_digests
 from bdbench.portable import encodable, last_part
 
 if TYPE_CHECKING:
@@ -121,24 +122,6 @@ def run(
         finish(plan, results, execution, time.monotonic() - began, draft)
 
 
-def is_finished(out: Path, request: str) -> bool:
-    """Whether the same command has done all of it before (see `receipt`); says so as a run without anything to do does."""
-    receipt = read_receipt(out)
-    if receipt is None or receipt.asked != request:
-        return False
-    from bdbench.matrix.lock import locked
-
-    with locked(out):
-        if not receipt.holds(out, request):
-            return False
-        for warning in receipt.warnings:
-            typer.echo(f"warning: {warning}", err=True)
-        typer.echo(f"{receipt.cells} cells are there already; 0 to run", err=True)
-        for table in receipt.tables:
-            typer.echo(out / table)
-    return True
-
-
 def select(preset: str, overrides: Mapping[str, Any], device: str) -> Plan:
     """The plan of a preset with the user's values over its own; warnings go to standard error."""
     from bdbench.matrix.presets import PRESETS
@@ -226,7 +209,7 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float, d
     from bdbench.reports.files import write_report
 
     try:
-        found = records_digest(results.folder)  # before they are read: the receipt is of these, or of older ones
+        found = records_digest(results.folder) if draft else ""  # before they are read: it may be of older ones, of no newer
         tables = write_report(results.folder, read_records(results.folder))  # with what another process may have added
         for file in tables:
             typer.echo(file)
@@ -248,12 +231,3 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float, d
         raise typer.Exit(1)
     if draft:
         replace(draft, records=found, tables=table_digests(results.folder, tables)).write(results.folder)
-
-
-def draft_of(request: str, plan: Plan) -> Receipt | None:
-    """The receipt of a run, but for what it will leave; None where there can be none."""
-    if any(cell.victim.data.source == "hub" for cell in plan.cells):
-        return None
-    tasks = dict.fromkeys(cell.victim.task for cell in plan.cells) if plan.data_folder else ()
-    sources = states_of([plan.model_folder, *(plan.data_folder / task for task in tasks)])
-    return sources and Receipt(request, sources, len(plan.cells), plan.warnings)
