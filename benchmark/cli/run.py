@@ -5,15 +5,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from bdbench.cli.arguments import Plugins, Text, load_plugins
+from bdbench.cli.finished import draft_of, is_finished
 from bdbench.cli.selection import overrides_of, selection_of
 from bdbench.errors import StorageError, UsageError, WorkersLost
+from bdbench.matrix.receipt import Receipt, asked_digest, records_digest, table_digests
 from bdbench.portable import encodable, last_part
 
 if TYPE_CHECKING:
@@ -78,9 +80,12 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="print the cells and their number, and stop")] = False,
 ) -> None:
     """Run attacks x defenses x tasks x seeds, then write the tables. Finished cells are not run again."""
-    flags, began = locals(), time.monotonic()
+    flags, began = dict(locals()), time.monotonic()
     out = (out or Path("results") / preset).absolute()
     victims = (victims or out.parent / "victims").absolute()
+    request = None if force or dry_run else asked_digest(flags)
+    if request and is_finished(out, request):
+        return
     plugins = load_plugins(plugin)
     overrides = overrides_of(flags)
     if inline and address is not None:
@@ -89,6 +94,7 @@ def run(
     if dry_run:
         print_cells(plan)
         return
+    draft = draft_of(request, plan) if request else None
 
     from bdbench.engine.folders import count_weights
     from bdbench.matrix.deadline import TimeLimit
@@ -107,7 +113,7 @@ def run(
         worker = Worker(site, store.folder, typed_values(preset, overrides), time_limit=time_limit)
         execution = execute_missing(plan, results, worker, inline, workers, gpus_per_cell, force, address)
         store.sweep()  # what interrupted workers left
-        finish(plan, results, execution, time.monotonic() - began)
+        finish(plan, results, execution, time.monotonic() - began, draft)
 
 
 def select(preset: str, overrides: Mapping[str, Any], device: str, tuned: Iterable[Path] = ()) -> Plan:
@@ -204,8 +210,10 @@ def execute_missing(
     return Execution(progress, processes, exit_status, lost)
 
 
-def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -> None:
+def finish(plan: Plan, results: Results, execution: Execution, seconds: float, draft: Receipt | None = None) -> None:
     """Write the tables, say where the time went and which cells failed. Raises typer.Exit unless all cells ended well.
+
+    If they did, the `draft` of a receipt is filled in and written, too.
 
     Raises StorageError if a result or a table could not be written.
     """
@@ -214,8 +222,10 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -
     from bdbench.reports.files import write_report
 
     try:
+        found = records_digest(results.folder) if draft else ""  # before they are read: it may be of older ones, of no newer
         # with what another process may have added
-        for file in write_report(results.folder, read_records(results.folder), read_kept(results.folder)):
+        tables = write_report(results.folder, read_records(results.folder), read_kept(results.folder))
+        for file in tables:
             typer.echo(file)
     except StorageError as error:
         raise execution.error or error from None
@@ -233,3 +243,5 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float) -
         raise typer.Exit(execution.exit_status)
     if keys or progress.failed:  # a forced cell that failed may have an earlier record that is kept
         raise typer.Exit(1)
+    if draft:
+        replace(draft, records=found, tables=table_digests(results.folder, tables)).write(results.folder)

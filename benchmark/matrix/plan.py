@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -94,6 +95,7 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
         warnings += doubts + _unfit(defenses, classifier_skeleton(model.folder, len(task.label_names)))
         even_classes = selection.even_classes and any("clean" in needs_of(parts) for parts in defenses)
         sets = DefenderSets(selection.clean_rows, validation_rows, even_classes)
+        settings = {parts: _cell_setting(parts, sets) for parts in tuned.all}
         for seed in selection.seeds:
             victims = {
                 attack: VictimSpec(
@@ -115,11 +117,12 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
                 _check_target(attack, len(task.label_names))
                 with refusing(f"'{attack.name}'"):
                     attack.check(rows.train, len(task.label_names), tokenizer, selection.max_length)
-                cells[seed, attack, task_name] = [cell_of(victim, parts, sets) for parts in tuned.of(task_name, attack.name)]
+                cells[seed, attack, task_name] = [
+                    CellSpec(victim, **settings[parts]) for parts in tuned.of(task_name, attack.name)
+                ]
     in_order = itertools.product(selection.seeds, attacks, tasks)
     ordered_cells = tuple(cell for place in in_order for cell in cells[place])
-    for cell in ordered_cells:
-        _check_spec(cell)
+    _check_specs(ordered_cells)
     tunings = tuple(file.tuned for file in tuned_files)
     return Plan(ordered_cells, model.folder, folder, selection.model, tuple(dict.fromkeys(warnings)), tunings)
 
@@ -146,22 +149,35 @@ def site_for(plan: Plan, plugins: Sequence[PluginFile] = (), threads: int = 1, d
 
 def cell_of(victim: VictimSpec, parts: Sequence[ModelRepair], sets: DefenderSets) -> CellSpec:
     """A cell's spec. The size of a set that the defense does not get makes no difference, so it makes no other cell."""
+    return CellSpec(victim, **_cell_setting(parts, sets))
+
+
+def _cell_setting(parts: Sequence[ModelRepair], sets: DefenderSets) -> dict[str, Any]:
+    """The fields of a cell's spec beside its victim."""
     needs = needs_of(parts)
-    return CellSpec(
-        victim=victim,
-        defense=tuple(plugin_spec(part) for part in parts),
-        clean_rows=sets.clean_rows if "clean" in needs else 0,
-        validation_rows=sets.validation_rows if "validation" in needs else 0,
-        even_classes=sets.even_classes and "clean" in needs,
-    )
+    return {
+        "defense": tuple(plugin_spec(part) for part in parts),
+        "clean_rows": sets.clean_rows if "clean" in needs else 0,
+        "validation_rows": sets.validation_rows if "validation" in needs else 0,
+        "even_classes": sets.even_classes and "clean" in needs,
+    }
 
 
-def _check_spec(cell: CellSpec) -> None:
-    """Raises UsageError for a cell whose record nobody could read."""
-    try:
-        checked(CellSpec, json.loads(json.dumps(asdict(cell))))
-    except ValueError as error:
-        raise UsageError(f"{cell.label()}: no record can hold its settings: {error}") from error
+def _check_specs(cells: Sequence[CellSpec]) -> None:
+    """Raises UsageError for a cell whose record nobody could read.
+
+    Cells share their victims and their settings, which are one object each. What was read in one cell is read in all.
+    """
+    seen: set[int] = set()
+    for cell in cells:
+        shared = {id(cell.victim), id(cell.defense)}
+        if shared <= seen:
+            continue
+        seen |= shared
+        try:
+            checked(CellSpec, json.loads(json.dumps(asdict(cell))))
+        except ValueError as error:
+            raise UsageError(f"{cell.label()}: no record can hold its settings: {error}") from error
 
 
 def _check_counts(selection: Selection) -> None:

@@ -20,6 +20,11 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
 
 
+def key_of_text(text: str) -> str:
+    """The first 16 hex digits of the SHA-256 of a canonical JSON text."""
+    return hashlib.sha256(text.encode()).hexdigest()[:KEY_DIGITS]
+
+
 def digest_of(value: Any) -> str:
     """SHA-256, 64 hex digits, of a value's canonical JSON."""
     return hashlib.sha256(canonical(value).encode()).hexdigest()
@@ -27,4 +32,4 @@ def digest_of(value: Any) -> str:
 
 def key_of(value: Any) -> str:
     """The first 16 hex digits of the SHA-256 of a value's canonical JSON."""
-    return digest_of(value)[:KEY_DIGITS]
+    return key_of_text(canonical(value))

@@ -6,15 +6,55 @@ JSON. So the same work has the same key on every machine, and a changed default 
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 from bdbench.params import Value
-from bdbench.specs.keys import PROTOCOL, key_of
+from bdbench.specs.keys import PROTOCOL, canonical, key_of_text
+
+
+class Hashed:
+    """Base of the specs: each makes its canonical JSON and its key once, since a run asks for the same ones many times over.
+
+    So nothing may be changed in a spec, its dictionaries included, once it is made. Copies and pickles hold the fields alone.
+    """
+
+    @cached_property
+    def canonical(self) -> str:
+        """The canonical JSON of the spec. The name of a model is not in it."""
+        return self._canonical()
+
+    @cached_property
+    def _key(self) -> str:
+        return key_of_text(self._canonical())  # the JSON of a cell is not kept: a large run would hold 100 MB of it
+
+    def _canonical(self) -> str:
+        """Put together from the JSON of the specs that it holds, which others hold, too."""
+        values = vars(self)
+        return canonical_object({field.name: _canonical_value(values[field.name]) for field in fields(self)})
+
+    def __getstate__(self) -> dict[str, Any]:
+        values = vars(self)
+        return {field.name: values[field.name] for field in fields(self)}
+
+
+def canonical_object(texts: Mapping[str, str]) -> str:
+    """The canonical JSON of an object, from that of its values; its names need no escapes."""
+    return "{" + ",".join(f'"{name}":{texts[name]}' for name in sorted(texts)) + "}"
+
+
+def _canonical_value(value: Any) -> str:
+    if isinstance(value, Hashed):
+        return value.canonical
+    if isinstance(value, tuple):
+        return f"[{','.join(map(_canonical_value, value))}]"
+    return canonical(value)
 
 
 @dataclass(frozen=True)
-class PluginSpec:
+class PluginSpec(Hashed):
     """One attack or one component of a defense, with every hyperparameter."""
 
     name: str
@@ -23,7 +63,7 @@ class PluginSpec:
 
 
 @dataclass(frozen=True)
-class DataSpec:
+class DataSpec(Hashed):
     """The rows of a task that a run uses.
 
     `source` is "hub", "directory" or "builtin"; `fingerprint` is the SHA-256 of the whole splits. `train_rows` train the
@@ -38,7 +78,7 @@ class DataSpec:
 
 
 @dataclass(frozen=True)
-class ModelSpec:
+class ModelSpec(Hashed):
     """The pre-trained model: its public name and the SHA-256 of its weights, of its configuration and of its tokenizer.
 
     The name is for people and is in no key: a renamed folder is the same model. In records of protocol 1 the last two are
@@ -50,9 +90,12 @@ class ModelSpec:
     config: str
     tokenizer: str
 
+    def _canonical(self) -> str:
+        return canonical({"digest": self.digest, "config": self.config, "tokenizer": self.tokenizer})
+
 
 @dataclass(frozen=True)
-class VictimSpec:
+class VictimSpec(Hashed):
     """A victim: trained once, shared by every defense. `task_version` is that of the task's plugin."""
 
     task: str
@@ -67,7 +110,7 @@ class VictimSpec:
     protocol: int = PROTOCOL
 
     def key(self) -> str:
-        return key_of(_without_model_name(asdict(self)))
+        return self._key
 
     @classmethod
     def from_json(cls, raw: dict[str, Any]) -> VictimSpec:
@@ -77,7 +120,7 @@ class VictimSpec:
 
 
 @dataclass(frozen=True)
-class CellSpec:
+class CellSpec(Hashed):
     """One (model, task, attack, defense, seed): the unit of work, of caching and of record.
 
     `defense` lists the components of a composition in the order they are applied. `clean_rows` and `validation_rows` are
@@ -96,7 +139,7 @@ class CellSpec:
         return "+".join(part.name for part in self.defense)
 
     def key(self) -> str:
-        return key_of({**asdict(self), "victim": _without_model_name(asdict(self.victim))})
+        return self._key
 
     def label(self) -> str:
         """For people: task / attack / defense / seed."""
@@ -113,8 +156,3 @@ def component_names(defense: tuple[PluginSpec, ...]) -> tuple[str, ...]:
     """A name for each component of a composition; one that comes twice is numbered by its place: `fine-mixing.2`."""
     names = [part.name for part in defense]
     return tuple(f"{name}.{place}" if names.count(name) > 1 else name for place, name in enumerate(names, start=1))
-
-
-def _without_model_name(victim: dict[str, Any]) -> dict[str, Any]:
-    model = {field: value for field, value in victim["model"].items() if field != "name"}
-    return {**victim, "model": model}
