@@ -99,6 +99,11 @@ class VictimStore:
         """Whether the victim of this key is there and whole; if it is damaged, there is a warning."""
         return self._meta(key) is not None
 
+    def _can_be_loaded(self, key: str) -> bool:
+        """Whether the victim is whole and its files can be read, too: digests may be those of damaged files."""
+        meta = self._meta(key)
+        return meta is not None and self.load(checked(VictimSpec, meta["spec"])) is not None
+
     def pack(self, key: str) -> dict[str, bytes] | None:
         """The files of a victim by name, as they travel to another machine; None, as for `load`, if it is not whole."""
         meta, home = self._meta(key), self.folder / key
@@ -147,7 +152,7 @@ class VictimStore:
                 _flush(file)
             self._put(work, victim.spec.key())
         except OSError as error:
-            if not self.is_whole(victim.spec.key()):
+            if not self._can_be_loaded(victim.spec.key()):
                 raise storage_error(home, error, BYTES_PER_WEIGHT * sum(map(Tensor.numel, victim.weights.values()))) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
@@ -155,7 +160,7 @@ class VictimStore:
     def _put(self, work: Path, key: str) -> None:
         """Put the folder of a whole victim in its place, unless one is there; a damaged one gives way. Raises OSError."""
         home = self.folder / key
-        if home.exists() and not self.is_whole(key):
+        if home.exists() and not self._can_be_loaded(key):
             os.replace(home, work / "damaged")
             shutil.rmtree(work / "damaged")
         os.replace(work, home)
