@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from bdbench.errors import UsageError, first_line
+from bdbench.processes import start_of
 
 # What travels through Ray's shared memory on one machine is small: specs and outcomes.
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -20,6 +21,7 @@ OBJECT_STORE_BYTES = 128 * 2**20
 SOCKET_PATH_BYTES = 103
 SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 
+PREFIX = "bdbench-ray-"
 ANSWER_SECONDS = 10.0  # for the head of a cluster to accept a connection
 
 
@@ -32,7 +34,7 @@ def ray_started(cpus: int, gpus: float | None = None, address: str | None = None
 
     Raises UsageError if Ray does not start here, or if there is no such cluster.
     """
-    own_folder = _short_folder() if address is None else None
+    own_folder = short_folder() if address is None else None
     try:
         ray = _join(address) if own_folder is None else _start(own_folder, cpus, gpus)
         try:
@@ -64,7 +66,7 @@ def _start(own_folder: Path, cpus: int, gpus: float | None) -> ModuleType:
                 log_to_driver=False,
                 logging_level="ERROR",
                 object_store_memory=OBJECT_STORE_BYTES,
-                _temp_dir=str(socket_folder() or own_folder),
+                _temp_dir=str(own_folder),
             )
     except Exception as error:  # Ray raises a dozen types for what can be amiss with a machine
         ray.shutdown()
@@ -94,28 +96,33 @@ def _check_answers(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=ANSWER_SECONDS).close()
 
 
-def socket_folder() -> Path | None:
-    """The folder "ray" in the temporary folder, or None if Ray cannot make its sockets there: it may be somebody else's."""
-    base = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()).absolute()
-    folder = base / "ray"
-    is_writable = os.access(folder if folder.exists() else base, os.W_OK | os.X_OK)
-    return folder if is_writable and _fits(folder) else None
+def short_folder() -> Path:
+    """A new folder for all that Ray writes, logs included, whose path is short enough for its sockets.
 
-
-def _short_folder() -> Path:
-    """A new folder whose path is short enough for Ray's sockets. Raises UsageError if there is no place for one."""
-    for base in ("/tmp", "/var/tmp", "/dev/shm"):
+    It is in the temporary folder, if that is short. Raises UsageError if there is no place for one.
+    """
+    bases = [os.environ.get("RAY_TMPDIR") or tempfile.gettempdir(), "/tmp", "/var/tmp", "/dev/shm"]
+    for base in bases:
+        _sweep(Path(base))
         try:
-            folder = Path(tempfile.mkdtemp(prefix="bdbench-", dir=base))
+            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=base))
         except OSError:
             continue
         if _fits(folder):
             return folder
         folder.rmdir()
     raise UsageError(
-        f"the temporary folder {tempfile.gettempdir()} is too long for Ray (a socket may have {SOCKET_PATH_BYTES} bytes), and "
+        f"the temporary folder {bases[0]} is too long for Ray (a socket may have {SOCKET_PATH_BYTES} bytes), and "
         "no shorter one can be written to; set TMPDIR to a short folder, or run with --inline"
     )
+
+
+def _sweep(base: Path) -> None:
+    """Remove the folders of runs that were killed."""
+    for folder in base.glob(f"{PREFIX}*"):
+        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+        if pid.isdecimal() and start_of(int(pid)) is None:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _fits(folder: Path) -> bool:
