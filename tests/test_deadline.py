@@ -27,6 +27,7 @@ from bdbench.matrix.results import Results, read_records
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.matrix.worker import Worker
 from bdbench.plugin_files import PluginFile
+from bdbench.processes import place
 
 HANGS = '''"""Hangs, and swallows what an exception handler can swallow; or warns."""
 
@@ -190,7 +191,7 @@ def test_the_folder_of_rays_sockets_is_short_enough_or_elsewhere(length, tmp_pat
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
     ended = subprocess.Popen(["true"])
     ended.wait()
-    left = base / f"bdbench-ray-{ended.pid}-abcdefgh"
+    left = base / f"{ray_start.PREFIX}{place()}-{ended.pid}-abcdefgh"
     left.mkdir()
     folder = short_folder()
     assert len(str(folder / ray_start.SOCKET)) <= ray_start.SOCKET_PATH_BYTES

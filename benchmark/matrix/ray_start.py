@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from bdbench.errors import UsageError, first_line
-from bdbench.processes import start_of
+from bdbench.processes import place, start_of
 
 # What travels through Ray's shared memory on one machine is small: specs and outcomes.
 OBJECT_STORE_BYTES = 128 * 2**20
@@ -21,7 +21,7 @@ OBJECT_STORE_BYTES = 128 * 2**20
 SOCKET_PATH_BYTES = 103
 SOCKET = "session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store"
 
-PREFIX = "bdbench-ray-"
+PREFIX = "bdb-"  # then the place and the number of the process
 ANSWER_SECONDS = 10.0  # for the head of a cluster to accept a connection
 
 
@@ -105,7 +105,7 @@ def short_folder() -> Path:
     for base in bases:
         _sweep(Path(base))
         try:
-            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-", dir=base))
+            folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{place()}-{os.getpid()}-", dir=base))
         except OSError:
             continue
         if _fits(folder):
@@ -119,8 +119,9 @@ def short_folder() -> Path:
 
 def _sweep(base: Path) -> None:
     """Remove the folders of runs that were killed."""
-    for folder in base.glob(f"{PREFIX}*"):
-        pid = folder.name.removeprefix(PREFIX).partition("-")[0]
+    prefix = f"{PREFIX}{place()}-"
+    for folder in base.glob(f"{prefix}*"):
+        pid = folder.name.removeprefix(prefix).partition("-")[0]
         if pid.isdecimal() and start_of(int(pid)) is None:
             shutil.rmtree(folder, ignore_errors=True)
 
