@@ -152,13 +152,13 @@ def test_the_limit_grows_with_the_expected_work_unless_the_user_sets_it():
 def test_a_cell_that_hangs_fails_alone_and_warnings_arrive(matrix, tmp_path):
     cells, worker = matrix("none", limit=0)
     execute(steps_of(cells), InlinePool(worker), Results(tmp_path / "run"), MatrixProgress(1, 1))
-    cells, worker = matrix("hangs", "warns", "fine-tuning", limit=1)
+    cells, worker = matrix("hangs", "warns", "fine-tuning", limit=3)
     shown = Shown(3)
     execute(steps_of(cells), InlinePool(worker), Results(tmp_path / "run"), shown)
     status = {record.spec.defense_name: record.status for record in read_records(tmp_path / "run")}
     assert status == {"none": "ok", "hangs": "failed", "warns": "ok", "fine-tuning": "ok"}
     (error,) = [record.error for record in read_records(tmp_path / "run") if record.status == "failed"]
-    assert "OutOfTime: not done after 1 seconds" in error and "hangs.py" in error  # with the place where it hung
+    assert "OutOfTime: not done after 3 seconds" in error and "hangs.py" in error  # with the place where it hung
     assert shown.texts == ["3 rows are few", "UserWarning: the clean set is small"]
 
 
