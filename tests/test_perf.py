@@ -6,8 +6,13 @@ import sys
 
 import pytest
 
+from bdbench.matrix.graph import Step
 from bdbench.perf.race import speed
+from bdbench.perf.runner import Figure, figure_table, seconds_of, steady_rate
+from bdbench.perf.simulation import pretended_steps, simulate
 from bdbench.perf.table import speed_table
+from bdbench.perf.workload import labelled_texts
+from bdbench.specs.work import CellSpec
 
 
 def perf(*words: object) -> subprocess.CompletedProcess[str]:
@@ -84,3 +89,48 @@ def test_bad_flags_are_refused_before_anything_is_measured(flags, message, tiny_
     ended = perf("--data", data_dir, "--model", tiny_bert, "--rows", 64, *flags)
     assert ended.returncode == 2 and message in ended.stderr and "Traceback" not in ended.stderr
     assert not ended.stdout
+
+
+def test_the_runner_is_measured_by_its_own_command(tmp_path):
+    ended = perf("runner", "--cells", 20, "--equal-cells", 4, "--simulated", 100, "--json", tmp_path / "runner.json")
+    assert ended.returncode == 0, ended.stderr
+    figures = {figure["what"].split(",")[0]: figure for figure in json.loads((tmp_path / "runner.json").read_text())}
+    assert len(figures) == 8 and all(figure["value"] > 0 for figure in figures.values())
+    assert figures["running 20 no-op cells on two workers"]["value"] > figures["resuming the finished run of 20 cells"]["value"]
+    assert figures["a decision"]["holds"] is True
+    assert ended.stdout.count("|") == 5 * (2 + len(figures))
+
+
+def test_a_command_that_fails_is_no_figure():
+    with pytest.raises(RuntimeError, match="(?s)ended with status 2.*no preset named 'huge'"):
+        seconds_of(["run", "--preset", "huge"])
+
+
+def test_targets_are_bounds_that_may_be_reached():
+    assert [Figure("", value, "s", most=4).holds for value in (3.9, 4.0, 4.1)] == [True, True, False]
+    assert [Figure("", value, "%", least=90).holds for value in (89.9, 90.0, 99.0)] == [False, True, True]
+    assert Figure("", 1.0, "s").holds is None
+    *_, line = figure_table([Figure("planning", 5.25, "s", most=4)]).splitlines()
+    assert [cell.strip() for cell in line.split("|")[1:-1]] == ["planning", "<= 4 s", "5.25 s", "no"]
+
+
+def test_the_steady_rate_by_hand():
+    """Two workers that start late, then end two cells every two seconds."""
+    assert steady_rate([12.0, 10.0, 10.0, 14.0, 12.0, 14.0], workers=2) == pytest.approx(1.0)
+    assert steady_rate([3.0, 5.0, 7.0], workers=1) == pytest.approx(0.5)
+
+
+def test_simulated_steps_wait_for_their_victims_and_all_are_decided():
+    steps = pretended_steps(60)  # three victims, two of them whole, behind one clean model
+    assert [isinstance(step.spec, CellSpec) for step in steps] == [False] * 2 + [True] * 25 + [False] + [True] * 25 + [
+        False
+    ] + [True] * 10
+    assert simulate(steps, slots=4).steps == 64 and 0 < simulate(steps, slots=4).milliseconds < 1
+    circle = [Step(steps[1].spec, (steps[2].key,)), Step(steps[2].spec, (steps[1].key,))]
+    with pytest.raises(RuntimeError, match="2 of 2 steps were never handed out"):
+        simulate(circle, slots=4)
+
+
+def test_the_workloads_texts_are_distinct_and_even():
+    texts = labelled_texts(32, seed=0)
+    assert len({text for text, _ in texts}) == 32 and sum(label for _, label in texts) == 16

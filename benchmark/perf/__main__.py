@@ -4,12 +4,13 @@
 
 Every contender does the same work on the same texts. Shares are of the rate at which the machine multiplies large matrices.
 With `--seeds 0-2` it trains victims of `badnets-word` instead, by the plain loop and by the engine, to see whether they learn
-the same.
+the same. What the runner costs beside the work is another command: `python -m bdbench.perf runner`.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -98,4 +99,9 @@ def contenders_here(site: Site) -> dict[str, Contender]:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] == ["runner"]:
+        from bdbench.perf.runner import app as runner
+
+        del sys.argv[1]
+        main(runner)
     main(app)
