@@ -19,7 +19,7 @@ from test_end_to_end import in_process, outcomes  # noqa: F401 (in_process is a 
 from bdbench.matrix.results import read_records
 from bdbench.matrix.worker import mishap_of
 
-KILLS = int(os.environ.get("BDBENCH_FAULTS", "3"))
+KILLS = int(os.environ.get("BDBENCH_FAULTS", "2"))
 
 LOSES = '''"""Damages its own victim in the store, or removes it and its clean model, once; or reports a GPU in error."""
 
@@ -85,9 +85,9 @@ def test_only_what_is_not_a_steps_own_fault_is_a_mishap():
     assert mishap_of(RuntimeError("shapes differ")) is None and mishap_of(ValueError("CUDA error")) is None
 
 
-def started(flags: list[object], out: Path) -> subprocess.Popen:
+def started(flags: list[object], out: Path, how: tuple[str, ...] = ("--workers", "2")) -> subprocess.Popen:
     """A run with two workers, in a session of its own."""
-    command = [sys.executable, "-m", "bdbench", "run", *map(str, flags), "--out", str(out), "--workers", "2"]
+    command = [sys.executable, "-m", "bdbench", "run", *map(str, flags), "--out", str(out), *how]
     with open(f"{out}.log", "a") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
 
@@ -138,10 +138,11 @@ def test_killed_workers_and_drivers_cost_no_cell_and_train_no_victim_twice(flags
     print(json.dumps(killed))
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_a_run_within_five_seconds_with_all_that_has_ended(number, flags, tmp_path):
+@pytest.mark.parametrize(("number", "how"), [(signal.SIGTERM, ("--workers", "2")), (signal.SIGINT, ("--inline",))])
+def test_a_signal_ends_a_run_within_five_seconds_with_all_that_has_ended(number, how, flags, tmp_path):
     out = tmp_path / "run"
-    driver = started([*flags, "-T", "sst2", "-a", "badnets-word", "-d", "none,fine-tuning,e-pur,e-pur+fine-mixing"], out)
+    what = ["-T", "sst2,qqp", "-a", "badnets-word", "-d", "none,fine-tuning,e-pur,e-pur+fine-mixing"]
+    driver = started([*flags, *what], out, how)
     while not list(out.glob("records/*.json")):
         assert driver.poll() is None, Path(f"{out}.log").read_text()
         time.sleep(0.02)
