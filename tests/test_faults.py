@@ -120,7 +120,8 @@ def test_killed_workers_and_drivers_cost_no_cell_and_train_no_victim_twice(flags
         here = workers(driver)
         if not here:
             continue
-        kind = "driver" if rng.random() < 0.34 or not killed["driver"] and sum(killed.values()) else "worker"
+        rarest = min(killed, key=killed.get)  # both kinds, also where few are killed
+        kind = rarest if not killed[rarest] and any(killed.values()) else rng.choice(("worker", "worker", "driver"))
         victims = {**stored(out), **victims}
         try:
             (psutil.Process(driver.pid) if kind == "driver" else rng.choice(here)).kill()
