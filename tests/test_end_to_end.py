@@ -230,7 +230,7 @@ def test_a_failing_cell_is_recorded_and_the_others_go_on(small, bdbench, tmp_pat
     broken = records["badnets-word", "breaks"].error
     assert "NotDeclared: this defense touches 'clean' but declares needs = []" in broken and "faulty.py" in broken
     assert str(tmp_path) not in broken
-    assert "worker died" in records["badnets-word", "dies"].error
+    assert "its process died" in records["badnets-word", "dies"].error
     assert "'scribbles' puts into ctx.notes what JSON does not hold" in records["badnets-word", "scribbles"].error
     assert "logits are NaN or infinite for 90 of 90 texts" in records["badnets-word", "diverges"].error
     assert "logits of shape (90, 3) for a task of 2 classes" in records["badnets-word", "widens"].error
