@@ -14,10 +14,13 @@ PROTOCOL = 3
 
 KEY_DIGITS = 16  # of 64: among a million cells two share a key with probability 3e-8
 
+# Made once: `json.dumps` would make one for every value.
+_ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+
 
 def canonical(value: Any) -> str:
     """The one JSON text of a value: sorted keys, no blanks. Raises ValueError on NaN and infinity."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False, ensure_ascii=True)
+    return _ENCODER.encode(value)
 
 
 def key_of_text(text: str) -> str:
