@@ -110,8 +110,16 @@ def _spec(name: str, folder: Path) -> ModelSpec:
     if weights == BUNDLED_SHA256:  # the same weights are the same model, wherever they lie
         name = "bundled"
     return ModelSpec(
-        encodable(name), digest=weights, config=sha256(config_file(folder)), tokenizer=folder_tokenizer_digest(folder)
+        encodable(name),
+        digest=weights,
+        config=_file_digest(*stamps([config_file(folder)])),
+        tokenizer=folder_tokenizer_digest(folder),
     )
+
+
+@lru_cache(maxsize=8)
+def _file_digest(file: FileStamp) -> str:
+    return sha256(file.path)
 
 
 @lru_cache(maxsize=8)

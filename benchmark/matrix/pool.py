@@ -66,6 +66,7 @@ class RayPool:
         self._settled_at_once: list[tuple[Step, Outcome]] = []
         self._looked = 0.0
         self._threads, self._weights = worker.site.threads, count_weights(worker.site.model)
+        self._worker_bytes = worker_bytes(worker.site.model)
         self._gpu_share = gpus_per_cell if worker.site.torch_device().type == "cuda" else 0.0
         self._stack = ExitStack()
 
@@ -100,7 +101,7 @@ class RayPool:
             if not self._crew.slots:
                 raise UsageError(
                     f"--address {self._address}: no node of the cluster has room for a worker of {self._threads} cores and "
-                    f"{worker_bytes(self._worker.site.model) / 2**30:.1f} GiB; see --threads"
+                    f"{self._worker_bytes / 2**30:.1f} GiB; see --threads"
                 )
         except BaseException:
             self.__exit__()
@@ -191,7 +192,7 @@ class RayPool:
             self._freight.arrived(step.key, self._ray.get(reference), reference)
         slot.steps_done += 1
         mishap = report.outcome.mishap
-        outgrown = report.resident > MOST_MEMORY * worker_bytes(self._worker.site.model)
+        outgrown = report.resident > MOST_MEMORY * self._worker_bytes
         if outgrown or slot.steps_done >= MOST_STEPS or (mishap and mishap.ends_process):
             self._crew.replace(slot)
         return step, report.outcome
