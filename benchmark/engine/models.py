@@ -109,12 +109,8 @@ def _spec(name: str, folder: Path) -> ModelSpec:
     weights = weights_digest(folder)
     if weights == BUNDLED_SHA256:  # the same weights are the same model, wherever they lie
         name = "bundled"
-    return ModelSpec(
-        encodable(name),
-        digest=weights,
-        config=_file_digest(*stamps([config_file(folder)])),
-        tokenizer=folder_tokenizer_digest(folder),
-    )
+    config = _file_digest(*stamps([config_file(folder)]))
+    return ModelSpec(encodable(name), digest=weights, config=config, tokenizer=folder_tokenizer_digest(folder))
 
 
 @lru_cache(maxsize=8)
