@@ -9,6 +9,7 @@ import pytest
 from bdbench.analysis.standing import majority_share
 from bdbench.matrix.presets import PRESETS
 from bdbench.matrix.results import read_predictions, read_records
+from bdbench.matrix.tuned_files import read_kept
 from bdbench.perf.table import speed_table
 from bdbench.protocol.scoring import metrics_of
 from bdbench.reports.claims_page import text
@@ -60,7 +61,7 @@ def test_the_means_it_quotes_are_those_of_the_claims():
 
 @pytest.mark.parametrize("run", sorted(folder.parent.name for folder in RESULTS.glob("*/records")))
 def test_the_tables_on_file_are_what_the_records_say_and_these_what_was_predicted(run):
-    records = read_records(RESULTS / run)
+    records, tunings = read_records(RESULTS / run), read_kept(RESULTS / run)
     for record in records:
         if record.status == "ok":
             found = {name: metric for name, metric in record.metrics.items() if name != "floor"}
@@ -68,7 +69,7 @@ def test_the_tables_on_file_are_what_the_records_say_and_these_what_was_predicte
             if "asr" in again:
                 assert again["majority"].share == majority_share(record.metrics), record.key
             assert {"majority": again["majority"]} | found == again, record.key
-    assert (RESULTS / run / "leaderboard.md").read_text() == markdown(records)
-    assert (RESULTS / run / "leaderboard-tables.tex").read_text() == latex(records, document=False)
+    assert (RESULTS / run / "leaderboard.md").read_text() == markdown(records, tunings)
+    assert (RESULTS / run / "leaderboard-tables.tex").read_text() == latex(records, tunings)[1]
     if (RESULTS / run / "claims.md").exists():
-        assert (RESULTS / run / "claims.md").read_text() == text(records)
+        assert (RESULTS / run / "claims.md").read_text() == text(records, tunings)

@@ -156,7 +156,7 @@ def test_failed_and_skipped_cells_are_counted_not_averaged():
 def test_no_records():
     assert list(long_table([]).columns)[:3] == ["task", "attack", "defense"] and long_table([]).empty
     assert task_tables([]) == [] and overall_table([]) is None
-    assert "0 cells" in markdown([]) and r"\end{document}" in latex([], document=True)
+    assert "0 cells" in markdown([]) and r"\end{document}" in latex([])[0]
 
 
 def test_the_same_cell_twice_is_refused():
@@ -193,7 +193,7 @@ def test_one_defense_is_not_best_of_one():
 def test_several_seeds_show_mean_and_deviation():
     records = [cell("none", cacc=c, seed=s) for s, c in enumerate((0.90, 0.92, 0.94))]
     assert md_rows(markdown(records), "sst2")["word"] == ["5.0 ± 0.0", "92.0 ± 2.0", "100.0 ± 0.0"]
-    assert r"92.0 $\pm$ 2.0" in latex(records, document=False)
+    assert r"92.0 $\pm$ 2.0" in latex(records)[1]
 
 
 def test_failed_skipped_absent_no_trigger_and_partial_cells():
@@ -215,7 +215,7 @@ def test_failed_skipped_absent_no_trigger_and_partial_cells():
     assert "- sst2 / word / a / seeds 0, 1: `ValueError: no weights in …/bert.bin`" in text
     assert "- sst2 / word / b / seeds 0, 1: `no pairs`" in text
     assert "/home/someone" not in text
-    assert "$^{1/2}$" in latex(records, document=False)
+    assert "$^{1/2}$" in latex(records)[1]
 
 
 def test_average_is_over_the_attacks_that_worked():
@@ -231,7 +231,7 @@ def test_average_is_over_the_attacks_that_worked():
     assert rows["average (CACC 3, ASR 2 attacks)"] == ["20.0", "94.0", "95.0", "80.0", "30.0"]
     assert rows["style†¶‖"] == ["50.0", "10.0", "50.0", "10.0", "0.0"]
     assert "† the attack failed: its undefended ASR is below 90 %" in text
-    assert r"style$^{\dagger}$$^{\P}$$^{\|}$" in latex(records, document=False)
+    assert r"style$^{\dagger}$$^{\P}$$^{\|}$" in latex(records)[1]
     assert "word†" not in rows and "average (1 attack)" not in rows
 
 
@@ -246,7 +246,7 @@ def test_deviation_is_the_average_less_the_undefended_one():
     row = ["", "", "", "-10.0", "-75.0", "+2.5", "+0.0", "–", "–"]
     assert md_rows(text, "sst2")["deviation (2 attacks)"] == row
     assert "- Deviation: the average less that of the undefended victim (none), in points." in text
-    assert "deviation (2 attacks) &  &  &  & $-10.0$ & $-75.0$ & $+2.5$ & $+0.0$" in latex(records, document=False)
+    assert "deviation (2 attacks) &  &  &  & $-10.0$ & $-75.0$ & $+2.5$ & $+0.0$" in latex(records)[1]
     without = [record for record in records if record.spec.defense_name != "none"]
     assert "deviation" not in markdown(without).lower()
 
@@ -270,7 +270,7 @@ def test_each_condition_that_an_attack_does_not_meet_has_its_mark_its_legend_and
     records = [cell("none", **rates), cell("a", asr=0.1), cell("none", "ep"), cell("a", "ep", asr=0.2)]
     table = only(task_tables(records))
     assert [(row.label, row.mark, bool(row.averaged)) for row in table.rows] == [("ep", "", True), ("word", mark, False)]
-    text, tex = markdown(records), latex(records, document=False)
+    text, tex = markdown(records), latex(records)[1]
     assert f"- Not averaged: sst2 / word / seed 0 ({words})." in text
     assert {sign for sign in "†‡§¶‖" if f"{sign} the" in text} == set(mark)  # the legend has those that occur
     frame = long_table(records)

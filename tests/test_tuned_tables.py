@@ -169,7 +169,7 @@ def test_a_composition_is_tuned_as_a_whole_and_rows_stay_in_order():
     assert list(long_table(records, [both]).defense) == names
     assert "| mix.ratio 0.5 → 0.3 " in markdown(records, [both])
     head = r"\shortstack{e-pur+\\mix\\tuned (planted,\\8 trials)}"
-    assert head in latex(records, [both], document=False)
+    assert head in latex(records, [both])[1]
 
 
 def test_terms_in_words():
@@ -205,7 +205,7 @@ def test_what_was_chosen_and_what_it_changed():
     assert "For attacks" not in page
     rows = md_rows(page, "sst2")
     assert rows["average (CACC 3, ASR 2 attacks)"][3:] == ["63.3", "40.0", "–", "**25.0**"]
-    fragment = latex(records, [tuned], document=False)
+    fragment = latex(records, [tuned])[1]
     assert rf"sst2 & {PLANTED} & ratio 0.5 $\rightarrow$ 0.3 & 4 (1 failed) & 4,000 & 0.250 $\rightarrow$ 0.750" in fragment
     assert rf"qqp & {PLANTED} & 1 & 70.0 & 80.0 & +10.0 & 100.0 & 50.0 & -50.0 \\" in fragment
     assert fragment.count(r"\caption{Tuning: ") == 2
@@ -225,7 +225,7 @@ def test_settings_without_a_cell_are_not_shown():
     assert "tuned (planted, 8 trials)" in page and "imdb" not in page and "ft," not in page
     untouched = markdown(on_two_tasks(), [tuning(setting(THIRD, task="imdb"))])
     assert untouched == markdown(on_two_tasks())
-    assert latex(on_two_tasks(), [tuning(setting(THIRD, task="imdb"))], document=True) == latex(on_two_tasks(), document=True)
+    assert latex(on_two_tasks(), [tuning(setting(THIRD, task="imdb"))]) == latex(on_two_tasks())
 
 
 def test_transfer_shows_its_attacks():
@@ -260,12 +260,12 @@ def test_the_terms_stand_under_every_table_that_has_the_tuned_row():
     )
     assert page.splitlines().count(line) == 4  # overall, tuning, sst2, qqp
     assert line not in page.split("## imdb")[1].split("\n## ")[0]
-    assert latex(records, [of_two_tasks()], document=False).count(tex(line[2:])) == 5  # under each table of the tunings
+    assert latex(records, [of_two_tasks()])[1].count(tex(line[2:])) == 5  # under each table of the tunings
     several = [of_two_tasks(), *(of_two_tasks(objective=name, budget=n) for name, n in (("accuracy", 8), ("planted", 16)))]
     lines = [line for line in markdown(records, several).splitlines() if line.startswith("- Tuned (")]
     assert [line[9:].split(",")[0] for line in lines[:3]] == ["accuracy", "planted", "planted"] and "16 trials)" in lines[2]
-    with_another = latex(records, [of_two_tasks(), tuning(setting(THIRD, task="imdb"), budget=9)], document=False)
-    assert with_another == latex(records, [of_two_tasks()], document=False)
+    with_another = latex(records, [of_two_tasks(), tuning(setting(THIRD, task="imdb"), budget=9)])[1]
+    assert with_another == latex(records, [of_two_tasks()])[1]
     assert "train on any number of rows. S" in markdown(records, [of_two_tasks(trained_rows=None)])
 
 
@@ -286,7 +286,7 @@ def test_an_oracle_is_an_upper_bound_in_every_table_and_never_the_best():
     planted = markdown(records, [of_two_tasks()])
     assert md_rows(planted, "sst2")["word"][3:] == ["**80.0**", "60.0", "**80.0**", "**10.0**", "70.0", "90.0"]
     assert "upper bound" not in planted
-    text = latex(records, [of_two_tasks(objective="oracle")], document=True)
+    text = latex(records, [of_two_tasks(objective="oracle")])[0]
     assert text.count(r"\shortstack{mix\\tuned (oracle: upper bound,\\8 trials)}") == 3
     assert all("oracle: upper bound" in part for part in text.split(r"\begin{table}")[1:])
 
@@ -359,7 +359,7 @@ def test_names_in_a_tuning_do_no_harm(searchers):
         tunings = [replace(tuned, searcher=name) for tuned, name in zip(tunings, names[searchers], strict=True)]
         tunings[1] = replace(tunings[1], budget=9)
         pages.append(markdown(records, tunings))
-        texts.append(latex(records, tunings, document=True))
+        texts.append(latex(records, tunings)[0])
         long_table(records, tunings).to_csv().encode()
     page, plain = pages
     assert kinds_of(page) == kinds_of(plain) and len(page.splitlines()) == len(plain.splitlines())

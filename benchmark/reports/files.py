@@ -21,12 +21,13 @@ def write_report(directory: Path, records: Iterable[Record], tunings: Sequence[T
     ValueError if a cell occurs twice.
     """
     records = list(records)
+    document, fragment = latex(records, tunings)
     texts = {
         "leaderboard.md": markdown(records, tunings),
         # quoted, since Python before 3.13 leaves a lone carriage return without quotes, which readers take for a line's end
         "leaderboard.csv": long_table(records, tunings).to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC),
-        "leaderboard.tex": latex(records, tunings, document=True),
-        "leaderboard-tables.tex": latex(records, tunings, document=False),
+        "leaderboard.tex": document,
+        "leaderboard-tables.tex": fragment,
     }
     directory.mkdir(parents=True, exist_ok=True)
     return [_write_text(directory / name, text) for name, text in texts.items()]

@@ -55,8 +55,8 @@ _TEX = {
 }
 
 
-def latex(records: Iterable[Record], tunings: Sequence[Tuned] = (), *, document: bool) -> str:
-    """The tables in LaTeX: a document that compiles as it is, or a fragment to `\\input`; ASCII only.
+def latex(records: Iterable[Record], tunings: Sequence[Tuned] = ()) -> tuple[str, str]:
+    """The tables in LaTeX, ASCII only: a document that compiles as it is, and a fragment of the same tables to `\\input`.
 
     Raises ValueError if a cell occurs twice.
     """
@@ -65,9 +65,12 @@ def latex(records: Iterable[Record], tunings: Sequence[Tuned] = (), *, document:
     tables = [overall, *task_tables(records, tunings)] if overall else []
     parts = [part for number, table in enumerate(tables) for part in _parts(table, number, terms_of(table, tunings))]
     of_tunings = [_text_table(table, number) for number, table in enumerate(tuning_tables(records, tunings))]
-    return _template().render(
-        document=document, summary=tex(counts(records)), parts=parts, headings=HEADINGS, of_tunings=of_tunings
+    template, summary = _template(), tex(counts(records))
+    document, fragment = (
+        template.render(document=is_document, summary=summary, parts=parts, headings=HEADINGS, of_tunings=of_tunings)
+        for is_document in (True, False)
     )
+    return document, fragment
 
 
 def tex(text: str) -> str:
