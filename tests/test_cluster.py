@@ -113,13 +113,21 @@ def test_processes_with_a_share_of_a_gpu_work_on_many_cells(cluster, tiny_bert, 
     worker = Worker(site_for(planned, (plugin,), device="cpu"), VictimStore(tmp_path / "victims").folder, {})
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         monkeypatch.setenv(name, cluster.environment[name])
-    steps, results = steps_of(planned.cells), Results(tmp_path / "run")
-    pool = RayPool(worker, address=cluster.address, cargo=cargo_of(planned))
-    pool._gpu_share = 0.5  # as if the model were on a GPU: the head says that it has one
-    with pool:
-        execute(steps, pool, results, MatrixProgress(8, 1))
-    processes = [record.notes["tells"]["process"] for record in read_records(results.folder)]
+
+    def processes_of(cells, worker_bytes=None) -> list[int]:
+        """The processes that worked on cells, and ended each well."""
+        pool = RayPool(worker, address=cluster.address, cargo=cargo_of(planned))
+        pool._gpu_share = 0.5  # as if the model were on a GPU: the head says that it has one
+        pool._worker_bytes = worker_bytes or pool._worker_bytes
+        results = Results(tmp_path / str(worker_bytes))
+        with pool:
+            execute(steps_of(cells), pool, results, MatrixProgress(8, 1))
+        return [record.notes["tells"]["process"] for record in read_records(results.folder)]
+
+    processes = processes_of(planned.cells)
     assert len(processes) == 8 and len(set(processes)) == 1
+    # one that keeps more memory than a worker should is replaced after its step
+    assert len(set(processes_of(planned.cells[:2], worker_bytes=1))) == 2
     unlike = RayPool(replace(worker, site=replace(worker.site, device="auto")), address=cluster.address)
     with pytest.raises(UsageError, match=r"Ray finds 1 GPU\(s\), but PyTorch none.*--device cpu"):
         unlike.__enter__()
