@@ -118,7 +118,7 @@ def test_processes_with_a_share_of_a_gpu_work_on_many_cells(cluster, tiny_bert, 
     pool._gpu_share = 0.5  # as if the model were on a GPU: the head says that it has one
     with pool:
         execute(steps, pool, results, MatrixProgress(8, 1))
-    processes = [record.notes["tells"]["process"] for record in read_records(results.folder)]
+    processes = [record.notes["tells"]["process"] for record in read_records(results.place)]
     assert len(processes) == 8 and len(set(processes)) == 1
     unlike = RayPool(replace(worker, site=replace(worker.site, device="auto")), address=cluster.address)
     with pytest.raises(UsageError, match=r"Ray finds 1 GPU\(s\), but PyTorch none.*--device cpu"):
