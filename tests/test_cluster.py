@@ -122,7 +122,7 @@ def test_processes_with_a_share_of_a_gpu_work_on_many_cells(cluster, tiny_bert, 
         results = Results(tmp_path / str(worker_bytes))
         with pool:
             execute(steps_of(cells), pool, results, MatrixProgress(8, 1))
-        return [record.notes["tells"]["process"] for record in read_records(results.folder)]
+        return [record.notes["tells"]["process"] for record in read_records(results.place)]
 
     processes = processes_of(planned.cells)
     assert len(processes) == 8 and len(set(processes)) == 1

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 
-def report(directory: Annotated[Path, typer.Argument(help="folder of a run, such as results/quick")]) -> None:
+def report(directory: Annotated[str, typer.Argument(help="folder of a run or its URI, such as results/quick")]) -> None:
     """Write the tables of a run anew from its records: Markdown, CSV and LaTeX."""
     from bdbench.matrix.results import read_records
+    from bdbench.matrix.storage import place_of
     from bdbench.matrix.tuned_files import read_kept
-    from bdbench.reports.files import write_report
+    from bdbench.reports.files import write_tables
 
-    for file in write_report(directory, read_records(directory), read_kept(directory)):
+    place = place_of(directory)
+    for file in write_tables(place.write, read_records(place), read_kept(place)):
         typer.echo(file)

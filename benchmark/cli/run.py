@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,11 +17,13 @@ from bdbench.cli.finished import draft_of, is_finished
 from bdbench.cli.selection import overrides_of, selection_of
 from bdbench.errors import StorageError, UsageError, WorkersLost
 from bdbench.matrix.receipt import Receipt, asked_digest, records_digest, table_digests
+from bdbench.matrix.storage import LocalPlace, Place, place_of
 from bdbench.portable import encodable, last_part
 
 if TYPE_CHECKING:
     from bdbench.matrix.plan import Plan
     from bdbench.matrix.progress import MatrixProgress
+    from bdbench.matrix.remote_victims import AnyStore
     from bdbench.matrix.results import Results
     from bdbench.matrix.worker import Worker
     from bdbench.specs.work import CellSpec
@@ -30,8 +33,8 @@ MOST_SECONDS = 1e7  # of a time limit: four months
 
 def run(
     preset: Annotated[str, typer.Option(help="quick, laptop, paper, paper-mini: the values that no flag overrides")] = "quick",
-    out: Annotated[Path | None, typer.Option(help="folder of the results (default: results/PRESET)")] = None,
-    victims: Annotated[Path | None, typer.Option(help="folder of the victims (default: beside --out)")] = None,
+    out: Annotated[Text, typer.Option(help="folder of the results, or a URI such as s3://… (default: results/PRESET)")] = None,
+    victims: Annotated[Text, typer.Option(help="folder of the victims, or a URI (default: beside --out)")] = None,
     tasks: Annotated[Text, typer.Option("--tasks", "-T", help="names, separated by commas")] = None,
     attacks: Annotated[Text, typer.Option("--attacks", "-a", help="names, separated by commas")] = None,
     defenses: Annotated[Text, typer.Option("--defenses", "-d", help="names, separated by commas; x+y is x, then y")] = None,
@@ -81,10 +84,11 @@ def run(
 ) -> None:
     """Run attacks x defenses x tasks x seeds, then write the tables. Finished cells are not run again."""
     flags, began = dict(locals()), time.monotonic()
-    out = (out or Path("results") / preset).absolute()
-    victims = (victims or out.parent / "victims").absolute()
-    request = None if force or dry_run else asked_digest(flags)
-    if request and is_finished(out, request):
+    place = place_of(out or f"results/{preset}").absolute()
+    store_place = place_of(victims).absolute() if victims else place.beside("victims")
+    folder = place.folder if isinstance(place, LocalPlace) else None
+    request = None if force or dry_run or folder is None else asked_digest(flags)
+    if request and is_finished(folder, request):
         return
     plugins = load_plugins(plugin)
     overrides = overrides_of(flags)
@@ -98,22 +102,32 @@ def run(
 
     from bdbench.engine.folders import count_weights
     from bdbench.matrix.deadline import TimeLimit
-    from bdbench.matrix.lock import locked
     from bdbench.matrix.plan import site_for
+    from bdbench.matrix.remote_lock import locked_place
+    from bdbench.matrix.remote_victims import victims_at
     from bdbench.matrix.results import Results
     from bdbench.matrix.tuned_files import keep_tuned
-    from bdbench.matrix.victim_store import VictimStore
     from bdbench.matrix.worker import Worker
 
-    with locked(out):
-        results, store = Results(out), VictimStore(victims).prepare()
-        keep_tuned(out, plan.tunings)
+    with locked_place(place), working_folder(store_place) as victims_folder:
+        results, store = Results(place), victims_at(store_place).prepare()
+        keep_tuned(place, plan.tunings)
         time_limit = TimeLimit(cell_timeout, count_weights(plan.model_folder), threads)
         site = site_for(plan, plugins, threads, device)
-        worker = Worker(site, store.folder, typed_values(preset, overrides), time_limit=time_limit)
-        execution = execute_missing(plan, results, worker, inline, workers, gpus_per_cell, force, address)
+        worker = Worker(site, victims_folder, typed_values(preset, overrides), time_limit=time_limit)
+        execution = execute_missing(plan, results, store, worker, inline, workers, gpus_per_cell, force, address)
         store.sweep()  # what interrupted workers left
         finish(plan, results, execution, time.monotonic() - began, draft)
+
+
+@contextmanager
+def working_folder(victims: Place) -> Iterator[Path]:
+    """Where this process opens victims: their own folder, or for those that are kept elsewhere a temporary one."""
+    if isinstance(victims, LocalPlace):
+        yield victims.folder
+    else:
+        with TemporaryDirectory(prefix="bdbench-victims-") as folder:
+            yield Path(folder)
 
 
 def select(preset: str, overrides: Mapping[str, Any], device: str, tuned: Iterable[Path] = ()) -> Plan:
@@ -161,6 +175,7 @@ class Execution:
 def execute_missing(
     plan: Plan,
     results: Results,
+    store: AnyStore,
     worker: Worker,
     inline: bool,
     workers: int | None,
@@ -175,6 +190,7 @@ def execute_missing(
     from bdbench.matrix.graph import in_order, steps_of
     from bdbench.matrix.interrupts import Interrupts
     from bdbench.matrix.progress import MatrixProgress
+    from bdbench.matrix.remote_victims import Errands, RemoteVictims
     from bdbench.matrix.status import StatusFile
 
     cells: list[CellSpec] = [cell for cell in plan.cells if force or not results.done(cell.key())]
@@ -186,18 +202,20 @@ def execute_missing(
         len(steps) - len(cells),
         labels=cell_labels(plan.cells, plan.tunings),
         steps=steps,
-        status=StatusFile.in_folder(results.folder),
+        status=StatusFile.in_folder(results.place),
     )
     if not cells:
         return Execution(progress, processes=0)
     if inline:
-        pool_context = nullcontext(InlinePool(worker, progress))
+        errands = Errands(store, worker.victims) if isinstance(store, RemoteVictims) else None
+        pool_context = nullcontext(InlinePool(worker, progress, errands))
     else:
         from bdbench.matrix.freight import cargo_of
         from bdbench.matrix.pool import RayPool
 
-        cargo = None if address is None else cargo_of(plan)
-        pool_context = RayPool(worker, progress, workers=workers, gpus_per_cell=gpus_per_cell, address=address, cargo=cargo)
+        cargo = cargo_of(plan) if address is not None or isinstance(store, RemoteVictims) else None
+        sizes = {"workers": workers, "gpus_per_cell": gpus_per_cell}
+        pool_context = RayPool(worker, progress, **sizes, address=address, cargo=cargo, store=store)
     exit_status, lost, processes, interrupts = None, None, 1, Interrupts()
     try:
         with progress.shown(), pool_context as pool, interrupts:  # as the last one: Ray sets signal handlers when it starts
@@ -219,12 +237,13 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float, d
     """
     from bdbench.matrix.results import read_records
     from bdbench.matrix.tuned_files import read_kept
-    from bdbench.reports.files import write_report
+    from bdbench.reports.files import write_tables
 
+    place = results.place
     try:
-        found = records_digest(results.folder) if draft else ""  # before they are read: it may be of older ones, of no newer
+        found = records_digest(place.folder) if draft else ""  # before they are read: it may be of older ones, of no newer
         # with what another process may have added
-        tables = write_report(results.folder, read_records(results.folder), read_kept(results.folder))
+        tables = write_tables(place.write, read_records(place), read_kept(place))
         for file in tables:
             typer.echo(file)
     except StorageError as error:
@@ -244,4 +263,5 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float, d
     if keys or progress.failed:  # a forced cell that failed may have an earlier record that is kept
         raise typer.Exit(1)
     if draft:
-        replace(draft, records=found, tables=table_digests(results.folder, tables)).write(results.folder)
+        digests = table_digests(place.folder, map(Path, tables))
+        replace(draft, records=found, tables=digests).write(place.folder)

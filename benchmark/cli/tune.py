@@ -15,6 +15,7 @@ from bdbench.cli.run import run, typed_values
 from bdbench.cli.selection import SELECTING, overrides_of, selection_of, with_flags_of
 from bdbench.errors import UsageError, nearest
 from bdbench.files import write_whole
+from bdbench.matrix.storage import LocalPlace, place_of
 
 if TYPE_CHECKING:
     from bdbench.matrix.plan import Plan
@@ -61,7 +62,9 @@ def tune(
     for flag, value, known in (("objective", objective, OBJECTIVES), ("searcher", searcher, SEARCHERS)):
         if value not in known:
             raise UsageError(f"--{flag} {value}{nearest(value, known)}; known: {', '.join(known)}")
-    out, victims = out.absolute(), (flags["victims"] or Path("results") / "victims").absolute()
+    out, victims = out.absolute(), place_of(flags["victims"] or "results/victims").absolute()
+    if not isinstance(victims, LocalPlace):
+        raise UsageError(f"--victims {victims}: trials read victims from a folder of this machine alone; give one")
     plugins = load_plugins(flags["plugin"])
     overrides = overrides_of(flags)
     from bdbench.matrix.tuning_plan import MEASURES, Transfer, plan_tuning
@@ -88,7 +91,7 @@ def tune(
     check_search(tuning_plan, goal, search, tries)
     trials = TrialStore(out.with_name(f"{out.name}.trials"), MEASURES[objective])
     trials.prepare()
-    store = VictimStore(victims).prepare()
+    store = VictimStore(victims.folder).prepare()
     site = site_for(tuning_plan.plan, plugins, flags["threads"], flags["device"])
     limit = TimeLimit(flags["cell_timeout"], count_weights(tuning_plan.plan.model_folder), flags["threads"])
     own_flags = drop_none(

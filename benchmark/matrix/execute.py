@@ -12,9 +12,11 @@ from bdbench.errors import StorageError
 from bdbench.matrix.graph import Schedule, Step
 from bdbench.matrix.interrupts import Interrupts
 from bdbench.matrix.progress import MatrixProgress
+from bdbench.matrix.remote_victims import Errands
 from bdbench.matrix.results import Results
 from bdbench.matrix.worker import CellOutcome, Outcome, VictimOutcome, Worker
 from bdbench.specs.records import Record
+from bdbench.specs.work import VictimSpec
 
 MOST_MISHAPS = 2  # of a step; what ends so a third time has failed
 WRITERS, MOST_UNWRITTEN = 4, 64
@@ -40,12 +42,12 @@ class Pool(Protocol):
 
 
 class InlinePool:
-    """The calling process: one step at a time. Imports no Ray."""
+    """The calling process: one step at a time. Imports no Ray. With `errands` the victims are kept elsewhere."""
 
     slots = 1
 
-    def __init__(self, worker: Worker, progress: MatrixProgress | None = None) -> None:
-        self._worker, self._progress = worker, progress
+    def __init__(self, worker: Worker, progress: MatrixProgress | None = None, errands: Errands | None = None) -> None:
+        self._worker, self._progress, self._errands = worker, progress, errands
         self._ended: list[tuple[Step, Outcome]] = []
 
     @property
@@ -57,7 +59,18 @@ class InlinePool:
 
     def start(self, step: Step, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> None:
         with self._progress.inline(step.key) if self._progress else nullcontext():
-            self._ended.append((step, self._worker.run(step.spec, waited_for, mishaps)))
+            self._ended.append((step, self._outcome(step, waited_for, mishaps)))
+
+    def _outcome(self, step: Step, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> Outcome:
+        if self._errands is None:
+            return self._worker.run(step.spec, waited_for, mishaps)
+        if isinstance(step.spec, VictimSpec) and self._errands.has(step.key):
+            return VictimOutcome(None)
+        self._errands.fetch(step.waits_for)
+        outcome = self._worker.run(step.spec, waited_for, mishaps)
+        if isinstance(step.spec, VictimSpec) and not outcome.error:
+            self._errands.send(step.key)
+        return outcome
 
     def ended(self, wait: bool = True) -> list[tuple[Step, Outcome]]:
         ended, self._ended = self._ended, []

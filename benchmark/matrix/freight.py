@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from bdbench.matrix.plan import Plan
+from bdbench.matrix.remote_victims import AnyStore
 from bdbench.matrix.shipping import Files, Luggage, data_files, model_files, pack
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.matrix.worker import LostVictim, Worker
@@ -38,10 +39,13 @@ def cargo_of(plan: Plan) -> Cargo:
 
 
 class Freight:
-    """What travels between the driver and the processes of a run that share no folder with it."""
+    """What travels between the driver and the processes of a run that share no folder with it.
 
-    def __init__(self, ray: ModuleType, worker: Worker, cargo: Cargo) -> None:
-        self._ray, self._store = ray, VictimStore(worker.victims)
+    The victims are kept in `store`, by default in the worker's folder.
+    """
+
+    def __init__(self, ray: ModuleType, worker: Worker, cargo: Cargo, store: AnyStore | None = None) -> None:
+        self._ray, self._store = ray, store or VictimStore(worker.victims)
         self._references: OrderedDict[str, Any] = OrderedDict()
         site = worker.site
         self.luggage = Luggage(

@@ -109,6 +109,14 @@ def lock_of(folder: Path) -> Lock | None:
     return _read(folder / NAME, now=lambda _: time.time())
 
 
+def refusal(out: str, lock: Lock) -> str:
+    """What to say to who wants a lock that another holds."""
+    silent = ""
+    if lock.owner is None or lock.owner.place != place():
+        silent = f" (last sign of life {lock.age:.0f} s ago; it is taken over after {STALE_SECONDS} s)"
+    return f"--out {out}: another run works in this folder: {lock}{silent}; give another --out, or wait until it ends"
+
+
 def _take(file: Path, owner: Owner) -> None:
     for _ in range(TRIES):
         if _create(file, owner):
@@ -117,13 +125,7 @@ def _take(file: Path, owner: Owner) -> None:
         if lock is None:  # released meanwhile
             continue
         if not lock.is_stale:
-            silent = ""
-            if lock.owner is None or lock.owner.place != place():
-                silent = f" (last sign of life {lock.age:.0f} s ago; it is taken over after {STALE_SECONDS} s)"
-            raise UsageError(
-                f"--out {file.parent}: another run works in this folder: {lock}{silent}; "
-                "give another --out, or wait until it ends"
-            )
+            raise UsageError(refusal(str(file.parent), lock))
         try:
             evicted = _evict(file, lock)
         except OSError as error:
@@ -163,14 +165,18 @@ def _read(file: Path, now: Callable[[Path], float] | None = None) -> Lock | None
         return None
     except OSError as error:
         raise UsageError(f"{file}: cannot be read ({error.strerror}); remove it if no run works in this folder") from error
+    return Lock(owner_in(content), age, hashlib.sha256(content or str(modified).encode()).hexdigest()[:16])
+
+
+def owner_in(content: bytes) -> Owner | None:
+    """The owner that a lock's content names; None if it is not yet written, or damaged."""
     try:
         fields = json.loads(content)
         owner = Owner(**fields)
-        if not all(isinstance(value, int if name == "pid" else str) for name, value in fields.items()):
-            owner = None
-    except (ValueError, TypeError, RecursionError):  # just created and not yet written, or damaged
-        owner = None
-    return Lock(owner, age, hashlib.sha256(content or str(modified).encode()).hexdigest()[:16])
+    except (ValueError, TypeError, RecursionError):
+        return None
+    is_sound = all(isinstance(value, int if name == "pid" else str) for name, value in fields.items())
+    return owner if is_sound else None
 
 
 def _now(folder: Path) -> float:

@@ -20,6 +20,7 @@ from bdbench.matrix.freight import Cargo, Freight
 from bdbench.matrix.graph import Step
 from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.ray_start import ray_started
+from bdbench.matrix.remote_victims import AnyStore
 from bdbench.matrix.slots import Slot, local_slots, room_for
 from bdbench.matrix.station import Greeting, Report
 from bdbench.matrix.worker import LostVictim, Mishap, Outcome, VictimOutcome, Worker, mishap_of
@@ -44,7 +45,7 @@ class RayPool:
 
     There are `workers` at a time (None: as many as cores, memory and GPUs allow). On a GPU each takes `gpus_per_cell` of one,
     which may be a fraction. With an `address` they are on the nodes of that cluster (see `ray_started`). With `cargo` they
-    share no folder with this process, and what it names travels.
+    share no folder with this process, and what it names travels; victims are kept in `store` (None: in the worker's folder).
 
     A process that dies is replaced, and its step ends by a mishap. One that does not end in time is killed and replaced.
     Raises UsageError, when the block is entered, if Ray does not start on this machine or sees other GPUs than PyTorch.
@@ -59,8 +60,10 @@ class RayPool:
         gpus_per_cell: float = 1.0,
         address: str | None = None,
         cargo: Cargo | None = None,
+        store: AnyStore | None = None,
     ) -> None:
         self._worker, self._address, self._most, self._cargo = worker, address, workers, cargo
+        self._store = store
         self._progress = progress or MatrixProgress(0, 0)
         self._freight: Freight | None = None
         self._settled_at_once: list[tuple[Step, Outcome]] = []
@@ -88,7 +91,7 @@ class RayPool:
         try:
             self._check_gpus()
             if self._cargo is not None:
-                self._freight = Freight(self._ray, self._worker, self._cargo)
+                self._freight = Freight(self._ray, self._worker, self._cargo, self._store)
             self._crew = Crew(
                 self._ray,
                 self._worker,

@@ -3,22 +3,23 @@
     results/<run>/records/<key>.json       one finished cell
     results/<run>/predictions/<key>.npz    its predicted and gold classes
 
-Everything is written to a temporary name and renamed, so a reader never sees half a file and a killed run loses only the
-cells that had not ended.
+The folder may lie in an object store (see `storage`). Every file appears whole, so a reader never sees half of one. A killed
+run loses only the cells that had not ended.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import logging
-import os
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
-from bdbench.errors import UsageError, in_one_line
-from bdbench.files import make_writable, storage_error, sweep, write_whole
+from bdbench.errors import StorageError, UsageError, in_one_line
+from bdbench.matrix.storage import LocalPlace, Place, place_of
 from bdbench.portable import encodable
 from bdbench.specs.records import Predictions, Record
 
@@ -34,12 +35,12 @@ class Results:
     Raises UsageError if it cannot be written to or holds a record that this version does not read.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.folder = Path(folder)
-        for sub in (".", "records", "predictions"):
-            make_writable(self.folder / sub, "--out")
-            sweep(self.folder / sub)
-        self.records = {record.key: record for record in read_records(self.folder)}
+    def __init__(self, folder: str | Path | Place) -> None:
+        self.place = place_of(folder)
+        self._records, self._predictions = self.place.sub("records"), self.place.sub("predictions")
+        for place in (self.place, self._records, self._predictions):
+            place.prepare("--out")
+        self.records = {record.key: record for record in read_records(self.place)}
 
     def done(self, key: str) -> bool:
         """Whether this cell ended before, well or skipped; a failed one is tried again."""
@@ -51,8 +52,8 @@ class Results:
         A record of a better end is not replaced: neither "ok" by "skipped" or "failed", nor "skipped" by "failed". A damaged
         one is moved aside. Raises StorageError if the files cannot be written.
         """
-        file = self.folder / "records" / f"{record.key}.json"
-        earlier = self._earlier(file)  # read anew: another process may have finished the cell since this one began
+        name = f"{record.key}.json"
+        earlier = self._earlier(name)  # read anew: another process may have finished the cell since this one began
         if earlier is not None and WORTH[earlier.status] > WORTH[record.status]:
             log.warning("cell %s: it %s this time; its earlier record is kept", record.key, record.status)
             self.records[record.key] = earlier
@@ -60,25 +61,33 @@ class Results:
         record = _readable(record)
         if record.status == "ok" and predictions is not None:
             record.predictions = f"predictions/{record.key}.npz"
-            write_whole(self.folder / record.predictions, lambda stream: np.savez_compressed(stream, **predictions))
+            self._predictions.write(f"{record.key}.npz", _npz(predictions))
         text = json.dumps(record.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
-        write_whole(file, lambda stream: stream.write(text.encode()))
+        self._records.write(name, text.encode())
         self.records[record.key] = record
 
-    def _earlier(self, file: Path) -> Record | None:
+    def _earlier(self, name: str) -> Record | None:
         """The record that lies there now; None if there is none, or if it is damaged, after moving it aside."""
-        if not os.path.lexists(file):
+        if not self._records.exists(name):
             return None
         try:
-            return _read_record(file)
+            return _read_record(self._records, name)
         except UsageError as error:
-            aside = _unused_name(file)
-            try:
-                file.rename(aside)
-            except OSError as why:
-                raise storage_error(file, why) from why
-            log.warning("%s; it is now %s", str(error).removesuffix(f"; {CURE}"), aside.name)
+            aside = self._unused_name(name)
+            self._records.rename(name, aside)
+            log.warning("%s; it is now %s", str(error).removesuffix(f"; {CURE}"), aside)
             return None
+
+    def _unused_name(self, name: str) -> str:
+        """`<name>.damaged`, or with a number where that is taken."""
+        names = (f"{name}.damaged{number or ''}" for number in range(1000))
+        return next(name for name in names if not self._records.exists(name))
+
+
+def _npz(arrays: Predictions) -> bytes:
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)
+    return stream.getvalue()
 
 
 def _readable(record: Record) -> Record:
@@ -91,44 +100,40 @@ def _readable(record: Record) -> Record:
     return record
 
 
-def _unused_name(file: Path) -> Path:
-    """`<name>.damaged`, or with a number where that is taken."""
-    names = (file.with_name(f"{file.name}.damaged{number or ''}") for number in range(1000))
-    return next(name for name in names if not os.path.lexists(name))
-
-
-def read_records(folder: str | Path) -> list[Record]:
+def read_records(folder: str | Path | Place) -> list[Record]:
     """Every record of a run, sorted by key.
 
     Raises UsageError if there is no such folder or a file is not a record that this version reads.
     """
+    place = place_of(folder).sub("records")
     try:
-        files = sorted(file for file in (Path(folder) / "records").iterdir() if file.match("*.json"))
+        names = [name for name in place.names() if name.endswith(".json")]
     except OSError as error:
         raise UsageError(
             f"{folder}: no folder 'records' that can be read ({error.strerror}); "
             "give the folder of a run, such as results/quick"
         ) from error
-    file_by_key: dict[str, Path] = {}
-    records = []
-    for file in files:
-        record = _read_record(file)
-        if other := file_by_key.get(record.key):
-            raise UsageError(f"{file}: the same cell as {other.name}; move one of the two away")
-        file_by_key[record.key] = file
-        records.append(record)
+    name_by_key: dict[str, str] = {}
+    records = list(place.map(partial(_read_record, place), names))
+    for name, record in zip(names, records, strict=True):
+        if other := name_by_key.get(record.key):
+            raise UsageError(f"{place.at(name)}: the same cell as {other}; move one of the two away")
+        name_by_key[record.key] = name
     return records
 
 
-def _read_record(file: Path) -> Record:
+def _read_record(place: Place, name: str) -> Record:
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"), object_pairs_hook=_once, parse_constant=_refuse_constant)
+        text = place.read(name).decode("utf-8")
+        raw = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
         record = Record.from_json(raw)
-        if raw["key"] != file.stem:
+        if raw["key"] != name.removesuffix(".json"):
             raise ValueError(f"it is the record of the cell {raw['key']}, which is {raw['key']}.json")
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error) or "nested too deeply"
-        raise UsageError(f"{file}: not a record that this version of bdbench reads ({in_one_line(reason)}); {CURE}") from error
+        raise UsageError(
+            f"{place.at(name)}: not a record that this version of bdbench reads ({in_one_line(reason)}); {CURE}"
+        ) from error
     return record
 
 
@@ -144,24 +149,36 @@ def _refuse_constant(name: str) -> None:
     raise ValueError(f"it holds {name}")
 
 
-def read_predictions(folder: str | Path, record: Record) -> Predictions:
+def read_predictions(folder: str | Path | Place, record: Record) -> Predictions:
     """The saved classes of an "ok" record: "clean", "clean_gold" and, with a trigger, "triggered", "triggered_gold".
 
     Raises UsageError, naming the record, if they do not lie in the run's folder or are damaged.
     """
-    home = Path(folder).resolve() / "predictions"
-    file = Path(folder) / str(record.predictions)
-    if record.predictions is None or file.resolve().parent != home:
+    place = place_of(folder)
+    sub, _, name = str(record.predictions).rpartition("/")
+    if sub != "predictions" or not _is_own(place, record.predictions):
         raise UsageError(
             f"record {record.key} in {folder}: its predictions, {record.predictions}, are not in that folder's own"
         )
+    home = place.sub(sub)
     try:
-        return read_arrays(file)
+        return read_arrays(io.BytesIO(home.read(name)))
+    except StorageError:
+        raise
     except Exception as error:  # NumPy and zipfile raise many kinds on a damaged file
-        raise UsageError(f"{file}: damaged predictions ({in_one_line(str(error))}); run the cell again with --force") from error
+        raise UsageError(
+            f"{home.at(name)}: damaged predictions ({in_one_line(str(error))}); run the cell again with --force"
+        ) from error
 
 
-def read_arrays(file: Path) -> Predictions:
+def _is_own(place: Place, predictions: str) -> bool:
+    """Whether they lie in the run's own folder. On this machine a name may be a link to elsewhere."""
+    if not isinstance(place, LocalPlace):
+        return True
+    return (place.folder / predictions).resolve().parent == place.folder.resolve() / "predictions"
+
+
+def read_arrays(file: Path | IO[bytes]) -> Predictions:
     """The arrays of an .npz file by name. Raises whatever NumPy raises on a damaged one."""
     with np.load(file, allow_pickle=False) as arrays:
         return {name: arrays[name] for name in arrays.files}

@@ -14,13 +14,15 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from bdbench.engine.meter import Progress
 from bdbench.errors import UsageError
-from bdbench.files import write_whole
-from bdbench.matrix.lock import Lock, lock_of
+from bdbench.matrix.lock import Lock
+from bdbench.matrix.remote_lock import lock_of_place
+from bdbench.matrix.storage import Place, place_of
 from bdbench.specs.checked import checked
 
 NAME = ".status.json"
@@ -113,8 +115,8 @@ class StatusFile:
         self._written = -WRITE_SECONDS
 
     @classmethod
-    def in_folder(cls, folder: Path) -> StatusFile:
-        return cls(lambda name, data: write_whole(folder / name, lambda stream: stream.write(data)))
+    def in_folder(cls, folder: Path | Place) -> StatusFile:
+        return cls(place_of(folder).write)
 
     def put_if_due(self, state: RunState) -> None:
         """Write the state, unless one was written in the last WRITE_SECONDS."""
@@ -127,18 +129,19 @@ class StatusFile:
             self._write(NAME, json.dumps(asdict(state), indent=1).encode())
 
 
-def describe(folder: Path) -> list[str]:
+def describe(folder: Path | Place) -> list[str]:
     """The state of the run in `folder`, in lines: of the run that goes on, else of what is there.
 
     Raises UsageError if the folder is that of no run.
     """
-    lock, state = lock_of(folder), _read(folder / NAME)
+    place = place_of(folder)
+    lock, state, names = lock_of_place(place), _read(place), _names_of_records(place)
     is_running = lock is not None and not lock.is_stale
-    if not is_running and state is None and not (folder / "records").is_dir():
+    if not is_running and state is None and names is None:
         raise UsageError(f"{folder}: not the folder of a run; give one that bdbench run wrote, such as results/quick")
     if is_running:
         return _of_running(lock, state)
-    return [f"not running; {_last_end(lock, state)}{_counts_of_records(folder)}"]
+    return [f"not running; {_last_end(lock, state)}{_counts_of_records(place, names or [])}"]
 
 
 def _of_running(lock: Lock, state: RunState | None) -> list[str]:
@@ -164,26 +167,34 @@ def _when(utc: str) -> str:
     return f"{utc[:10]} {utc[11:16]} UTC"
 
 
-def _counts_of_records(folder: Path) -> str:
+def _names_of_records(place: Place) -> list[str] | None:
+    """The names of the run's records; None without a folder of them."""
+    try:
+        return [name for name in place.sub("records").names() if name.endswith(".json")]
+    except OSError:
+        return None
+
+
+def _counts_of_records(place: Place, names: list[str]) -> str:
     """ "12 records: 10 ok, 1 failed, 1 skipped". Reads the status alone: `bdbench report` is the one that checks records."""
-    statuses = Counter(_status_of(file) for file in (folder / "records").glob("*.json"))
+    statuses = Counter(place.map(partial(_status_of, place.sub("records")), names))
     words = [f"{statuses[name]:,} {name}" for name in ("ok", "failed", "skipped")]
     if others := statuses.total() - sum(statuses[name] for name in ("ok", "failed", "skipped")):
         words.append(f"{others:,} unreadable")
     return f"{statuses.total():,} records: {', '.join(words)}"
 
 
-def _status_of(file: Path) -> str | None:
+def _status_of(records: Place, name: str) -> str | None:
     try:
-        return str(json.loads(file.read_bytes())["status"])
+        return str(json.loads(records.read(name))["status"])
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         return None
 
 
-def _read(file: Path) -> RunState | None:
+def _read(place: Place) -> RunState | None:
     """The last state, or None if there is none that can be read."""
     try:
-        state = checked(RunState, json.loads(file.read_bytes()))
+        state = checked(RunState, json.loads(place.read(NAME)))
         datetime.fromisoformat(state.updated)
     except (OSError, ValueError, RecursionError):
         return None

@@ -8,13 +8,12 @@ Keys know nothing of a tuning. The copy tells tables which cells were tuned, so 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from bdbench.errors import UsageError, in_one_line
-from bdbench.files import make_writable, write_whole
+from bdbench.matrix.storage import Place, place_of
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.tuned import Tuned
 
@@ -33,43 +32,47 @@ class TunedFile:
 
 def read_tuned(file: Path) -> TunedFile:
     """A file that `bdbench tune` wrote. Raises UsageError if it is none, or of another protocol than the one here."""
-    tuned = _read(file, "give one that bdbench tune wrote")
+    tuned = _read(place_of(file.parent), file.name, "give one that bdbench tune wrote")
     if tuned.protocol != PROTOCOL:
         raise UsageError(f"{file}: it was tuned under protocol {tuned.protocol}, this is protocol {PROTOCOL}; {AGAIN}")
     return TunedFile(file, tuned)
 
 
-def keep_tuned(folder: Path, tunings: Iterable[Tuned]) -> None:
+def keep_tuned(folder: Path | Place, tunings: Iterable[Tuned]) -> None:
     """Write tunings into the folder of a run; one that is there stays as it is.
 
     Raises StorageError if one cannot be written, and UsageError if one that is there cannot be read.
     """
+    place = place_of(folder).sub(FOLDER)
     for tuned in tunings:
-        file = folder / FOLDER / f"{tuned.objective}-{tuned.digest()[:DIGITS]}.json"
-        if not os.path.lexists(file):
-            make_writable(file.parent, "--out")
+        name = f"{tuned.objective}-{tuned.digest()[:DIGITS]}.json"
+        if not place.exists(name):
+            place.prepare("--out")
             text = json.dumps(tuned.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
-            write_whole(file, lambda stream, text=text: stream.write(text.encode()))
+            place.write(name, text.encode())
     read_kept(folder)
 
 
-def read_kept(folder: Path) -> list[Tuned]:
+def read_kept(folder: Path | Place) -> list[Tuned]:
     """The tunings in the folder of a run, by the names of their files; none if it has none.
 
     Raises UsageError if one cannot be read.
     """
+    place = place_of(folder).sub(FOLDER)
     try:
-        files = sorted(file for file in (folder / FOLDER).iterdir() if file.match("*.json"))
+        names = [name for name in place.names() if name.endswith(".json")]
     except FileNotFoundError:
         return []
     except OSError as error:
-        raise UsageError(f"{folder / FOLDER}: cannot be read ({error.strerror}); make it readable, or move it away") from error
-    return [_read(file, "move it away") for file in files]
+        raise UsageError(f"{place}: cannot be read ({error.strerror}); make it readable, or move it away") from error
+    return [_read(place, name, "move it away") for name in names]
 
 
-def _read(file: Path, cure: str) -> Tuned:
+def _read(place: Place, name: str, cure: str) -> Tuned:
     try:
-        return Tuned.from_json(json.loads(file.read_text(encoding="utf-8")))
+        return Tuned.from_json(json.loads(place.read(name).decode("utf-8")))
     except (OSError, ValueError, RecursionError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(f"{file}: not a tuning that this version of bdbench reads ({in_one_line(reason)}); {cure}") from error
+        raise UsageError(
+            f"{place.at(name)}: not a tuning that this version of bdbench reads ({in_one_line(reason)}); {cure}"
+        ) from error

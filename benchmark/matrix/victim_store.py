@@ -10,7 +10,7 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from functools import lru_cache
 from pathlib import Path
@@ -31,7 +31,8 @@ from bdbench.specs.work import VictimSpec
 
 log = logging.getLogger(__name__)
 
-WEIGHTS, PREDICTIONS, TRIGGERED = "model.safetensors", "predictions.npz", "triggered.parquet"  # the files of a victim
+# the files of a victim; the last, written last, says that it is whole
+WEIGHTS, PREDICTIONS, TRIGGERED, META = "model.safetensors", "predictions.npz", "triggered.parquet", "meta.json"
 BYTES_PER_WEIGHT = 4  # float32
 
 
@@ -75,7 +76,7 @@ class VictimStore:
         except MemoryError:
             raise
         except Exception as error:  # each of the three readers raises kinds of its own on a damaged file
-            _warn(spec.key(), [f"{type(error).__name__}: {error}"])
+            warn_of_damage(spec.key(), [f"{type(error).__name__}: {error}"])
             return None
 
     def _meta(self, key: str) -> dict[str, Any] | None:
@@ -91,7 +92,7 @@ class VictimStore:
         except OSError as error:
             problems = [f"{type(error).__name__}: {error}"]
         if problems:
-            _warn(key, problems)
+            warn_of_damage(key, problems)
             return None
         return dict(meta)
 
@@ -107,7 +108,7 @@ class VictimStore:
     def pack(self, key: str) -> dict[str, bytes] | None:
         """The files of a victim by name, as they travel to another machine; None, as for `load`, if it is not whole."""
         meta, home = self._meta(key), self.folder / key
-        return None if meta is None else {name: (home / name).read_bytes() for name in (*meta["sha256"], "meta.json")}
+        return None if meta is None else {name: (home / name).read_bytes() for name in (*meta["sha256"], META)}
 
     def unpack(self, key: str, files: Mapping[str, bytes]) -> None:
         """Write a victim that was packed; see `save`, also for what is raised."""
@@ -147,7 +148,7 @@ class VictimStore:
                 "env": victim.env,
                 "sha256": {file.name: sha256(file) for file in sorted(work.iterdir())},
             }
-            (work / "meta.json").write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+            (work / META).write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8")
             for file in work.iterdir():
                 _flush(file)
             self._put(work, victim.spec.key())
@@ -170,21 +171,33 @@ class VictimStore:
 def _read_meta(key: str, files: tuple[FileStamp, ...]) -> tuple[dict[str, Any], list[str]]:
     """What meta.json among a victim's files says, and what is wrong with them. They are read anew when one of them changes."""
     file_by_name = {file.path.name: file.path for file in files}
+    try:
+        meta, problems = checked_meta(key, file_by_name[META].read_bytes(), file_by_name)
+        problems = problems or [name for name, digest in meta["sha256"].items() if sha256(file_by_name[name]) != digest]
+    except (OSError, KeyError) as error:
+        return {}, [f"{type(error).__name__}: {error}"]
+    return meta, problems
+
+
+def checked_meta(key: str, content: bytes, names: Iterable[str]) -> tuple[dict[str, Any], list[str]]:
+    """What the content of a meta.json says, and what is wrong with it for a victim of this key.
+
+    `names` are those of the victim's files. What they hold is not looked at.
+    """
     meta: dict[str, Any] = {}
     try:
-        meta = json.loads(file_by_name["meta.json"].read_text(encoding="utf-8"))
+        meta = json.loads(content.decode("utf-8"))
         digests = checked(dict[str, str], meta["sha256"])
-        problems = [f"no {name}" for name in sorted({WEIGHTS, PREDICTIONS, *digests} - file_by_name.keys())]
+        problems = [f"no {name}" for name in sorted({WEIGHTS, PREDICTIONS, *digests} - set(names))]
         problems += [f"no digest of {name}" for name in sorted({WEIGHTS, PREDICTIONS} - digests.keys())]
         problems += [f"{name!r} is none of its files" for name in sorted(digests.keys() - {WEIGHTS, PREDICTIONS, TRIGGERED})]
-        problems = problems or [name for name, digest in digests.items() if sha256(file_by_name[name]) != digest]
         if checked(VictimSpec, meta["spec"]).key() != key:
             problems.append("meta.json is of another victim")
         meta["metrics"] = checked(dict[str, Metric], meta["metrics"])
         meta["digests"] = checked(VictimDigests, meta["digests"])
         meta["seconds"] = checked(dict[str, float], meta["seconds"])
         meta["env"] = checked(dict[str, Any], meta["env"])
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         problems = [f"{type(error).__name__}: {error}"]
     return meta, problems
 
@@ -195,7 +208,7 @@ def _read_weights(file: Path) -> dict[str, Tensor]:
     return {name: weight.clone() for name, weight in load_file(file).items()}  # load_file maps the file
 
 
-def _warn(key: str, problems: list[str]) -> None:
+def warn_of_damage(key: str, problems: Iterable[str]) -> None:
     log.warning("victim %s is damaged (%s) and is not used", key, " ".join(", ".join(problems).split()))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from bdbench.analysis.frame import long_table
 from bdbench.files import write_whole
@@ -13,12 +14,19 @@ from bdbench.reports.markdown import markdown
 from bdbench.specs.records import Record
 from bdbench.specs.tuned import Tuned
 
+T = TypeVar("T")
+
 
 def write_report(directory: Path, records: Iterable[Record], tunings: Sequence[Tuned] = ()) -> list[Path]:
-    """Write leaderboard.md, .csv, .tex and leaderboard-tables.tex into `directory`; returns their paths.
+    """As `write_tables`, into a folder, which is made if it is not there; returns the paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    return write_tables(lambda name, text: write_whole(directory / name, lambda file: file.write(text)), records, tunings)
 
-    The bytes depend on the records and tunings alone, not on their order. Each file appears whole or not at all. Raises
-    ValueError if a cell occurs twice.
+
+def write_tables(write: Callable[[str, bytes], T], records: Iterable[Record], tunings: Sequence[Tuned] = ()) -> list[T]:
+    """Write leaderboard.md, .csv, .tex and leaderboard-tables.tex by `write`, a name and content at a time; what it returns.
+
+    The bytes depend on the records and tunings alone, not on their order. Raises ValueError if a cell occurs twice.
     """
     records = list(records)
     document, fragment = latex(records, tunings)
@@ -29,9 +37,4 @@ def write_report(directory: Path, records: Iterable[Record], tunings: Sequence[T
         "leaderboard.tex": document,
         "leaderboard-tables.tex": fragment,
     }
-    directory.mkdir(parents=True, exist_ok=True)
-    return [_write_text(directory / name, text) for name, text in texts.items()]
-
-
-def _write_text(path: Path, text: str) -> Path:
-    return write_whole(path, lambda file: file.write(text.encode("utf-8")))
+    return [write(name, text.encode("utf-8")) for name, text in texts.items()]
