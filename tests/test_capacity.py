@@ -13,7 +13,7 @@ import torch
 
 from bdbench.engine.classifiers import classifier_with, load_classifier, pretrained_weights
 from bdbench.matrix import capacity as capacity_module
-from bdbench.matrix import pool
+from bdbench.matrix import slots
 from bdbench.matrix.capacity import RESERVED_BYTES, Capacity, capacity, free_bytes, worker_bytes
 from bdbench.protocol import site as site_module
 from bdbench.protocol.quotas import MemoryLimit, core_quota, memory_limits
@@ -140,18 +140,18 @@ def test_a_worker_of_a_larger_model_takes_more(tiny_models):
 
 
 def test_the_pool_says_why_it_has_fewer_workers(tiny_bert, monkeypatch, caplog):
-    monkeypatch.setattr(pool, "cores", lambda: 8)
+    monkeypatch.setattr(slots, "cores", lambda: 8)
     worker = worker_bytes(tiny_bert)
     quota = MemoryLimit(total=round((3.5 * worker + RESERVED_BYTES) / 0.95), taken=0)
-    monkeypatch.setattr(pool, "memory_limits", lambda: [quota])
+    monkeypatch.setattr(slots, "memory_limits", lambda: [quota])
     site = Site(model=tiny_bert, device="cpu")
     with caplog.at_level(logging.WARNING):
-        assert pool.slots(site, None, 1.0) == 3
+        assert slots.local_slots(site, None, 0.0) == 3
         assert "3 workers instead of 8" in caplog.text
-        assert pool.slots(Site(model=tiny_bert, device="cpu", threads=4), None, 1.0) == 2
+        assert slots.local_slots(Site(model=tiny_bert, device="cpu", threads=4), None, 0.0) == 2
         caplog.clear()
-        assert pool.slots(site, 3, 1.0) == 3 and not caplog.text
-        assert pool.slots(site, 5, 1.0) == 5 and "--workers 5" in caplog.text
+        assert slots.local_slots(site, 3, 0.0) == 3 and not caplog.text
+        assert slots.local_slots(site, 5, 0.0) == 5 and "--workers 5" in caplog.text
 
 
 def test_nothing_is_said_where_memory_is_plenty():
