@@ -185,7 +185,7 @@ def test_ray_kills_what_does_not_end_and_starts_where_home_and_temporary_folder_
 
 @pytest.mark.parametrize("length", [1, 40])
 def test_the_folder_of_rays_sockets_is_short_enough_or_elsewhere(length, tmp_path, monkeypatch):
-    base = tmp_path / ("x" * length) if length > 1 else Path(tempfile.mkdtemp(dir="/tmp"))
+    base = tmp_path / ("x" * length) if length > 1 else Path("/tmp")
     base.mkdir(exist_ok=True)
     monkeypatch.setattr(tempfile, "tempdir", str(base))
     monkeypatch.delenv("RAY_TMPDIR", raising=False)
