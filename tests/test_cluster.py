@@ -1,5 +1,6 @@
-"""A cluster of two nodes, the second of which sees nothing of the driver's folders."""
+"""A cluster of two nodes, the second of which sees nothing of the driver's folders (make test-faults)."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from bdbench.matrix.results import Results, read_records
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.matrix.worker import Worker
 from bdbench.plugin_files import PluginFile
+
+pytestmark = pytest.mark.skipif("BDBENCH_FAULTS" not in os.environ, reason="two nodes take minutes: make test-faults")
 
 TELLS = '''"""Notes in which process it ran."""
 
