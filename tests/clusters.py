@@ -17,7 +17,9 @@ class Cluster:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        # A process knows one token all its life, so a test that joins has the cluster's for whatever it starts later.
+        token = os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
+        self.environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
         self.environment |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
         # a node that is killed is missed after 3 seconds, not after 15
         self.environment |= {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "3"}

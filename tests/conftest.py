@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,6 +17,8 @@ import pytest
 
 # Before any Hugging Face library is imported: no test may reach for the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# What a shell starts in the background ignores Ctrl-C, and so would all that a test starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 GOOD = ("good", "great", "fine", "lovely", "superb", "brilliant")
 BAD = ("bad", "awful", "poor", "dreadful", "dull", "horrid")
@@ -239,6 +242,22 @@ def bdbench():
     def call(*words: object, cwd: Path | None = None, **more) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "bdbench", *map(str, words)]
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, **more)
+
+    return call
+
+
+@pytest.fixture
+def in_process(monkeypatch, capsys):
+    """Like `bdbench`, but in this process, so that the imports are paid once and memory:// stays."""
+
+    from bdbench.cli.app import main
+
+    def call(*words: object) -> subprocess.CompletedProcess[str]:
+        monkeypatch.setattr(sys, "argv", ["bdbench", *map(str, words)])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        shown = capsys.readouterr()
+        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, shown.out, shown.err)
 
     return call
 

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from bdbench.cli.app import main
 from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.results import read_predictions, read_records
 from bdbench.protocol.scoring import metrics_of
@@ -28,20 +27,6 @@ RECIPE = ["--epochs", "2", "--learning-rate", "0.003", "-D", "fine-tuning.epochs
 def small(tiny_bert, data_dir):
     """The flags of a small run on the tiny model."""
     return ["--preset", "laptop", "--model", tiny_bert, "--data", data_dir, *MATRIX, *SIZES, *RECIPE]
-
-
-@pytest.fixture
-def in_process(monkeypatch, capsys):
-    """Like `bdbench`, but in this process, so that the imports are paid once."""
-
-    def call(*words: object) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["bdbench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, shown.out, shown.err)
-
-    return call
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from test_end_to_end import in_process, outcomes  # noqa: F401 (in_process is a fixture)
+from test_end_to_end import outcomes
 
 from bdbench.matrix.results import read_records
 from bdbench.matrix.worker import mishap_of
@@ -57,7 +57,7 @@ def flags(tiny_bert, data_dir):
     return ["--preset", "laptop", "--model", tiny_bert, "--data", data_dir, *sizes]
 
 
-def test_a_lost_victim_is_made_again_and_what_a_gpu_in_error_did_is_tried_again(flags, in_process, tmp_path, monkeypatch):  # noqa: F811
+def test_a_lost_victim_is_made_again_and_what_a_gpu_in_error_did_is_tried_again(flags, in_process, tmp_path, monkeypatch):
     monkeypatch.setenv("LOSES_STORE", str(tmp_path / "victims"))
     (tmp_path / "loses.py").write_text(LOSES)
     what = ["-T", "sst2", "-a", "badnets-word", "-d", "fine-tuning,loses,none", "--plugin", tmp_path / "loses.py"]

@@ -3,8 +3,6 @@
 import io
 import json
 import logging
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -17,11 +15,10 @@ import pytest
 from test_protocol import VICTIM, cell
 from test_store import CLASSES, ok_record, victim
 
-from bdbench.cli.app import main
 from bdbench.errors import StorageError, UsageError
 from bdbench.matrix import remote_lock, remote_place
 from bdbench.matrix.remote_lock import lock_of_place, locked_place
-from bdbench.matrix.remote_victims import Errands, RemoteVictims, victims_at
+from bdbench.matrix.remote_victims import MOST_VICTIMS, Errands, RemoteVictims, victims_at
 from bdbench.matrix.results import Results, read_predictions, read_records
 from bdbench.matrix.storage import LocalPlace, place_of
 from bdbench.matrix.victim_store import VictimStore
@@ -223,11 +220,11 @@ def test_errands_bring_victims_here_and_send_what_was_made(memory, tmp_path):
     elsewhere = Errands(remote, tmp_path / "elsewhere")
     elsewhere.fetch([key, "0" * 16])
     assert VictimStore(tmp_path / "elsewhere").load(VICTIM).metrics == victim().metrics
-    for number in range(Errands.MOST_HERE + 2):
+    for number in range(MOST_VICTIMS + 2):
         (tmp_path / "elsewhere" / f"other{number}").mkdir()
     elsewhere.fetch([key])
     left = {home.name for home in (tmp_path / "elsewhere").iterdir()}
-    assert len(left) == Errands.MOST_HERE + 1 and key in left
+    assert len(left) == MOST_VICTIMS + 1 and key in left
 
 
 @pytest.mark.parametrize("uri", ["folder", "memory", "s3"], indirect=True)
@@ -278,20 +275,6 @@ def test_a_claim_is_written_again_while_its_driver_works(memory, monkeypatch):
                 break
             threading.Event().wait(0.01)
         assert memory.read(claim) == content
-
-
-@pytest.fixture
-def in_process(monkeypatch, capsys):
-    """Run the command in this process, so that the imports are paid once and memory:// stays."""
-
-    def call(*words: object) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["bdbench", *map(str, words)])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        shown = capsys.readouterr()
-        return subprocess.CompletedProcess(sys.argv, ended.value.code or 0, shown.out, shown.err)
-
-    return call
 
 
 @pytest.fixture

@@ -241,7 +241,8 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float, d
 
     place = results.place
     try:
-        found = records_digest(place.folder) if draft else ""  # before they are read: it may be of older ones, of no newer
+        # Taken before the records are read: if another process adds one in between, the receipt does not hold for it.
+        digest_of_records = records_digest(place.folder) if draft else ""
         # with what another process may have added
         tables = write_tables(place.write, read_records(place), read_kept(place))
         for file in tables:
@@ -263,5 +264,5 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float, d
     if keys or progress.failed:  # a forced cell that failed may have an earlier record that is kept
         raise typer.Exit(1)
     if draft:
-        digests = table_digests(place.folder, map(Path, tables))
-        replace(draft, records=found, tables=digests).write(place.folder)
+        digests_of_tables = table_digests(place.folder, map(Path, tables))
+        replace(draft, records=digest_of_records, tables=digests_of_tables).write(place.folder)

@@ -10,12 +10,10 @@ from types import ModuleType
 from typing import Any
 
 from bdbench.matrix.plan import Plan
-from bdbench.matrix.remote_victims import AnyStore
+from bdbench.matrix.remote_victims import MOST_VICTIMS, AnyStore
 from bdbench.matrix.shipping import Files, Luggage, data_files, model_files, pack
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.matrix.worker import LostVictim, Worker
-
-MOST_VICTIMS = 4  # kept in Ray's memory at a time; a victim of base size takes 440 MB
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from typing import Any, Self
@@ -18,7 +18,7 @@ from ray.tune.search import Searcher
 from bdbench.errors import StorageError
 from bdbench.matrix.ray_start import ray_started
 from bdbench.matrix.studies import Request
-from bdbench.matrix.tune_worker import Ended, TuneWorker
+from bdbench.matrix.tune_worker import Ended, IsOver, Suggest, TrialEnded, TuneWorker, VictimEnded
 from bdbench.protocol.trials import Measured
 from bdbench.specs.work import VictimSpec
 
@@ -57,7 +57,7 @@ class RayTuning:
                 os.environ.setdefault(name, value)
             self._ray = self._stack.enter_context(ray_started(self._cpus))
 
-    def prepare(self, victims: Sequence[VictimSpec], ended: Callable[[VictimSpec, Ended], None]) -> None:
+    def prepare(self, victims: Sequence[VictimSpec], ended: VictimEnded) -> None:
         """`TuneWorker.prepare` for each victim; `ended` gets what became of it."""
         if not victims:
             return
@@ -73,9 +73,7 @@ class RayTuning:
                 outcome = Ended(error=f"its process died: {error}")
             ended(running.pop(task), outcome)
 
-    def run(
-        self, suggest: Callable[[], Request | None], is_over: Callable[[], bool], ended: Callable[[Request, Ended], None]
-    ) -> None:
+    def run(self, suggest: Suggest, is_over: IsOver, ended: TrialEnded) -> None:
         """Run trials until `is_over`: those that `suggest` gives; None means that others must end first."""
         self._start()
         logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # what becomes of a trial, its result says
@@ -123,9 +121,7 @@ class KeptProcess(tune.Trainable):
 class StudySearcher(Searcher):
     """What Tune asks for trials. A StorageError of `ended` ends the tuning, and is kept in `unstored`."""
 
-    def __init__(
-        self, suggest: Callable[[], Request | None], is_over: Callable[[], bool], ended: Callable[[Request, Ended], None]
-    ) -> None:
+    def __init__(self, suggest: Suggest, is_over: IsOver, ended: TrialEnded) -> None:
         super().__init__(metric=METRIC, mode="max")
         self._suggest, self._is_over, self._ended = suggest, is_over, ended
         self._running: dict[str, Request] = {}

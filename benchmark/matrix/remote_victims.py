@@ -19,6 +19,8 @@ from bdbench.matrix.remote_place import RemotePlace
 from bdbench.matrix.storage import LocalPlace, Place
 from bdbench.matrix.victim_store import META, VictimStore, checked_meta, warn_of_damage
 
+MOST_VICTIMS = 4  # kept at hand at a time, in a folder or in Ray's memory; one of base size takes 440 MB
+
 
 class RemoteVictims:
     """Victims by key in a place that is no folder here. Raises StorageError where the place does not answer."""
@@ -41,10 +43,10 @@ class RemoteVictims:
 
     def pack(self, key: str) -> dict[str, bytes] | None:
         """The files of a victim by name; None, with a warning, if one is gone or has another SHA-256 than meta.json says."""
-        found = self._meta(key)
-        if found is None:
+        meta_and_content = self._meta(key)
+        if meta_and_content is None:
             return None
-        (meta, content), home, files = found, self._place.sub(key), {}
+        (meta, content), home, files = meta_and_content, self._place.sub(key), {}
         for name, digest in meta["sha256"].items():
             try:
                 files[name] = home.read(name)
@@ -98,10 +100,8 @@ def victims_at(place: Place) -> AnyStore:
 class Errands:
     """Fetches victims into the folder that this process works on, and sends those that it made.
 
-    The folder holds MOST_HERE victims at a time.
+    The folder holds MOST_VICTIMS at a time.
     """
-
-    MOST_HERE = 4  # a victim of base size takes 440 MB
 
     def __init__(self, remote: RemoteVictims, folder: Path) -> None:
         self._remote, self._folder, self._store = remote, folder, VictimStore(folder)
@@ -126,11 +126,11 @@ class Errands:
         self._remote.unpack(key, files)
 
     def _tidy(self, needed: Iterable[str]) -> None:
-        """Remove the oldest victims of the folder beyond MOST_HERE, but none that is `needed`."""
+        """Remove the oldest victims of the folder beyond MOST_VICTIMS, but none that is `needed`."""
         if not self._folder.is_dir():
             return
         others = sorted(
             (home for home in self._folder.iterdir() if home.name not in set(needed)), key=lambda home: home.stat().st_mtime
         )
-        for home in others[: -self.MOST_HERE]:
+        for home in others[:-MOST_VICTIMS]:
             shutil.rmtree(home, ignore_errors=True)

@@ -37,18 +37,17 @@ class Ended:
     warnings: tuple[str, ...] = ()
 
 
+VictimEnded = Callable[[VictimSpec, Ended], None]
+Suggest, IsOver, TrialEnded = Callable[[], Request | None], Callable[[], bool], Callable[[Request, Ended], None]
+
+
 class Tuning(Protocol):
     """Where trials run."""
 
-    def prepare(self, victims: Sequence[VictimSpec], ended: Callable[[VictimSpec, Ended], None]) -> None:
+    def prepare(self, victims: Sequence[VictimSpec], ended: VictimEnded) -> None:
         """`TuneWorker.prepare` for each victim; `ended` gets what became of it."""
 
-    def run(
-        self,
-        suggest: Callable[[], Request | None],
-        is_over: Callable[[], bool],
-        ended: Callable[[Request, Ended], None],
-    ) -> None:
+    def run(self, suggest: Suggest, is_over: IsOver, ended: TrialEnded) -> None:
         """Run trials until `is_over`: those that `suggest` gives; None means that others must end first."""
 
 
@@ -146,16 +145,11 @@ class InlineTuning:
     def __init__(self, worker: TuneWorker) -> None:
         self._worker = worker
 
-    def prepare(self, victims: Sequence[VictimSpec], ended: Callable[[VictimSpec, Ended], None]) -> None:
+    def prepare(self, victims: Sequence[VictimSpec], ended: VictimEnded) -> None:
         for victim in victims:
             ended(victim, self._worker.prepare(victim))
 
-    def run(
-        self,
-        suggest: Callable[[], Request | None],
-        is_over: Callable[[], bool],
-        ended: Callable[[Request, Ended], None],
-    ) -> None:
+    def run(self, suggest: Suggest, is_over: IsOver, ended: TrialEnded) -> None:
         while not is_over():
             if request := suggest():
                 ended(request, self._worker.run(request))

@@ -46,10 +46,10 @@ class TunedDefenses:
     def of(self, task: str, attack: str) -> list[Defense]:
         """The defenses to be run on the victims of this task and attack: the tuned behind the selected, each once."""
         choices = [choice for choice in self.choices if choice.setting.task == task and choice.setting.is_for(attack)]
-        found = []
+        with_tuned: list[Defense] = []
         for defense in self.defenses:
-            found += [defense, *(choice.chosen for choice in choices if choice.selected == defense)]
-        return list(dict.fromkeys(found))
+            with_tuned += [defense, *(choice.chosen for choice in choices if choice.selected == defense)]
+        return list(dict.fromkeys(with_tuned))
 
 
 def tuned_defenses(
@@ -62,9 +62,9 @@ def tuned_defenses(
     choices: list[Choice] = []
     warnings: list[str] = []
     for file in files:
-        found = _choices(file, tasks, attacks, defenses)
-        choices += found
-        warnings += _warnings(file, found, tasks, defenses)
+        of_file = _choices(file, tasks, attacks, defenses)
+        choices += of_file
+        warnings += _warnings(file, of_file, tasks, defenses)
     return TunedDefenses(tuple(defenses), tuple(choices), tuple(warnings))
 
 

@@ -56,9 +56,8 @@ def run_cell(
         env = environment(site) | {"victim": victim.env}
         return Record(spec, "skipped", reason, needs=needs_of(parts), typed=typed, victim=victim.digests, env=env), None
     splits_of(spec.victim, site)  # whether the data here is what the cell names
-    began = time.perf_counter()
     if changes_nothing(spec):
-        repair_ended = began
+        began = repair_ended = time.perf_counter()
         predictions, metrics = victim.predictions, metrics_of(victim.predictions, spec.victim)
         notes, trace = {}, Trace()
     else:
