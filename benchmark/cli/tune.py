@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -14,14 +13,12 @@ from bdbench.cli.arguments import Text, drop_none, load_plugins, names
 from bdbench.cli.run import run, typed_values
 from bdbench.cli.selection import SELECTING, overrides_of, selection_of, with_flags_of
 from bdbench.errors import UsageError, nearest
-from bdbench.files import write_whole
 from bdbench.matrix.storage import LocalPlace, place_of
 
 if TYPE_CHECKING:
     from bdbench.matrix.plan import Plan
     from bdbench.matrix.tune_worker import TuneWorker, Tuning
     from bdbench.matrix.worker import Worker
-    from bdbench.specs.tuned import Tuned
 
 SEARCHERS = ("optuna", "random", "bisect")
 PLACES = ("victims", "inline", "workers", "threads", "device", "gpus_per_cell", "cell_timeout")
@@ -83,6 +80,7 @@ def tune(
     from bdbench.matrix.tune import Budget, Search, check_search
     from bdbench.matrix.tune import tune as run_trials
     from bdbench.matrix.tune_worker import TuneWorker
+    from bdbench.matrix.tuned_files import write_tuned
     from bdbench.matrix.victim_store import VictimStore
     from bdbench.matrix.worker import Worker
 
@@ -111,7 +109,7 @@ def tune(
         except KeyboardInterrupt:
             typer.echo("interrupted; the same command goes on where it stopped", err=True)
             raise typer.Exit(130) from None
-        write_tuned(tuned, out)
+        write_tuned(place_of(out.parent), out.name, tuned)
     typer.echo(out)
     failed = sum(trial.status == "failed" for setting in tuned.settings for trial in setting.trials)
     if failed:
@@ -155,12 +153,6 @@ def places(worker: TuneWorker, flags: Mapping[str, Any]) -> tuple[AbstractContex
     gpu_share = flags["gpus_per_cell"] if worker.site.torch_device().type == "cuda" else 0.0
     at_a_time = local_slots(worker.site, flags["workers"], gpu_share)
     return RayTuning(worker, at_a_time, flags["gpus_per_cell"]), at_a_time
-
-
-def write_tuned(tuned: Tuned, out: Path) -> None:
-    """Write the file, whole. Raises StorageError if that is not possible."""
-    text = json.dumps(tuned.to_json(), indent=1, sort_keys=True) + "\n"
-    write_whole(out, lambda stream: stream.write(text.encode()))
 
 
 def _tell(line: str) -> None:

@@ -42,7 +42,7 @@ class Dimension:
 
 def dimensions(parts: Sequence[ModelRepair], only: Collection[str] | None = None) -> tuple[Dimension, ...]:
     """The dimensions of a defense. With `only`, those alone that it names: PLUGIN.PARAMETER."""
-    found = []
+    searched: list[Dimension] = []
     for part, component in zip(parts, _components(parts), strict=True):
         for field in hyperparameters(type(part)):
             allowed, value = field.metadata["hp"], getattr(part, field.name)
@@ -51,11 +51,11 @@ def dimensions(parts: Sequence[ModelRepair], only: Collection[str] | None = None
                 continue
             name = f"{component}.{field.name}"
             if isinstance(value, bool):
-                found.append(Dimension(name, value, choices=(False, True)))
+                searched.append(Dimension(name, value, choices=(False, True)))
             elif allowed.choices is not None:
-                found.append(Dimension(name, value, choices=allowed.choices))
+                searched.append(Dimension(name, value, choices=allowed.choices))
             elif not isinstance(value, str) and (bounds := allowed.searched()):
-                found.append(
+                searched.append(
                     Dimension(
                         name,
                         value,
@@ -66,7 +66,7 @@ def dimensions(parts: Sequence[ModelRepair], only: Collection[str] | None = None
                         aggressive=allowed.aggressive,
                     )
                 )
-    return tuple(found)
+    return tuple(searched)
 
 
 def with_setting(parts: Sequence[ModelRepair], setting: Setting) -> tuple[ModelRepair, ...]:

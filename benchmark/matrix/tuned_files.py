@@ -38,6 +38,12 @@ def read_tuned(file: Path) -> TunedFile:
     return TunedFile(file, tuned)
 
 
+def write_tuned(place: Place, name: str, tuned: Tuned) -> None:
+    """Write a tuning into a file, whole. Raises StorageError if that is not possible."""
+    text = json.dumps(tuned.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
+    place.write(name, text.encode())
+
+
 def keep_tuned(folder: Path | Place, tunings: Iterable[Tuned]) -> None:
     """Write tunings into the folder of a run; one that is there stays as it is.
 
@@ -48,8 +54,7 @@ def keep_tuned(folder: Path | Place, tunings: Iterable[Tuned]) -> None:
         name = f"{tuned.objective}-{tuned.digest()[:DIGITS]}.json"
         if not place.exists(name):
             place.prepare("--out")
-            text = json.dumps(tuned.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
-            place.write(name, text.encode())
+            write_tuned(place, name, tuned)
     read_kept(folder)
 
 
