@@ -41,11 +41,12 @@ def write_whole(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
             stream.flush()
             os.fsync(stream.fileno())  # a full network disk may say so only here
         os.replace(temporary, path)
-    except OSError as error:
-        raise storage_error(path, error) from error
-    finally:
+    except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise storage_error(path, error) from error
+        raise
     return path
 
 

@@ -17,7 +17,7 @@ from bdbench.matrix import slots
 from bdbench.matrix.capacity import RESERVED_BYTES, Capacity, capacity, free_bytes, worker_bytes
 from bdbench.protocol import site as site_module
 from bdbench.protocol.quotas import MemoryLimit, core_quota, memory_limits
-from bdbench.protocol.site import Site, cores
+from bdbench.protocol.site import Site, cores, give_back_memory
 
 GIB = 2**30
 
@@ -163,13 +163,12 @@ def test_what_a_step_has_freed_goes_back_before_the_next(tiny_bert):
     def held() -> int:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    site = Site(model=tiny_bert, device="cpu", threads=torch.get_num_threads())
-    site.enter()
+    Site(model=tiny_bert, device="cpu", threads=torch.get_num_threads()).enter()
     blocks = [torch.ones(2**18) for _ in range(200)]  # 1 MiB each
     last = torch.ones(2**18)  # what lies behind the freed blocks keeps the heap from shrinking at its end
     full = held()
     del blocks
-    site.enter()
+    give_back_memory()
     assert held() < full - 150 * 2**20
     assert last.sum() == 2**18
 

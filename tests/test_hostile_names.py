@@ -11,14 +11,14 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
+from boards import latex, long_table, markdown
 from markdown_it import MarkdownIt
 from test_tables import TRACEBACK, cell
 
-from bdbench.analysis.frame import long_table
 from bdbench.reports.claims_page import text as claims_page
 from bdbench.reports.files import write_report
-from bdbench.reports.latex import latex, tex
-from bdbench.reports.markdown import code, escaped, markdown
+from bdbench.reports.latex import tex
+from bdbench.reports.markdown import code, escaped
 from bdbench.reports.words import one_line
 from bdbench.specs.records import Record
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from boards import long_table, overall_table, task_tables
 from test_tables import cell
 
-from bdbench.analysis.frame import long_table
 from bdbench.analysis.labels import Label, cell_labels
 from bdbench.analysis.summaries import summarize
-from bdbench.analysis.tables import overall_table, task_tables
 from bdbench.reports.words import caption
 
 

@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import typer
 
+from bdbench.cli.app import main
 from bdbench.matrix.graph import Step
 from bdbench.perf.race import speed
 from bdbench.perf.runner import Figure, figure_table, seconds_of, steady_rate
@@ -99,6 +101,15 @@ def test_the_runner_is_measured_by_its_own_command(tmp_path):
     assert figures["running 20 no-op cells on two workers"]["value"] > figures["resuming the finished run of 20 cells"]["value"]
     assert figures["a decision"]["holds"] is True
     assert ended.stdout.count("|") == 5 * (2 + len(figures))
+
+
+def test_a_command_of_which_every_flag_has_a_default_runs_without_any(monkeypatch, capsys):
+    command = typer.Typer(add_completion=False)
+    command.command()(lambda: typer.echo("measured"))
+    monkeypatch.setattr(sys, "argv", ["bdbench.perf"])
+    with pytest.raises(SystemExit) as ended:
+        main(command)
+    assert not ended.value.code and capsys.readouterr().out == "measured\n"
 
 
 def test_a_command_that_fails_is_no_figure():

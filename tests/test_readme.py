@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
+from boards import latex, markdown
 
 from bdbench.analysis.standing import majority_share
 from bdbench.matrix.presets import PRESETS
@@ -13,8 +14,6 @@ from bdbench.matrix.tuned_files import read_kept
 from bdbench.perf.table import speed_table
 from bdbench.protocol.scoring import metrics_of
 from bdbench.reports.claims_page import text
-from bdbench.reports.latex import latex
-from bdbench.reports.markdown import markdown
 
 RESULTS = Path(__file__).parents[1] / "results"
 README = (Path(__file__).parents[1] / "README.md").read_text()

@@ -13,12 +13,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from boards import latex, long_table, markdown
 from test_tables import TRACEBACK, TRIGGERED_ROWS, cell, sample
 
-from bdbench.analysis.frame import long_table
 from bdbench.reports.files import write_report
-from bdbench.reports.latex import latex, tex
-from bdbench.reports.markdown import markdown
+from bdbench.reports.latex import tex
 from bdbench.reports.words import exception_line
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.records import Record

@@ -52,6 +52,8 @@ def test_a_victim_comes_back_as_it_was(tmp_path):
     assert back.digests == victim().digests
     assert back.triggered.digest() == SPLITS.test.digest()
     assert back.predictions["clean"].tolist() == [0, 1]
+    with pytest.raises(ValueError, match="read-only"):  # all cells of the victim share them
+        back.predictions["clean"][0] = 1
 
 
 def test_a_whole_victim_stays_and_a_damaged_one_gives_way(tmp_path):

@@ -5,11 +5,9 @@ from __future__ import annotations
 import math
 
 import pytest
+from boards import latex, long_table, markdown, overall_table, task_tables
 
-from bdbench.analysis.frame import long_table
-from bdbench.analysis.tables import Table, overall_table, task_tables
-from bdbench.reports.latex import latex
-from bdbench.reports.markdown import markdown
+from bdbench.analysis.tables import Table
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Record, VictimDigests

@@ -8,19 +8,17 @@ import re
 from dataclasses import replace
 
 import pytest
+from boards import latex, long_table, markdown, overall_table, task_tables
 from test_hostile_names import HOSTILE, PLAIN, kinds_of, tables_of
 from test_tables import cell, md_rows
 from tunings import setting, tuning
 
-from bdbench.analysis.frame import long_table
 from bdbench.analysis.labels import cell_labels
 from bdbench.analysis.summaries import cell_names, summarize
-from bdbench.analysis.tables import overall_table, task_tables
 from bdbench.analysis.tunings import Terms
 from bdbench.reports.claims_page import text as claims_page
 from bdbench.reports.files import write_report
-from bdbench.reports.latex import latex, tex
-from bdbench.reports.markdown import markdown
+from bdbench.reports.latex import tex
 from bdbench.specs.records import Record
 from bdbench.specs.tuned import Tuned
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
@@ -10,9 +10,7 @@ import pandas as pd
 
 from bdbench.analysis.labels import Label
 from bdbench.analysis.standing import Shortfall, Victim, majority_share, victims
-from bdbench.analysis.summaries import Summary, summarize
-from bdbench.specs.records import Record
-from bdbench.specs.tuned import Tuned
+from bdbench.analysis.summaries import Summary
 
 LONG_COLUMNS = {
     "task": "str",
@@ -40,7 +38,7 @@ LONG_COLUMNS = {
 }
 
 
-def long_table(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> pd.DataFrame:
+def long_table(summaries: Sequence[Summary]) -> pd.DataFrame:
     """One row per (task, attack, defense) in their settings, with the columns of `LONG_COLUMNS`.
 
     - `defense` says on what terms a tuning of the folder chose the hyperparameters: `e-pur, tuned (planted, 8 trials)`.
@@ -53,10 +51,7 @@ def long_table(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> pd.D
       not on record.
     - `not_averaged` says why the attack is not averaged, and of how many victims: `ASR below 90 % (1 of 3 victims); ...`; empty
       where it is, or has no trigger.
-
-    Raises ValueError if a cell occurs twice.
     """
-    summaries = summarize(records, tunings)
     victims_by_attack: dict[tuple[Label, Label], list[Victim]] = {}
     for victim in victims(summaries).values():
         victims_by_attack.setdefault((victim.task, victim.attack), []).append(victim)

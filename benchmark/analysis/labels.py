@@ -85,16 +85,19 @@ def label_cells(cells: Sequence[CellSpec], tunings: Iterable[Tuned] = ()) -> lis
 
     They depend on which cells and tunings there are, not on their order.
     """
-    settings = task_settings([cell.victim for cell in cells])
-    tasks = _task_labels([cell.victim.task for cell in cells], settings)
+    victims = {_named(cell.victim): cell.victim for cell in cells}  # many cells stand on the same one
+    settings = task_settings(list(victims.values()))
+    tasks = _task_labels([victim.task for victim in victims.values()], settings)
     differing = {field for task in tasks for field, _ in task.variant}
     shared = [_label("", setting, (field for field in setting if field in differing)) for setting in settings]
     models = [str(setting["model"]) for setting in settings]
-    columns = (tasks, _attack_labels(cells), _defense_labels(cells, tunings), shared, models)
-    return [
-        [CellLabels(task, attack, defense, setting, model) for defense in defenses]
-        for task, attack, defenses, setting, model in zip(*columns, strict=True)
-    ]
+    attacks = _attack_labels([victim.attack for victim in victims.values()])
+    of_victims = dict(zip(victims, zip(tasks, attacks, shared, models, strict=True), strict=True))
+    labels: list[list[CellLabels]] = []
+    for cell, defenses in zip(cells, _defense_labels(cells, tunings), strict=True):
+        task, attack, setting, model = of_victims[_named(cell.victim)]
+        labels.append([CellLabels(task, attack, defense, setting, model) for defense in defenses])
+    return labels
 
 
 def cell_labels(cells: Iterable[CellSpec], tunings: Iterable[Tuned] = ()) -> dict[str, str]:
@@ -123,6 +126,11 @@ def task_settings(victims: Sequence[VictimSpec]) -> list[dict[str, Value]]:
         for setting in settings:
             setting[field] = str(setting[field])[:digits]
     return settings
+
+
+def _named(victim: VictimSpec) -> tuple[str, str]:
+    """What tells victims apart here: the name of the model is in no key."""
+    return (victim.key(), victim.model.name)
 
 
 def _identity(victim: VictimSpec) -> tuple[str, str, str]:
@@ -188,8 +196,7 @@ def _task_labels(names: Sequence[str], settings: Sequence[Setting]) -> list[Labe
     return [_label(name, setting, fields_by_name[name]) for name, setting in zip(names, settings, strict=True)]
 
 
-def _attack_labels(cells: Sequence[CellSpec]) -> list[Label]:
-    attacks = [cell.victim.attack for cell in cells]
+def _attack_labels(attacks: Sequence[PluginSpec]) -> list[Label]:
     return _plugin_labels([attack.name for attack in attacks], [_plugin_setting(attack) for attack in attacks])
 
 

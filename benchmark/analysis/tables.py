@@ -18,9 +18,8 @@ from dataclasses import dataclass, replace
 from bdbench.analysis.labels import Label
 from bdbench.analysis.printed import ABSENT, METRICS, percent, points
 from bdbench.analysis.standing import Shortfall, Victim, victims
-from bdbench.analysis.summaries import Summary, longest_needs, summarize
+from bdbench.analysis.summaries import Summary, longest_needs
 from bdbench.specs.records import Record
-from bdbench.specs.tuned import Tuned
 
 FAILED, SKIPPED, NO_TRIGGER = "failed", "skipped", "n/a"  # in place of a number
 MARKS = {  # of a row that is not averaged: one for each reason
@@ -101,22 +100,17 @@ class Table:
         return (*self.rows, *self.averages, *self.deviations)
 
 
-def task_tables(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> list[Table]:
-    """One table per task and setting: a row per attack, then the average if there are two attacks or more.
+def task_tables(summaries: Iterable[Summary]) -> list[Table]:
+    """One table per task and setting: a row per attack, then the average if there are two attacks or more."""
+    summaries_by_task = _grouped(summaries, lambda summary: summary.task)
+    return [_task_table(task, of_task) for task, of_task in summaries_by_task.items()]
 
-    Raises ValueError if a cell occurs twice.
+
+def overall_table(summaries: Sequence[Summary]) -> Table | None:
+    """The average row of every task, then their mean for each setting that has two tasks or more; None without cells.
+
+    Tasks run with different models, data sources or other differing settings are not averaged together.
     """
-    summaries_by_task = _grouped(summarize(records, tunings), lambda summary: summary.task)
-    return [_task_table(task, summaries) for task, summaries in summaries_by_task.items()]
-
-
-def overall_table(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> Table | None:
-    """The average row of every task, then their mean for each setting that has two tasks or more; None without records.
-
-    Tasks run with different models, data sources or other differing settings are not averaged together. Raises ValueError
-    if a cell occurs twice.
-    """
-    summaries = summarize(records, tunings)
     if not summaries:
         return None
     defenses = _in_order(summary.defense for summary in summaries)
@@ -145,7 +139,10 @@ def _task_table(task: Label, summaries: Sequence[Summary]) -> Table:
 
 def _table(title: str, of: str, summaries: Sequence[Summary], rows: Sequence[Row], averages: Sequence[Row]) -> Table:
     defenses = _in_order(summary.defense for summary in summaries)
-    needs = [longest_needs(s.needs for s in summaries if s.defense == defense) for defense in defenses]
+    needs_by_defense: dict[Label, list[tuple[str, ...]]] = {defense: [] for defense in defenses}
+    for summary in summaries:
+        needs_by_defense[summary.defense].append(summary.needs)
+    needs = [longest_needs(needs_by_defense[defense]) for defense in defenses]
     has_undefended = any(defense.name == "none" for defense in defenses)
     deviations = [_deviation(average, defenses) for average in averages if has_undefended]
     of_table = tuple(victims(summaries).values())

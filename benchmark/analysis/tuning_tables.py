@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bdbench.analysis.labels import Label, component_fields
 from bdbench.analysis.standing import victims
-from bdbench.analysis.summaries import Summary, summarize
+from bdbench.analysis.summaries import Summary
 from bdbench.analysis.tunings import tuned_methods
 from bdbench.params import Value
 from bdbench.specs.records import Record
@@ -78,15 +78,11 @@ class TuningRow:
         return next((trial for trial in same if trial.status == "ok"), same[0] if same else None)
 
 
-def tuning_rows(records: Iterable[Record], tunings: Sequence[Tuned]) -> list[TuningRow]:
-    """A row for each task, defense and setting of which there is a cell, in the order of the tables.
-
-    Raises ValueError if a cell occurs twice.
-    """
+def tuning_rows(summaries: Sequence[Summary], tunings: Sequence[Tuned]) -> list[TuningRow]:
+    """A row for each task, defense and setting of which there is a cell, in the order of the tables."""
     settings = {method.terms: method.settings for method in tuned_methods(tunings)}
     if not settings:
         return []
-    summaries = summarize(records, tunings)
     defaults = {
         (record.spec.victim.key(), setting_of(record.spec.defense)): record
         for summary in summaries

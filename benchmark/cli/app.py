@@ -37,8 +37,9 @@ app.command()(tune)
 def main(command: typer.Typer = app) -> None:
     """Entry point: bad usage is one line on standard error and exit status 2."""
     survive_readers()
+    words = sys.argv[1:] or (["--help"] if command is app else [])
     try:
-        sys.exit(command(sys.argv[1:] or ["--help"], standalone_mode=False))
+        sys.exit(command(words, standalone_mode=False))
     except (StorageError, WorkersLost) as error:
         typer.echo(f"bdbench: {in_one_line(str(error))}", err=True)
         sys.exit(1)

@@ -135,8 +135,11 @@ class RayPool:
         limit = self._worker.time_limit.seconds(step.spec)
         slot.step, slot.mishaps = step, tuple(mishaps)
         slot.ends = None if limit is None else time.monotonic() + limit + GRACE
-        run = slot.actor.run.options(num_returns=2)
-        slot.pending, slot.files = run.remote(step.spec, list(waited_for), list(mishaps), victims)
+        work = (step.spec, list(waited_for), list(mishaps))
+        if self._freight is None:
+            slot.pending = slot.actor.run.remote(*work)
+        else:
+            slot.pending, slot.files = slot.actor.run_and_pack.options(num_returns=2).remote(*work, victims)
         self._progress.started(slot.name, step.key)
 
     def ended(self, wait: bool = True) -> list[tuple[Step, Outcome]]:

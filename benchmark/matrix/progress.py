@@ -161,7 +161,11 @@ class MatrixProgress:
             self._print(f"{what}: {state}")
 
     def _print(self, line: str) -> None:
-        self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        if self._is_live:
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+        else:  # as it is: the console would measure itself anew for every line
+            self.console.file.write(f"{line}\n")
+            self.console.file.flush()
 
     def _victim_label(self, spec: VictimSpec) -> str:
         return self.labels.get(spec.key(), f"{spec.task} / {spec.attack.name} / seed {spec.seed}")

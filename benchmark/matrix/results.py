@@ -58,11 +58,12 @@ class Results:
             log.warning("cell %s: it %s this time; its earlier record is kept", record.key, record.status)
             self.records[record.key] = earlier
             return
-        record = _readable(record)
         if record.status == "ok" and predictions is not None:
             record.predictions = f"predictions/{record.key}.npz"
+        record, raw = _readable(record)
+        if record.status == "ok" and predictions is not None:
             self._predictions.write(f"{record.key}.npz", _npz(predictions))
-        text = json.dumps(record.to_json(), indent=1, sort_keys=True, allow_nan=False) + "\n"
+        text = json.dumps(raw, indent=1, sort_keys=True, allow_nan=False) + "\n"
         self._records.write(name, text.encode())
         self.records[record.key] = record
 
@@ -90,14 +91,16 @@ def _npz(arrays: Predictions) -> bytes:
     return stream.getvalue()
 
 
-def _readable(record: Record) -> Record:
-    """The record, or one of a failure that says why no reader could have read it."""
+def _readable(record: Record) -> tuple[Record, dict[str, Any]]:
+    """The record with its JSON, or one of a failure that says why no reader could have read it."""
     try:
-        Record.from_json(json.loads(json.dumps(record.to_json(), allow_nan=False)))
+        raw = record.to_json()
+        Record.from_json(json.loads(json.dumps(raw, allow_nan=False)))
     except (ValueError, TypeError, RecursionError) as error:
         reason = encodable(f"what the cell left is no record that can be read: {error}")
-        return Record(record.spec, "failed", reason, needs=record.needs, env=record.env)
-    return record
+        failure = Record(record.spec, "failed", reason, needs=record.needs, env=record.env)
+        return failure, failure.to_json()
+    return record, raw
 
 
 def read_records(folder: str | Path | Place) -> list[Record]:

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -17,7 +18,6 @@ from bdbench.matrix.shipping import Files, Luggage
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.matrix.worker import Outcome, VictimOutcome, Worker
 from bdbench.protocol.environment import source_digest
-from bdbench.protocol.site import give_back_memory
 from bdbench.specs.work import CellSpec, VictimSpec
 
 TELL_SECONDS = 1.0
@@ -55,6 +55,7 @@ class Station:
     ) -> None:
         self._worker = worker if luggage is None else luggage.settle(worker, fetch)
         self._luggage, self._fetch, self._tell = luggage, fetch, tell
+        self._process = psutil.Process()
         self._is_busy = threading.Event()
         threading.Thread(target=self._keep_telling, daemon=True).start()
 
@@ -66,9 +67,9 @@ class Station:
         spec: VictimSpec | CellSpec,
         waited_for: Sequence[VictimOutcome],
         mishaps: Sequence[str],
-        victims: Mapping[str, Any],
-    ) -> tuple[Report, Files | None]:
-        """Do one step; see `Worker.run`. With it come the files of the victim that it made, if they are to travel.
+        victims: Mapping[str, Any] = MappingProxyType({}),
+    ) -> Report:
+        """Do one step; see `Worker.run`.
 
         `victims` refers to the files of the victims that it needs, by key: they are fetched if they are not on this machine.
         """
@@ -82,10 +83,19 @@ class Station:
             outcome = self._worker.run(spec, waited_for, mishaps)
         finally:
             self._is_busy.clear()
-        give_back_memory()
-        report = Report(outcome, psutil.Process().memory_info().rss)
-        is_made = self._luggage is not None and isinstance(outcome, VictimOutcome) and not outcome.error
-        return report, store.pack(spec.key()) if is_made else None
+        return Report(outcome, self._process.memory_info().rss)
+
+    def run_and_pack(
+        self,
+        spec: VictimSpec | CellSpec,
+        waited_for: Sequence[VictimOutcome],
+        mishaps: Sequence[str],
+        victims: Mapping[str, Any],
+    ) -> tuple[Report, Files | None]:
+        """As `run`; with the report come the files of the victim that it made, which are to travel."""
+        report = self.run(spec, waited_for, mishaps, victims)
+        is_made = isinstance(report.outcome, VictimOutcome) and not report.outcome.error
+        return report, VictimStore(self._worker.victims).pack(spec.key()) if is_made else None
 
     def _keep_telling(self) -> None:
         while self._is_busy.wait():

@@ -70,7 +70,7 @@ class VictimStore:
                 spec=spec,
                 weights={} if scores_only else _read_weights(home / WEIGHTS),
                 triggered=None if scores_only or TRIGGERED not in meta["sha256"] else _read_texts(home / TRIGGERED),
-                predictions=_whole_classes(read_arrays(home / PREDICTIONS)),
+                predictions=_read_classes(home / PREDICTIONS, meta["sha256"][PREDICTIONS]),
                 **{name: meta[name] for name in ("metrics", "digests", "seconds", "env")},
             )
         except MemoryError:
@@ -232,12 +232,20 @@ def _flush(file: Path) -> None:
         os.fsync(stream.fileno())
 
 
-def _whole_classes(predictions: Predictions) -> Predictions:
-    """The predictions of a victim. Raises ValueError unless they are whole numbers, (n,), with those of the clean rows."""
+@lru_cache(maxsize=8)  # every cell of a victim reads them
+def _read_classes(file: Path, digest: str) -> Predictions:
+    """The predictions in a file that has this digest; nobody may change them.
+
+    Raises ValueError unless they are whole numbers, (n,), with those of the clean rows, and what NumPy raises of a damaged file
+    otherwise.
+    """
+    predictions = read_arrays(file)
     if "clean" not in predictions or any(
         classes.ndim != 1 or classes.dtype.kind not in "iu" for classes in predictions.values()
     ):
         raise ValueError(f"{PREDICTIONS} does not hold classes")
+    for classes in predictions.values():
+        classes.setflags(write=False)
     return predictions
 
 

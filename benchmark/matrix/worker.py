@@ -18,7 +18,7 @@ from bdbench.matrix.remarks import collected_warnings
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.protocol.cells import changes_nothing, failed_record, run_cell
 from bdbench.protocol.environment import portable_traceback
-from bdbench.protocol.site import Site
+from bdbench.protocol.site import Site, give_back_memory
 from bdbench.protocol.victims import Victim, clean_spec, make_victim, needs_clean_victim
 from bdbench.specs.records import Predictions, Record
 from bdbench.specs.work import CellSpec, VictimSpec
@@ -97,6 +97,7 @@ class Worker:
             os.chdir(self.folder)
         with collected_warnings() as warnings:
             outcome = self._run(spec, waited_for, mishaps)
+        give_back_memory()
         return replace(outcome, warnings=tuple(warnings))
 
     def _run(self, spec: VictimSpec | CellSpec, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> Outcome:

@@ -6,6 +6,8 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -27,7 +29,7 @@ from bdbench.seeds import derive
 from bdbench.specs.checked import checked
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Predictions, Record
-from bdbench.specs.work import CellSpec, component_names
+from bdbench.specs.work import CellSpec, ModelSpec, VictimSpec, component_names
 
 
 @dataclass(eq=False)
@@ -52,7 +54,7 @@ def run_cell(
     check_site(spec.victim, site)
     if victim.spec.key() != spec.victim.key():
         raise ValueError(f"the cell stands on the victim {spec.victim.key()}, but got the victim {victim.spec.key()}")
-    if reason := _reason_to_skip(parts, spec.victim.task, site):
+    if reason := _reason_to_skip(parts, spec.victim, site):
         env = environment(site) | {"victim": victim.env}
         return Record(spec, "skipped", reason, needs=needs_of(parts), typed=typed, victim=victim.digests, env=env), None
     splits_of(spec.victim, site)  # whether the data here is what the cell names
@@ -125,18 +127,21 @@ def score(repaired: Repaired, victim: Victim, rows: Rows, spec: CellSpec, site: 
         return evaluate(repaired.model.eval(), rows.test, victim.triggered, spec.victim, ctx)
 
 
-def _reason_to_skip(parts: list[ModelRepair], task: str, site: Site) -> str | None:
+def _reason_to_skip(parts: list[ModelRepair], victim: VictimSpec, site: Site) -> str | None:
     """Why a component makes no sense on this task or with such a model. Raises TypeError for a reason that says nothing."""
-    for part in parts:
-        with fenced(f"'{part.name}'", seed=0):
-            reason, asked = part.skip(task), "skip"
-            if reason is None and not part.unchanged:
-                reason, asked = part.unfit(classifier_skeleton(site.model, len(TASKS.get(task).label_names))), "unfit"
-        if reason is not None and not (isinstance(reason, str) and reason.strip()):
-            raise TypeError(f"'{part.name}'.{asked}() returned {reason!r}; it returns None, or why it is skipped")
-        if reason:
-            return reason
-    return None
+    reasons = (_reason_of(part, victim.task, victim.model, site.model) for part in parts)
+    return next((reason for reason in reasons if reason), None)
+
+
+@lru_cache(maxsize=4096)  # the same for every victim
+def _reason_of(part: ModelRepair, task: str, model: ModelSpec, folder: Path) -> str | None:
+    with fenced(f"'{part.name}'", seed=0):
+        reason, asked = part.skip(task), "skip"
+        if reason is None and not part.unchanged:
+            reason, asked = part.unfit(classifier_skeleton(folder, len(TASKS.get(task).label_names))), "unfit"
+    if reason is not None and not (isinstance(reason, str) and reason.strip()):
+        raise TypeError(f"'{part.name}'.{asked}() returned {reason!r}; it returns None, or why it is skipped")
+    return reason
 
 
 def failed_record(spec: CellSpec, error: str, site: Site, typed: dict[str, Any] | None = None) -> Record:

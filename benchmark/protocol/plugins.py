@@ -41,7 +41,7 @@ def task_of(spec: VictimSpec) -> type[Task]:
     return _get(spec.task, spec.task_version, TASKS)
 
 
-@lru_cache  # a plan asks for every cell
+@lru_cache(maxsize=4096)  # a plan asks for every cell
 def _asks_for(part: ModelRepair) -> frozenset[str]:
     with fenced(f"'{part.name}'", seed=0):
         return frozenset(part.asks_for())

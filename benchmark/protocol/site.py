@@ -39,14 +39,13 @@ class Site:
     source: str | None = None
 
     def enter(self) -> None:
-        """Make the calling process ready: its threads, its kernels, its memory, and the plugins from files.
+        """Make the calling process ready: its threads, its kernels, and the plugins from files.
 
         Raises UsageError if a plugin fails to run.
         """
         torch.set_num_threads(self.threads)
         use_widened_linear(self.widened)
         keep_freed_memory()
-        give_back_memory()
         for plugin in self.plugins:
             plugin.load()
 
@@ -68,17 +67,23 @@ def keep_freed_memory() -> None:
     A training step frees and allocates some hundred megabytes, and the system clears every page that it hands out again. That
     is 5 to 10 % of the bundled model's fine-tuning on texts of 48 pieces, on one core. Does nothing where there is no glibc.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    mallopt = getattr(_c_library(), "mallopt", None)
     if mallopt is not None:
         mallopt(M_MMAP_THRESHOLD, 2**25)  # the largest value that glibc allows; setting one of the two freezes both
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)  # never give back
 
 
 def give_back_memory() -> None:
-    """Give the system back what was freed and kept so far: once before each piece of work, whose blocks have other sizes.
+    """Give the system back what was freed and kept so far: once after each piece of work.
 
-    Between the blocks of the next one it would stay unused, and add up from cell to cell. Does nothing without glibc.
+    Between the blocks of the next one, which have other sizes, it would stay unused, and add up from cell to cell. Does nothing
+    without glibc.
     """
-    malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    malloc_trim = getattr(_c_library(), "malloc_trim", None)
     if malloc_trim is not None:
         malloc_trim(0)
+
+
+@lru_cache
+def _c_library() -> ctypes.CDLL:
+    return ctypes.CDLL(None)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from bdbench.analysis.frame import long_table
+from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.files import write_whole
 from bdbench.reports.latex import latex
 from bdbench.reports.markdown import markdown
@@ -28,12 +29,12 @@ def write_tables(write: Callable[[str, bytes], T], records: Iterable[Record], tu
 
     The bytes depend on the records and tunings alone, not on their order. Raises ValueError if a cell occurs twice.
     """
-    records = list(records)
-    document, fragment = latex(records, tunings)
+    board = Leaderboard(records, tunings)
+    document, fragment = latex(board)
     texts = {
-        "leaderboard.md": markdown(records, tunings),
+        "leaderboard.md": markdown(board),
         # quoted, since Python before 3.13 leaves a lone carriage return without quotes, which readers take for a line's end
-        "leaderboard.csv": long_table(records, tunings).to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC),
+        "leaderboard.csv": long_table(board.summaries).to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC),
         "leaderboard.tex": document,
         "leaderboard-tables.tex": fragment,
     }

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 import jinja2
 
 from bdbench.analysis.labels import Label
+from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import METRICS, percent
 from bdbench.analysis.standing import Shortfall
-from bdbench.analysis.tables import MARKS, Entry, Row, Table, overall_table, task_tables
+from bdbench.analysis.tables import MARKS, Entry, Row, Table
 from bdbench.reports.tuning_page import TextTable, terms_of, tuning_tables
 from bdbench.reports.words import HEADINGS, caption, counts, definitions, notes, one_line
-from bdbench.specs.records import Record
-from bdbench.specs.tuned import Tuned
 
 # More column pairs than this, without and with deviations, would shrink to an unreadable size on a page.
 PAIRS_PER_PART = 6
@@ -55,17 +54,15 @@ _TEX = {
 }
 
 
-def latex(records: Iterable[Record], tunings: Sequence[Tuned] = ()) -> tuple[str, str]:
+def latex(board: Leaderboard) -> tuple[str, str]:
     """The tables in LaTeX, ASCII only: a document that compiles as it is, and a fragment of the same tables to `\\input`.
 
     Raises ValueError if a cell occurs twice.
     """
-    records = list(records)
-    overall = overall_table(records, tunings)
-    tables = [overall, *task_tables(records, tunings)] if overall else []
-    parts = [part for number, table in enumerate(tables) for part in _parts(table, number, terms_of(table, tunings))]
-    of_tunings = [_text_table(table, number) for number, table in enumerate(tuning_tables(records, tunings))]
-    template, summary = _template(), tex(counts(records))
+    tables = [board.overall, *board.by_task] if board.overall else []
+    parts = [part for number, table in enumerate(tables) for part in _parts(table, number, terms_of(table, board.tunings))]
+    of_tunings = [_text_table(table, number) for number, table in enumerate(tuning_tables(board))]
+    template, summary = _template(), tex(counts(board.records))
     document, fragment = (
         template.render(document=is_document, summary=summary, parts=parts, headings=HEADINGS, of_tunings=of_tunings)
         for is_document in (True, False)

@@ -7,30 +7,27 @@ from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
+from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import METRICS, percent
-from bdbench.analysis.summaries import Summary, summarize
-from bdbench.analysis.tables import FAILED, SKIPPED, Entry, Table, overall_table, task_tables
+from bdbench.analysis.summaries import Summary
+from bdbench.analysis.tables import FAILED, SKIPPED, Entry, Table
 from bdbench.reports.tuning_page import TextTable, terms_of, tuning_tables
 from bdbench.reports.words import HEADINGS, caption, cautions, counts, definitions, exception_line, notes, one_line, rates
-from bdbench.specs.records import Record
-from bdbench.specs.tuned import Tuned
 
 
-def markdown(records: Iterable[Record], tunings: Sequence[Tuned] = ()) -> str:
+def markdown(board: Leaderboard) -> str:
     """The whole leaderboard as a Markdown page. Raises ValueError if a cell occurs twice."""
-    records = list(records)
     lines = ["# Leaderboard", "", "Defenses against backdoors in fine-tuned language models, by `bdbench`.", ""]
-    lines += [counts(records), ""]
-    for caution in cautions(records):
+    lines += [counts(board.records), ""]
+    for caution in cautions(board.records):
         lines += [escaped(caution), ""]
-    if overall := overall_table(records, tunings):
-        lines += [*_bullets(definitions(overall)), ""]
-        lines += _section(overall, [*terms_of(overall, tunings), *notes(overall)])
-        lines += _tuning(tuning_tables(records, tunings))
-        for table in task_tables(records, tunings):
-            lines += _section(table, [rates(table), *terms_of(table, tunings), *notes(table)])
-    summaries = summarize(records, tunings)
-    lines += _unfinished(summaries, FAILED, "Failed cells") + _unfinished(summaries, SKIPPED, "Skipped cells")
+    if board.overall:
+        lines += [*_bullets(definitions(board.overall)), ""]
+        lines += _section(board.overall, [*terms_of(board.overall, board.tunings), *notes(board.overall)])
+        lines += _tuning(tuning_tables(board))
+        for table in board.by_task:
+            lines += _section(table, [rates(table), *terms_of(table, board.tunings), *notes(table)])
+    lines += _unfinished(board.summaries, FAILED, "Failed cells") + _unfinished(board.summaries, SKIPPED, "Skipped cells")
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import ABSENT, percent, points
 from bdbench.analysis.tables import Table
-from bdbench.analysis.tuning_tables import Change, TuningRow, tuning_rows
+from bdbench.analysis.tuning_tables import Change, TuningRow
 from bdbench.analysis.tunings import TunedMethod, tuned_methods
 from bdbench.params import Value
-from bdbench.specs.records import Record
 from bdbench.specs.tuned import Trial, Tuned
 
 GOALS = {
@@ -56,13 +56,13 @@ def terms_of(table: Table, tunings: Iterable[Tuned]) -> list[str]:
     return [_terms(method) for method in tuned_methods(tunings) if method.terms in shown]
 
 
-def tuning_tables(records: Iterable[Record], tunings: Sequence[Tuned]) -> list[TextTable]:
+def tuning_tables(board: Leaderboard) -> list[TextTable]:
     """What was chosen, and what it changed; no table without a cell that a tuning chose."""
-    rows = tuning_rows(records, tunings)
+    rows = board.tuning_rows
     if not rows:
         return []
     shown = {row.defense.terms for row in rows}
-    terms = tuple(_terms(method) for method in tuned_methods(tunings) if method.terms in shown)
+    terms = tuple(_terms(method) for method in tuned_methods(board.tunings) if method.terms in shown)
     some_attacks = any(row.setting.attacks is not None for row in rows)
     first = ("Task", "Defense", *(("For attacks",) if some_attacks else ()))
     names = [(*map(str, (row.task, row.defense)), *((_attacks(row),) if some_attacks else ())) for row in rows]

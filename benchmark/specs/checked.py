@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 T = TypeVar("T")
 
 LARGEST = 2**63 - 1  # of a whole number: tables hold them as int64
+LONG_NUMBER = re.compile(rb"\d{19}")  # as many digits as LARGEST has
 
 
 @lru_cache
@@ -25,13 +27,25 @@ def checked(kind: type[T], raw: Any) -> T:
     No value is converted but a whole number to a float. Raises ValueError, saying where, if a field is missing, of another
     type or outside the range that its annotation gives; and for numbers or texts that no table can hold.
     """
-    _check_values(raw)
+    text = _text(raw)
     try:
-        return _adapter(kind).validate_json(json.dumps(raw, allow_nan=False), strict=True)
+        return _adapter(kind).validate_json(text, strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ValueError(f"{where}: {first['msg']}") from error
+
+
+def _text(raw: Any) -> bytes:
+    """`raw` as JSON. Raises ValueError as `_check_values` does, which is slow: it is asked only where there is a doubt."""
+    try:
+        text = json.dumps(raw, allow_nan=False, ensure_ascii=False).encode()
+    except ValueError:
+        _check_values(raw)
+        raise
+    if LONG_NUMBER.search(text):
+        _check_values(raw)
+    return text
 
 
 def _check_values(raw: Any) -> None:

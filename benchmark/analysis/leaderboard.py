@@ -1,0 +1,35 @@
+"""A folder's records as one leaderboard: what its reports show, each part made once for all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+from bdbench.analysis.summaries import Summary, summarize
+from bdbench.analysis.tables import Table, overall_table, task_tables
+from bdbench.analysis.tuning_tables import TuningRow, tuning_rows
+from bdbench.specs.records import Record
+from bdbench.specs.tuned import Tuned
+
+
+class Leaderboard:
+    """The records of a folder, and the tunings that chose some of them. Each part raises ValueError if a cell occurs twice."""
+
+    def __init__(self, records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> None:
+        self.records, self.tunings = tuple(records), tuple(tunings)
+
+    @cached_property
+    def summaries(self) -> list[Summary]:
+        return summarize(self.records, self.tunings)
+
+    @cached_property
+    def overall(self) -> Table | None:
+        return overall_table(self.summaries)
+
+    @cached_property
+    def by_task(self) -> list[Table]:
+        return task_tables(self.summaries)
+
+    @cached_property
+    def tuning_rows(self) -> list[TuningRow]:
+        return tuning_rows(self.summaries, self.tunings)
