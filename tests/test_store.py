@@ -88,6 +88,21 @@ def test_a_good_record_is_not_lost_to_a_later_failure(tmp_path):
     assert read_predictions(tmp_path, record)["clean"].tolist() == [1]
 
 
+def test_only_records_that_have_changed_are_read_again(tmp_path):
+    results = Results(tmp_path)
+    results.write(ok_record())
+    (written,) = results.read()
+    assert results.read()[0] is written and written == read_records(tmp_path)[0] == Results(tmp_path).read()[0]
+    file = tmp_path / "records" / f"{written.key}.json"
+    file.write_text(file.read_text().replace('"value": 0.5', '"value": 0.25'))
+    assert results.read()[0].metrics["cacc"].value == 0.25
+    other = cell(VICTIM, words=7)
+    Results(tmp_path).write(replace(ok_record(), spec=other))
+    assert {record.key for record in results.read()} == {written.key, other.key()}
+    file.unlink()
+    assert [record.key for record in results.read()] == [other.key()]
+
+
 def test_a_failure_does_not_replace_what_another_process_finished_meanwhile(tmp_path):
     first, second = Results(tmp_path), Results(tmp_path)
     first.write(Record(cell(), "ok", metrics={"cacc": Metric(0.5, 20)}), {"clean": np.array([1], dtype=np.int8)})

@@ -39,7 +39,7 @@ def run(
     attacks: Annotated[Text, typer.Option("--attacks", "-a", help="names, separated by commas")] = None,
     defenses: Annotated[Text, typer.Option("--defenses", "-d", help="names, separated by commas; x+y is x, then y")] = None,
     seeds: Annotated[Text, typer.Option(help="such as 0-2 or 0,5")] = None,
-    model: Annotated[Text, typer.Option(help="bundled, a directory, or a Hugging Face id (id@revision)")] = None,
+    model: Annotated[Text, typer.Option(help="bundled, bundled-base, a directory, or a Hugging Face id (id@revision)")] = None,
     model_digest: Annotated[Text, typer.Option(help="SHA-256 that the model's weights must have")] = None,
     data: Annotated[Text, typer.Option(help="hub, builtin, or a directory with <task>/train.parquet and so on")] = None,
     train_rows: Annotated[Text, typer.Option(help="rows that train the victim, or 'all' but those kept for clean sets")] = None,
@@ -235,7 +235,6 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float, d
 
     Raises StorageError if a result or a table could not be written.
     """
-    from bdbench.matrix.results import read_records
     from bdbench.matrix.tuned_files import read_kept
     from bdbench.reports.files import write_tables
 
@@ -244,7 +243,7 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float, d
         # Taken before the records are read: if another process adds one in between, the receipt does not hold for it.
         digest_of_records = records_digest(place.folder) if draft else ""
         # with what another process may have added
-        tables = write_tables(place.write, read_records(place), read_kept(place))
+        tables = write_tables(place.write, results.read(), read_kept(place))
         for file in tables:
             typer.echo(file)
     except StorageError as error:

@@ -150,6 +150,9 @@ class RemotePlace:
     def exists(self, name: str) -> bool:
         return self._info(name).is_file
 
+    def stamp(self, name: str) -> None:
+        return None
+
     def modified(self, name: str) -> float | None:
         """When a file was written, in seconds, by the store's clock; None if it is gone or the store does not say."""
         moment = self._info(name).mtime

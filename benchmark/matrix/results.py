@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+from collections.abc import Hashable
 from functools import partial
 from pathlib import Path
 from typing import IO, Any
@@ -40,7 +41,12 @@ class Results:
         self._records, self._predictions = self.place.sub("records"), self.place.sub("predictions")
         for place in (self.place, self._records, self._predictions):
             place.prepare("--out")
-        self.records = {record.key: record for record in read_records(self.place)}
+        self._known: dict[str, tuple[Hashable, Record]] = {}
+        self.records = {record.key: record for record in self.read()}
+
+    def read(self) -> list[Record]:
+        """As `read_records`: what is there now. A file that has not changed since it was read or written is not read again."""
+        return read_records(self.place, self._known)
 
     def done(self, key: str) -> bool:
         """Whether this cell ended before, well or skipped; a failed one is tried again."""
@@ -65,6 +71,7 @@ class Results:
             self._predictions.write(f"{record.key}.npz", _npz(predictions))
         text = json.dumps(raw, indent=1, sort_keys=True, allow_nan=False) + "\n"
         self._records.write(name, text.encode())
+        self._known[name] = self._records.stamp(name), record
         self.records[record.key] = record
 
     def _earlier(self, name: str) -> Record | None:
@@ -92,19 +99,18 @@ def _npz(arrays: Predictions) -> bytes:
 
 
 def _readable(record: Record) -> tuple[Record, dict[str, Any]]:
-    """The record with its JSON, or one of a failure that says why no reader could have read it."""
+    """The record as a reader gets it, with its JSON; or one of a failure that says why no reader could have read it."""
     try:
         raw = record.to_json()
-        Record.from_json(json.loads(json.dumps(raw, allow_nan=False)))
+        return Record.from_json(json.loads(json.dumps(raw, allow_nan=False))), raw
     except (ValueError, TypeError, RecursionError) as error:
         reason = encodable(f"what the cell left is no record that can be read: {error}")
         failure = Record(record.spec, "failed", reason, needs=record.needs, env=record.env)
         return failure, failure.to_json()
-    return record, raw
 
 
-def read_records(folder: str | Path | Place) -> list[Record]:
-    """Every record of a run, sorted by key.
+def read_records(folder: str | Path | Place, known: dict[str, tuple[Hashable, Record]] | None = None) -> list[Record]:
+    """Every record of a run, sorted by key. `known` has those read before, with their stamps, by the file's name.
 
     Raises UsageError if there is no such folder or a file is not a record that this version reads.
     """
@@ -117,12 +123,19 @@ def read_records(folder: str | Path | Place) -> list[Record]:
             "give the folder of a run, such as results/quick"
         ) from error
     name_by_key: dict[str, str] = {}
-    records = list(place.map(partial(_read_record, place), names))
+    records = list(place.map(partial(_read_unless_known, place, {} if known is None else known), names))
     for name, record in zip(names, records, strict=True):
         if other := name_by_key.get(record.key):
             raise UsageError(f"{place.at(name)}: the same cell as {other}; move one of the two away")
         name_by_key[record.key] = name
     return records
+
+
+def _read_unless_known(place: Place, known: dict[str, tuple[Hashable, Record]], name: str) -> Record:
+    stamp = place.stamp(name)
+    if stamp is None or known.get(name, (None, None))[0] != stamp:
+        known[name] = stamp, _read_record(place, name)
+    return known[name][1]
 
 
 def _read_record(place: Place, name: str) -> Record:

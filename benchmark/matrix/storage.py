@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -54,6 +54,9 @@ class Place(Protocol):
 
     def exists(self, name: str) -> bool:
         """Whether anything has this name."""
+
+    def stamp(self, name: str) -> Hashable | None:
+        """What changes when a file does; None where nobody can say."""
 
     def rename(self, name: str, new_name: str) -> None:
         """Raises StorageError."""
@@ -113,6 +116,13 @@ class LocalPlace:
 
     def exists(self, name: str) -> bool:
         return os.path.lexists(self.folder / name)
+
+    def stamp(self, name: str) -> Hashable | None:
+        try:
+            facts = (self.folder / name).stat()
+        except OSError:
+            return None
+        return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns
 
     def rename(self, name: str, new_name: str) -> None:
         try:
