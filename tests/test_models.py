@@ -14,8 +14,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
 import bdbench
+from bdbench.engine.bundled import BUNDLED_MODELS
 from bdbench.engine.classifiers import classifier_with, declared_positions, load_classifier, pretrained_weights
-from bdbench.engine.models import BUNDLED_SHA256, check_model, find_model, weights_digest
+from bdbench.engine.models import check_model, find_model, weights_digest
 from bdbench.engine.tokenizers import load_tokenizer, tokenizer_digest
 from bdbench.errors import UsageError
 
@@ -28,7 +29,7 @@ def copied(tiny_bert, tmp_path):
 
 def test_the_bundled_model_is_the_official_one():
     source = find_model("bundled")
-    assert (source.spec.name, source.spec.digest) == ("bundled", BUNDLED_SHA256)
+    assert (source.spec.name, source.spec.digest) == ("bundled", BUNDLED_MODELS["bundled"].sha256)
     model, names = load_classifier(source.folder, 2)
     assert sum(parameter.numel() for parameter in model.parameters()) == 22_713_216 + 2 * 384 + 2
     assert {name for name, _ in model.named_parameters()} - names == {"classifier.weight", "classifier.bias"}

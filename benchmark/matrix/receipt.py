@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import bdbench
+from bdbench.engine.bundled import BUNDLED_MODELS
 from bdbench.errors import StorageError
 from bdbench.files import write_whole
 from bdbench.plugin_files import PluginFile
@@ -86,7 +87,7 @@ def asked_digest(flags: Mapping[str, Any]) -> str | None:
     Raises UsageError for a plugin that cannot be read.
     """
     model = flags.get("model")
-    is_local = flags.get("data") != "hub" and (model in (None, "bundled") or _is(Path.is_dir, model))
+    is_local = flags.get("data") != "hub" and (model in (None, *BUNDLED_MODELS) or _is(Path.is_dir, model))
     if not is_local or any(registry.installed() for registry in (ATTACKS, DEFENSES, TASKS)):
         return None
     plugins = [PluginFile.read(file) for file in flags.get("plugin") or ()]

@@ -37,7 +37,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 def perf(
     data: Annotated[str, typer.Option(help="hub, builtin, or a directory with <task>/train.parquet and so on")],
     task: Annotated[str, typer.Option(help="whose texts are used")] = "sst2",
-    model: Annotated[str, typer.Option(help="bundled, a directory, or a Hugging Face id")] = "bundled",
+    model: Annotated[str, typer.Option(help="bundled, bundled-base, a directory, or a Hugging Face id")] = "bundled",
     rows: Annotated[int, typer.Option(min=BATCH, help="training rows")] = 2000,
     max_length: Annotated[int, typer.Option(help="word pieces kept of a text or pair")] = 64,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
