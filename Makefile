@@ -14,8 +14,11 @@ bench: $(VENV)/.bench
 	$(BDBENCH) run --preset quick
 	@cat results/quick/leaderboard.md
 
+# processes that run the suite; each takes a core and up to 2 GB
+JOBS ?= 2
+
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
 
 # examples of each of the nine kinds
 FUZZ ?= 600

@@ -77,6 +77,29 @@ def test_a_lost_victim_is_made_again_and_what_a_gpu_in_error_did_is_tried_again(
     assert all("the GPU is in error (RuntimeError: CUDA error" in reason for reason in record.env["mishaps"])
 
 
+def test_a_cell_that_kills_its_process_costs_those_that_travel_with_it_one_try(flags, bdbench, tmp_path):
+    plugin = tmp_path / "kills.py"
+    plugin.write_text(
+        '"""Leaves the model as it is; one kills its process."""\n\nimport os\nfrom dataclasses import dataclass\n\n'
+        "from bdbench.defenses.base import ModelRepair, register\nfrom bdbench.params import hp\n\n\n"
+        '@register("quick", paper="none")\n@dataclass(frozen=True)\nclass Quick(ModelRepair):\n'
+        '    number: int = hp(0, low=0, help="tells one from another")\n    unchanged = True\n\n'
+        "    def repair(self, model, ctx):\n        return model\n\n\n"
+        '@register("kills", paper="none")\n@dataclass(frozen=True)\nclass Kills(Quick):\n'
+        "    def skip(self, task):\n        os._exit(1)\n"
+    )
+    quick = [f"quick[number={number}]" for number in range(40)]
+    defenses = ",".join([*quick[:20], "kills", *quick[20:]])
+    matrix = ["-T", "sst2", "-a", "none", "--seeds", 0, "-d", defenses, "--plugin", plugin, "--workers", 1]
+    ended = bdbench("run", *flags[:-2], *matrix, "--out", tmp_path / "run")
+    assert ended.returncode == 1
+    records = {record.spec.defense[0].name: record for record in read_records(tmp_path / "run") if record.status != "ok"}
+    assert list(records) == ["kills"] and "its process died" in records["kills"].error
+    assert len(records["kills"].env["mishaps"]) == 2
+    tried = [record.env.get("mishaps", []) for record in read_records(tmp_path / "run") if record.status == "ok"]
+    assert len(tried) == 40 and 0 < sum(map(len, tried)) < 16  # in one journey, once each
+
+
 def test_only_what_is_not_a_steps_own_fault_is_a_mishap():
     import torch
 

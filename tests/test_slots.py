@@ -4,9 +4,12 @@ import os
 import signal
 
 import pytest
+from test_protocol import VICTIM
 
+from bdbench.matrix.graph import Step
 from bdbench.matrix.interrupts import Interrupts
-from bdbench.matrix.slots import Slot, room_for, slots_of_node
+from bdbench.matrix.slots import Slot, Task, gathering_slot, room_for, slots_of_node
+from bdbench.specs.work import CellSpec, PluginSpec
 
 
 def slots(**names_by_node: str) -> list[Slot]:
@@ -18,6 +21,12 @@ def names(room: list[Slot] | None) -> str | None:
     return None if room is None else "".join(slot.name for slot in room)
 
 
+def task(defense: str | None, *mishaps: str) -> Task:
+    """A cell with this defense, or a victim."""
+    spec = VICTIM if defense is None else CellSpec(VICTIM, (PluginSpec(defense, "1", {}),), 0, 0)
+    return Task(Step(spec), (), mishaps)
+
+
 def test_a_step_gets_idle_slots_of_the_node_that_has_most():
     of_two = slots(a="x", b="yz")
     assert names(room_for(of_two, 1)) == "y" and names(room_for(of_two, 2)) == "yz"
@@ -25,16 +34,37 @@ def test_a_step_gets_idle_slots_of_the_node_that_has_most():
     assert names(room_for(of_two, 1)) == "x"  # one idle slot each: the first node
     of_two[0].is_ready = False
     assert names(room_for(of_two, 1)) == "z"
-    of_two[2].step = "a step"
+    of_two[2].tasks = (task("none"),)
     assert room_for(of_two, 1) is None
 
 
 def test_a_wide_step_waits_for_as_many_slots_as_its_node_has_at_most():
     assert names(room_for(slots(a="x"), 2)) == "x"  # it has no more
     pair = slots(a="xy")
-    pair[0].step = "a step"
+    pair[0].tasks = (task("none"),)
     assert room_for(pair, 2) is None and names(room_for(pair, 1)) == "y"
     assert names(room_for(slots(a="xyz"), 8)) == "xyz"
+
+
+def test_short_cells_travel_together_and_what_met_with_a_mishap_travels_alone():
+    full, gathering, sent = slots(a="xyz")
+    for slot, count in ((full, 2), (gathering, 1), (sent, 1)):
+        slot.tasks, slot.most_together = (task("none"),) * count, 2
+    sent.pending = "a report"
+    assert gathering_slot([full, gathering, sent], task("a")) is gathering
+    assert gathering_slot([full, sent], task("a")) is None
+    assert gathering_slot([gathering], task(None)) is gathering_slot([gathering], task("a", "it died")) is None
+    gathering.tasks = (task(None),)  # a victim takes nobody along
+    assert gathering_slot([gathering], task("a")) is None
+
+
+@pytest.mark.parametrize(
+    ("seconds", "together"), [([0.001], 16), ([0.01, 0.001], 10), ([0.05], 2), ([0.051], 1), ([7.0], 1), ([0.0], 16)]
+)
+def test_as_many_travel_together_as_take_a_tenth_of_a_second(seconds, together):
+    (slot,) = slots(a="x")
+    slot.note_pace(seconds)
+    assert slot.most_together == together
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,7 @@ class Crew:
             return
         self._nodes_seen = time.monotonic()
         nodes = {node["NodeID"]: node for node in self._ray.nodes() if node["Alive"]}
-        for slot in [slot for slot in self.slots if slot.node not in nodes and slot.step is None]:
+        for slot in [slot for slot in self.slots if slot.node not in nodes and not slot.tasks]:
             self.drop(slot, "its machine left the cluster")
         for node_id in sorted(nodes.keys() - self._nodes_tried):
             self._open(nodes[node_id])
@@ -101,7 +101,7 @@ class Crew:
 
     def looks(self) -> dict[str, Progress | None]:
         """How far the step of each working slot is, by the slot's name, as its process said last."""
-        return {slot.name: _heard(self._board_key(slot)) for slot in self.slots if slot.step is not None}
+        return {slot.name: _heard(self._board_key(slot)) for slot in self.slots if slot.tasks}
 
     def _board_key(self, slot: Slot) -> bytes:
         return f"bdbench/{self._token}/{slot.name}".encode()
@@ -122,7 +122,7 @@ class Crew:
     def _begin(self, slot: Slot) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-        slot.is_ready, slot.steps_done = False, 0
+        slot.is_ready, slot.steps_done, slot.most_together = False, 0, 1
         slot.actor = self._actor_class.options(
             num_cpus=self._threads,
             num_gpus=self._gpu_share,

@@ -31,8 +31,8 @@ class Pool(Protocol):
     @property
     def running(self) -> int: ...
 
-    def has_room(self, step: Step) -> bool:
-        """Whether this step can be started now."""
+    def has_room(self, step: Step, mishaps: Sequence[str]) -> bool:
+        """Whether this step can be started now; see `Worker.run` for `mishaps`."""
 
     def start(self, step: Step, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> None:
         """Start a step; see `Worker.run` for the rest."""
@@ -54,7 +54,7 @@ class InlinePool:
     def running(self) -> int:
         return len(self._ended)
 
-    def has_room(self, step: Step) -> bool:
+    def has_room(self, step: Step, mishaps: Sequence[str]) -> bool:
         return not self._ended
 
     def start(self, step: Step, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> None:
@@ -118,7 +118,7 @@ class _Execution:
 
     def _start_what_can_be(self) -> bool:
         """Start steps while the pool has room; whether anything is left to wait for."""
-        while (step := self._schedule.first()) and self._pool.has_room(step):
+        while (step := self._schedule.first()) and self._pool.has_room(step, self._mishaps[step.key]):
             self._schedule.ready()
             self._pool.start(step, [self._outcomes[key] for key in step.waits_for], self._mishaps[step.key])
         if self._pool.running or step:

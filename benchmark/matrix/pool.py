@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from math import ceil
 from typing import Any, Self
@@ -21,7 +21,7 @@ from bdbench.matrix.graph import Step
 from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.ray_start import ray_started
 from bdbench.matrix.remote_victims import AnyStore
-from bdbench.matrix.slots import Slot, local_slots, room_for
+from bdbench.matrix.slots import Slot, Task, gathering_slot, local_slots, room_for
 from bdbench.matrix.station import Greeting, Report
 from bdbench.matrix.worker import LostVictim, Mishap, Outcome, VictimOutcome, Worker, mishap_of
 from bdbench.protocol.environment import portable_traceback
@@ -79,7 +79,7 @@ class RayPool:
 
     @property
     def running(self) -> int:
-        return len(self._settled_at_once) + sum(slot.step is not None for slot in self._crew.slots)
+        return len(self._settled_at_once) + sum(len(slot.tasks) for slot in self._crew.slots)
 
     def __enter__(self) -> Self:
         site = self._worker.site
@@ -114,8 +114,9 @@ class RayPool:
     def __exit__(self, *exception: object) -> None:
         self._stack.close()
 
-    def has_room(self, step: Step) -> bool:
-        return self._room_for(step) is not None
+    def has_room(self, step: Step, mishaps: Sequence[str]) -> bool:
+        task = Task(step, (), tuple(mishaps))
+        return self._room_for(step) is not None or gathering_slot(self._crew.slots, task) is not None
 
     def start(self, step: Step, waited_for: Sequence[VictimOutcome], mishaps: Sequence[str]) -> None:
         victims: dict[str, Any] = {}
@@ -129,23 +130,37 @@ class RayPool:
                 failure = self._worker.failure(step.spec, str(error), mishaps, mishap_of(error))
                 self._settled_at_once.append((step, failure))
                 return
-        slot, *lenders = self._room_for(step) or ()
-        for lender in lenders:
-            lender.lends_to = slot.name
-        limit = self._worker.time_limit.seconds(step.spec)
-        slot.step, slot.mishaps = step, tuple(mishaps)
-        slot.ends = None if limit is None else time.monotonic() + limit + GRACE
-        work = (step.spec, list(waited_for), list(mishaps))
-        if self._freight is None:
-            slot.pending = slot.actor.run.remote(*work)
+        task = Task(step, tuple(waited_for), tuple(mishaps))
+        room = self._room_for(step)
+        if room is None:
+            slot = gathering_slot(self._crew.slots, task)
         else:
-            slot.pending, slot.files = slot.actor.run_and_pack.options(num_returns=2).remote(*work, victims)
-        self._progress.started(slot.name, step.key)
+            slot, *lenders = room
+            for lender in lenders:
+                lender.lends_to = slot.name
+        slot.tasks += (task,)
+        if self._freight is not None or len(slot.tasks) >= slot.most_together or not task.may_travel:
+            self._send(slot, victims)
+
+    def _send(self, slot: Slot, victims: Mapping[str, Any]) -> None:
+        """Have the slot's process begin with what the slot has gathered."""
+        limits = [self._worker.time_limit.seconds(task.step.spec) for task in slot.tasks]
+        slot.ends = None if None in limits else time.monotonic() + sum(limits) + GRACE
+        work = [(task.step.spec, task.waited_for, task.mishaps) for task in slot.tasks]
+        if self._freight is not None:
+            slot.pending, slot.files = slot.actor.run_and_pack.options(num_returns=2).remote(*work[0], victims)
+        else:
+            slot.pending = slot.actor.run_all.remote(work)
+        self._progress.started(slot.name, slot.tasks[0].step.key, len(slot.tasks))
 
     def ended(self, wait: bool = True) -> list[tuple[Step, Outcome]]:
         if self._settled_at_once:
             settled, self._settled_at_once = self._settled_at_once, []
             return settled
+        if wait:
+            for slot in self._crew.slots:
+                if slot.gathers:
+                    self._send(slot, {})
         self._crew.follow_nodes()
         slot_by_pending = {slot.pending: slot for slot in self._crew.slots if slot.pending is not None}
         if not self._crew.slots:
@@ -161,12 +176,11 @@ class RayPool:
             answered, _ = self._ray.wait(pending, num_returns=len(pending), timeout=0)
         else:
             answered = []
-        settled = [self._settled(slot_by_pending[ref]) for ref in answered]
-        settled += [
-            self._out_of_time(slot) for slot in self._crew.slots if slot.ends is not None and time.monotonic() >= slot.ends
-        ]
+        settled = [ended for ref in answered for ended in self._settled(slot_by_pending[ref])]
+        for slot in [slot for slot in self._crew.slots if slot.ends is not None and time.monotonic() >= slot.ends]:
+            settled += self._out_of_time(slot)
         self._look()
-        return [ended for ended in settled if ended is not None]
+        return settled
 
     def _look(self) -> None:
         """Have the display show how far every slot is, about once a second."""
@@ -179,7 +193,7 @@ class RayPool:
         width = threads_for(step.spec, self._threads, self._weights) / self._threads
         return room_for(self._crew.slots, ceil(width))
 
-    def _settled(self, slot: Slot) -> tuple[Step, Outcome] | None:
+    def _settled(self, slot: Slot) -> list[tuple[Step, Outcome]]:
         """What a slot's answer means. A process that died or is of no more use is replaced."""
         try:
             answer = self._ray.get(slot.pending)
@@ -189,60 +203,64 @@ class RayPool:
             return self._bury(slot, error)
         if isinstance(answer, Greeting):
             self._crew.welcome(slot, answer)
-            return None
-        return self._take(slot, answer)
+            return []
+        return self._take(slot, answer if isinstance(answer, list) else [answer])
 
-    def _take(self, slot: Slot, report: Report) -> tuple[Step, Outcome]:
-        step, reference = self._vacate(slot), slot.files
-        if self._freight is not None and isinstance(report.outcome, VictimOutcome) and not report.outcome.error:
-            self._freight.arrived(step.key, self._ray.get(reference), reference)
-        slot.steps_done += 1
-        mishap = report.outcome.mishap
-        outgrown = report.resident > MOST_MEMORY * self._worker_bytes
-        if outgrown or slot.steps_done >= MOST_STEPS or (mishap and mishap.ends_process):
+    def _take(self, slot: Slot, reports: Sequence[Report]) -> list[tuple[Step, Outcome]]:
+        tasks, reference = self._vacate(slot), slot.files
+        if self._freight is not None and isinstance(reports[0].outcome, VictimOutcome) and not reports[0].outcome.error:
+            self._freight.arrived(tasks[0].step.key, self._ray.get(reference), reference)
+        slot.steps_done += len(tasks)
+        slot.note_pace([report.seconds for report in reports])
+        mishaps = [report.outcome.mishap for report in reports if report.outcome.mishap]
+        outgrown = reports[-1].resident > MOST_MEMORY * self._worker_bytes
+        if outgrown or slot.steps_done >= MOST_STEPS or any(mishap.ends_process for mishap in mishaps):
             self._crew.replace(slot)
-        return step, report.outcome
+        return [(task.step, report.outcome) for task, report in zip(tasks, reports, strict=True)]
 
-    def _leave(self, slot: Slot, traceback: str) -> tuple[Step, Outcome] | None:
-        if slot.step is None:
+    def _failures(self, tasks: Sequence[Task], reason: str, mishap: Mishap | None) -> list[tuple[Step, Outcome]]:
+        """The outcomes of tasks that ended so. Of several that travelled together nobody knows whose fault it was: by a mishap,
+        so that each is tried alone."""
+        if len(tasks) > 1:
+            mishap = mishap or Mishap(reason.strip().rpartition("\n")[2])
+        return [(task.step, self._worker.failure(task.step.spec, reason, task.mishaps, mishap)) for task in tasks]
+
+    def _leave(self, slot: Slot, traceback: str) -> list[tuple[Step, Outcome]]:
+        if not slot.tasks:
             self._crew.false_start(slot, traceback.strip().rpartition("\n")[2])
-            return None
-        mishaps = slot.mishaps
-        step = self._vacate(slot)
-        return step, self._worker.failure(step.spec, traceback, mishaps)
+            return []
+        return self._failures(self._vacate(slot), traceback, None)
 
-    def _bury(self, slot: Slot, error: Exception) -> tuple[Step, Outcome] | None:
+    def _bury(self, slot: Slot, error: Exception) -> list[tuple[Step, Outcome]]:
         """The process of a slot has died, or its whole node."""
         is_of_memory = isinstance(error, self._ray.exceptions.OutOfMemoryError)
         reason = "its process was killed: memory is short" if is_of_memory else f"its process died ({type(error).__name__})"
-        if slot.step is None:
+        if not slot.tasks:
             self._crew.false_start(slot, first_line(error))
-            return None
-        mishaps = slot.mishaps
-        step = self._vacate(slot)
+            return []
+        tasks = self._vacate(slot)
         self._crew.follow_nodes(at_once=True)
         if slot in self._crew.slots:
             if is_of_memory and sum(other.node == slot.node for other in self._crew.slots) > 1:
                 self._crew.drop(slot, "memory is short on its machine")
             else:
                 self._crew.replace(slot)
-        return step, self._worker.failure(step.spec, reason, mishaps, Mishap(reason))
+        return self._failures(tasks, reason, Mishap(reason))
 
-    def _out_of_time(self, slot: Slot) -> tuple[Step, Outcome]:
-        mishaps = slot.mishaps
-        step = self._vacate(slot)
+    def _out_of_time(self, slot: Slot) -> list[tuple[Step, Outcome]]:
+        tasks = self._vacate(slot)
         self._crew.replace(slot)
-        limit = self._worker.time_limit.seconds(step.spec)
-        return step, self._worker.failure(step.spec, f"{out_of_time(limit)}; its process was killed", mishaps)
+        limit = self._worker.time_limit.seconds(tasks[0].step.spec)
+        return self._failures(tasks, f"{out_of_time(limit)}; its process was killed", None)
 
-    def _vacate(self, slot: Slot) -> Step:
-        """The slot is idle from now on; the step that it had."""
-        step, slot.step, slot.pending, slot.ends = slot.step, None, None, None
+    def _vacate(self, slot: Slot) -> tuple[Task, ...]:
+        """The slot is idle from now on; the tasks that it had."""
+        tasks, slot.tasks, slot.pending, slot.ends = slot.tasks, (), None, None
         self._progress.ended(slot.name)
         for other in self._crew.slots:
             if other.lends_to == slot.name:
                 other.lends_to = None
-        return step
+        return tasks
 
     def _check_gpus(self) -> None:
         """Raises UsageError where Ray finds no GPU though PyTorch does, or the reverse: a run would wait, or waste it."""

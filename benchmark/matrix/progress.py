@@ -92,10 +92,13 @@ class MatrixProgress:
             if self._status is not None:
                 self._status.put(self._tally.state(end))
 
-    def started(self, slot: str, step_key: str) -> None:
-        """A slot works on this step from now on. The slot's name is shown, and written into the results folder."""
+    def started(self, slot: str, step_key: str, together: int = 1) -> None:
+        """A slot works on this step from now on, with so many `together` with it, itself counted in.
+
+        The slot's name is shown, and written into the results folder.
+        """
         kind = VICTIM if step_key in self._victim_labels else CELL
-        self._tally.start(slot, kind, step_key, self._label(step_key))
+        self._tally.start(slot, kind, step_key, self._label(step_key), together)
 
     def at(self, slot: str, progress: meter.Progress | None) -> None:
         """How far a slot is; of an idle one nothing is noted."""

@@ -11,24 +11,45 @@ import torch
 
 from bdbench.matrix.capacity import capacity, free_bytes, worker_bytes
 from bdbench.matrix.graph import Step
+from bdbench.matrix.worker import VictimOutcome
 from bdbench.protocol.quotas import memory_limits
 from bdbench.protocol.site import Site, cores
+from bdbench.specs.work import CellSpec
 
 log = logging.getLogger(__name__)
 
 
+# Short cells travel together: what it costs to send one and to hear of it is then shared. So many, and of so many seconds.
+MOST_TOGETHER = 16
+SECONDS_TOGETHER = 0.1
+
+
+@dataclass(frozen=True)
+class Task:
+    """A step for a process, with what became of the victims it waited for, and the reasons of earlier tries' ends."""
+
+    step: Step
+    waited_for: tuple[VictimOutcome, ...]
+    mishaps: tuple[str, ...]
+
+    @property
+    def may_travel(self) -> bool:
+        """Whether others may go with it: a step that has met with a mishap is tried alone."""
+        return isinstance(self.step.spec, CellSpec) and not self.mishaps
+
+
 @dataclass(eq=False)
 class Slot:
-    """Room for one process, on one node. `pending` is what Ray will say next: a greeting, or the report on `step`."""
+    """Room for one process, on one node. `pending` is what Ray will say next: a greeting, or the reports on `tasks`."""
 
     name: str
     node: str
     actor: Any = None
     pending: Any = None
     files: Any = None  # beside a report, where victims travel: the files of the one that the step makes
-    step: Step | None = None
-    ends: float | None = None  # by the monotonic clock, when the step must have ended
-    mishaps: Sequence[str] = ()
+    tasks: tuple[Task, ...] = ()
+    most_together: int = 1
+    ends: float | None = None  # by the monotonic clock, when the tasks must have ended
     is_ready: bool = False
     steps_done: int = 0
     false_starts: int = 0
@@ -36,7 +57,16 @@ class Slot:
 
     @property
     def is_idle(self) -> bool:
-        return self.is_ready and self.step is None and self.lends_to is None
+        return self.is_ready and not self.tasks and self.lends_to is None
+
+    @property
+    def gathers(self) -> bool:
+        """Whether it has tasks that were not sent yet."""
+        return bool(self.tasks) and self.pending is None
+
+    def note_pace(self, seconds: Sequence[float]) -> None:
+        """How many steps may travel together next, if each takes as long as the longest of the last ones, in seconds."""
+        self.most_together = next(n for n in range(MOST_TOGETHER, 0, -1) if n == 1 or n * max(seconds) <= SECONDS_TOGETHER)
 
 
 def room_for(slots: Sequence[Slot], width: int) -> list[Slot] | None:
@@ -53,6 +83,12 @@ def room_for(slots: Sequence[Slot], width: int) -> list[Slot] | None:
         if len(idle) >= min(width, sum(slot.node == node for slot in slots)):
             return idle[:width]
     return None
+
+
+def gathering_slot(slots: Sequence[Slot], task: Task) -> Slot | None:
+    """The slot with fewest tasks among those that gather some and may take this one with them; None if there is none."""
+    gathering = [slot for slot in slots if slot.gathers and len(slot.tasks) < slot.most_together and slot.tasks[0].may_travel]
+    return min(gathering, key=lambda slot: len(slot.tasks), default=None) if task.may_travel else None
 
 
 def slots_of_node(resources: Mapping[str, float], threads: int, gpu_share: float, worker: int | None) -> int:

@@ -33,10 +33,11 @@ class Greeting:
 
 @dataclass(frozen=True)
 class Report:
-    """What became of a step, and the memory, in bytes, that its process keeps."""
+    """What became of a step, the memory, in bytes, that its process keeps, and the seconds it took."""
 
     outcome: Outcome
     resident: int
+    seconds: float
 
 
 class Station:
@@ -77,13 +78,18 @@ class Station:
         for key, reference in victims.items():
             if not store.is_whole(key):
                 store.unpack(key, self._fetch(reference))
+        began = time.monotonic()
         meter.clear()
         self._is_busy.set()
         try:
             outcome = self._worker.run(spec, waited_for, mishaps)
         finally:
             self._is_busy.clear()
-        return Report(outcome, self._process.memory_info().rss)
+        return Report(outcome, self._process.memory_info().rss, time.monotonic() - began)
+
+    def run_all(self, work: Sequence[tuple[VictimSpec | CellSpec, Sequence[VictimOutcome], Sequence[str]]]) -> list[Report]:
+        """As `run`, of several steps one after another: each is its spec, `waited_for` and `mishaps`."""
+        return [self.run(*step) for step in work]
 
     def run_and_pack(
         self,

@@ -25,6 +25,7 @@ class _Running:
     key: str
     label: str
     since: float
+    together: int
     progress: Progress | None = None
 
 
@@ -48,10 +49,10 @@ class Tally:
         self._cell_ends = deque[float](maxlen=MOST_ENDS)
         self._began, self._started = clock(), utc_now()
 
-    def start(self, slot: str, kind: str, key: str, label: str) -> None:
-        """A slot works on this step from now on."""
+    def start(self, slot: str, kind: str, key: str, label: str, together: int = 1) -> None:
+        """A slot works on this step from now on, the first of so many that it works on one after another."""
         with self._lock:
-            self._running[slot] = _Running(kind, key, label, self._clock())
+            self._running[slot] = _Running(kind, key, label, self._clock(), together)
             self._slots = len(self._running)
 
     def at(self, slot: str, progress: Progress | None) -> None:
@@ -122,4 +123,4 @@ class Tally:
             self._note(self._running.pop(slot))
 
     def _note(self, step: _Running) -> None:
-        self._took[step.key] = self._clock() - step.since
+        self._took[step.key] = (self._clock() - step.since) / step.together
