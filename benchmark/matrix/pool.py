@@ -145,7 +145,8 @@ class RayPool:
     def _send(self, slot: Slot, victims: Mapping[str, Any]) -> None:
         """Have the slot's process begin with what the slot has gathered."""
         limits = [self._worker.time_limit.seconds(task.step.spec) for task in slot.tasks]
-        slot.ends = None if None in limits else time.monotonic() + sum(limits) + GRACE
+        # Cells that travel together should take a tenth of a second: one limit is plenty for all of them.
+        slot.ends = None if None in limits else time.monotonic() + max(limits) + GRACE
         work = [(task.step.spec, task.waited_for, task.mishaps) for task in slot.tasks]
         if self._freight is not None:
             slot.pending, slot.files = slot.actor.run_and_pack.options(num_returns=2).remote(*work[0], victims)
@@ -219,8 +220,10 @@ class RayPool:
         return [(task.step, report.outcome) for task, report in zip(tasks, reports, strict=True)]
 
     def _failures(self, tasks: Sequence[Task], reason: str, mishap: Mishap | None) -> list[tuple[Step, Outcome]]:
-        """The outcomes of tasks that ended so. Of several that travelled together nobody knows whose fault it was: by a mishap,
-        so that each is tried alone."""
+        """The outcomes of tasks that ended so.
+
+        Of several that travelled together nobody knows whose fault it was: it is a mishap of each, which is tried alone.
+        """
         if len(tasks) > 1:
             mishap = mishap or Mishap(reason.strip().rpartition("\n")[2])
         return [(task.step, self._worker.failure(task.step.spec, reason, task.mishaps, mishap)) for task in tasks]
