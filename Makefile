@@ -18,7 +18,7 @@ bench: $(VENV)/.bench
 JOBS ?= 2
 
 test: $(VENV)/.test
-	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 # examples of each of the nine kinds
 FUZZ ?= 600
