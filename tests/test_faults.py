@@ -157,7 +157,11 @@ def test_killed_workers_and_drivers_cost_no_cell_and_train_no_victim_twice(flags
         if kind == "driver":
             driver.wait()
             driver = started(what, out)
-    assert sum(killed.values()) >= KILLS and driver.wait(timeout=120) == 0, Path(f"{out}.log").read_text()
+    assert sum(killed.values()) >= KILLS
+    if driver.wait(timeout=120) == 1:  # a step that is killed three times in one run has failed in it; the next one tries it again
+        assert "failed: its process died" in Path(f"{out}.log").read_text()
+        driver = started(what, out)
+    assert driver.wait(timeout=120) == 0, Path(f"{out}.log").read_text()
     assert {key: when for key, when in stored(out).items() if key in victims} == victims
     inline = bdbench("run", *what, "--out", tmp_path / "inline" / "run", "--inline")
     assert inline.returncode == 0 and len(read_records(out)) == 12
