@@ -158,7 +158,7 @@ def test_killed_workers_and_drivers_cost_no_cell_and_train_no_victim_twice(flags
             driver.wait()
             driver = started(what, out)
     assert sum(killed.values()) >= KILLS
-    if driver.wait(timeout=120) == 1:  # a step that is killed three times in one run has failed in it; the next one tries it again
+    if driver.wait(timeout=120) == 1:  # a step that is killed three times in one run has failed in it, and is tried in the next
         assert "failed: its process died" in Path(f"{out}.log").read_text()
         driver = started(what, out)
     assert driver.wait(timeout=120) == 0, Path(f"{out}.log").read_text()
