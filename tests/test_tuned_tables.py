@@ -119,6 +119,15 @@ def test_variants_that_were_tuned_are_told_apart_by_their_defaults_and_follow_th
     assert page.count("| ratio 0.5 → 0.3 ") == 2
 
 
+def test_a_choice_that_costs_more_than_the_tolerance_says_so():
+    records = [cell("none"), cell("mix"), cell("mix", params=THIRD)]
+    beyond = " (every trial cost more clean accuracy than the tolerance)"
+    for score, said in ((-0.1, beyond), (0.0, "")):
+        tuned = tuning(setting(THIRD, trials=[(HALF, -0.2, 0.9), (THIRD, score, 0.2)]))
+        (row,) = tables_of(markdown(records, [tuned]).split("## Tuning")[1])[0][1:]
+        assert row[2] == f"ratio 0.5 → 0.3{said}"
+
+
 def test_two_defaults_that_led_to_one_choice_are_two_rows_of_one_cell():
     both = tuning(setting(THIRD), setting(THIRD, FIFTH))
     records = [cell("none"), *(cell("mix", params=params) for params in (HALF, FIFTH, THIRD))]

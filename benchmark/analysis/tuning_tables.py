@@ -64,6 +64,14 @@ class TuningRow:
         return self._trial_of(self.setting.chosen)
 
     @property
+    def exceeds_tolerance(self) -> bool:
+        """Whether all trials cost more clean accuracy than the tolerance, so that the one that cost least was chosen.
+
+        Only then is its score negative (see the tuner's `Goal.score`).
+        """
+        return self.chosen_trial is not None and (self.chosen_trial.score or 0.0) < 0
+
+    @property
     def trained_rows(self) -> int:
         """The rows that all trials trained on, each as often as it was visited."""
         return sum(trial.trained_rows for trial in self.setting.trials)

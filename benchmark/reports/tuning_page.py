@@ -28,6 +28,7 @@ CHOICES = (
     "rows, in per cent, means over the victims tuned on; the ASR is that of the objective's own trigger. Spread: mean absolute "
     "difference of this ASR between two trials, in points: how much the defense hangs on its hyperparameters."
 )
+BEYOND_TOLERANCE = " (every trial cost more clean accuracy than the tolerance)"
 CHANGES = (
     "CACC and ASR: on test rows, in per cent, with the default and with the chosen hyperparameters. Both are means over the "
     "same victims: those of the attacks that are averaged, with a trigger, for which both cells ended well. Change: tuned less "
@@ -101,7 +102,7 @@ def _choice(row: TuningRow) -> tuple[str, ...]:
     spread = row.setting.asr_spread
     trials = (row.default_trial, row.chosen_trial)
     return (
-        ", ".join(changed) or "default kept",
+        (", ".join(changed) or "default kept") + (BEYOND_TOLERANCE if row.exceeds_tolerance else ""),
         f"{len(row.setting.trials)}" + (f" ({row.failed_trials} failed)" if row.failed_trials else ""),
         f"{row.trained_rows:,}",
         _arrow(*(None if trial is None or trial.score is None else f"{trial.score:.3f}" for trial in trials)),
