@@ -41,12 +41,11 @@ def write_whole(path: Path, fill: Callable[[IO[bytes]], object]) -> Path:
             stream.flush()
             os.fsync(stream.fileno())  # a full network disk may say so only here
         os.replace(temporary, path)
-    except BaseException as error:
+    except OSError as error:
+        raise storage_error(path, error) from error
+    finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise storage_error(path, error) from error
-        raise
     return path
 
 

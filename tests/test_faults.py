@@ -49,6 +49,32 @@ class FailsOnGpu(ModelRepair):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 '''
 
+KILLS_ITS_PROCESS = '''"""Leaves the model as it is; one kills its process."""
+
+import os
+from dataclasses import dataclass
+
+from bdbench.defenses.base import ModelRepair, register
+from bdbench.params import hp
+
+
+@register("quick", paper="none")
+@dataclass(frozen=True)
+class Quick(ModelRepair):
+    number: int = hp(0, low=0, help="tells one from another")
+    unchanged = True
+
+    def repair(self, model, ctx):
+        return model
+
+
+@register("kills", paper="none")
+@dataclass(frozen=True)
+class Kills(Quick):
+    def skip(self, task):
+        os._exit(1)
+'''
+
 
 @pytest.fixture
 def flags(tiny_bert, data_dir):
@@ -79,15 +105,7 @@ def test_a_lost_victim_is_made_again_and_what_a_gpu_in_error_did_is_tried_again(
 
 def test_a_cell_that_kills_its_process_costs_those_that_travel_with_it_one_try(flags, bdbench, tmp_path):
     plugin = tmp_path / "kills.py"
-    plugin.write_text(
-        '"""Leaves the model as it is; one kills its process."""\n\nimport os\nfrom dataclasses import dataclass\n\n'
-        "from bdbench.defenses.base import ModelRepair, register\nfrom bdbench.params import hp\n\n\n"
-        '@register("quick", paper="none")\n@dataclass(frozen=True)\nclass Quick(ModelRepair):\n'
-        '    number: int = hp(0, low=0, help="tells one from another")\n    unchanged = True\n\n'
-        "    def repair(self, model, ctx):\n        return model\n\n\n"
-        '@register("kills", paper="none")\n@dataclass(frozen=True)\nclass Kills(Quick):\n'
-        "    def skip(self, task):\n        os._exit(1)\n"
-    )
+    plugin.write_text(KILLS_ITS_PROCESS)
     quick = [f"quick[number={number}]" for number in range(40)]
     defenses = ",".join([*quick[:20], "kills", *quick[20:]])
     matrix = ["-T", "sst2", "-a", "none", "--seeds", 0, "-d", defenses, "--plugin", plugin, "--workers", 1]

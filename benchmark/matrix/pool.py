@@ -149,7 +149,7 @@ class RayPool:
         slot.ends = None if None in limits else time.monotonic() + max(limits) + GRACE
         work = [(task.step.spec, task.waited_for, task.mishaps) for task in slot.tasks]
         if self._freight is not None:
-            slot.pending, slot.files = slot.actor.run_and_pack.options(num_returns=2).remote(*work[0], victims)
+            slot.pending, slot.files = slot.actor.run_with_files.options(num_returns=2).remote(*work[0], victims)
         else:
             slot.pending = slot.actor.run_all.remote(work)
         self._progress.started(slot.name, slot.tasks[0].step.key, len(slot.tasks))
@@ -205,7 +205,7 @@ class RayPool:
         if isinstance(answer, Greeting):
             self._crew.welcome(slot, answer)
             return []
-        return self._take(slot, answer if isinstance(answer, list) else [answer])
+        return self._take(slot, answer)
 
     def _take(self, slot: Slot, reports: Sequence[Report]) -> list[tuple[Step, Outcome]]:
         tasks, reference = self._vacate(slot), slot.files

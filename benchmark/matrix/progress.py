@@ -93,7 +93,7 @@ class MatrixProgress:
                 self._status.put(self._tally.state(end))
 
     def started(self, slot: str, step_key: str, together: int = 1) -> None:
-        """A slot works on this step from now on, with so many `together` with it, itself counted in.
+        """A slot works on this step from now on. `together` counts the steps that it does one after another, this one included.
 
         The slot's name is shown, and written into the results folder.
         """

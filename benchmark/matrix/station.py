@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -68,16 +67,8 @@ class Station:
         spec: VictimSpec | CellSpec,
         waited_for: Sequence[VictimOutcome],
         mishaps: Sequence[str],
-        victims: Mapping[str, Any] = MappingProxyType({}),
     ) -> Report:
-        """Do one step; see `Worker.run`.
-
-        `victims` refers to the files of the victims that it needs, by key: they are fetched if they are not on this machine.
-        """
-        store = VictimStore(self._worker.victims)
-        for key, reference in victims.items():
-            if not store.is_whole(key):
-                store.unpack(key, self._fetch(reference))
+        """Do one step; see `Worker.run`."""
         began = time.monotonic()
         meter.clear()
         self._is_busy.set()
@@ -91,17 +82,24 @@ class Station:
         """As `run`, of several steps one after another: each is its spec, `waited_for` and `mishaps`."""
         return [self.run(*step) for step in work]
 
-    def run_and_pack(
+    def run_with_files(
         self,
         spec: VictimSpec | CellSpec,
         waited_for: Sequence[VictimOutcome],
         mishaps: Sequence[str],
         victims: Mapping[str, Any],
-    ) -> tuple[Report, Files | None]:
-        """As `run`; with the report come the files of the victim that it made, which are to travel."""
-        report = self.run(spec, waited_for, mishaps, victims)
+    ) -> tuple[list[Report], Files | None]:
+        """As `run_all` of one step, where victims travel: with the report come the files of the victim that it made.
+
+        `victims` refers to the files of the victims that it needs, by key: they are fetched if they are not on this machine.
+        """
+        store = VictimStore(self._worker.victims)
+        for key, reference in victims.items():
+            if not store.is_whole(key):
+                store.unpack(key, self._fetch(reference))
+        report = self.run(spec, waited_for, mishaps)
         is_made = isinstance(report.outcome, VictimOutcome) and not report.outcome.error
-        return report, VictimStore(self._worker.victims).pack(spec.key()) if is_made else None
+        return [report], store.pack(spec.key()) if is_made else None
 
     def _keep_telling(self) -> None:
         while self._is_busy.wait():

@@ -17,7 +17,7 @@ from bdbench.matrix.trial_store import Before, TrialStore
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.protocol.environment import portable_traceback
 from bdbench.protocol.rows import DefenderSets
-from bdbench.protocol.site import Site
+from bdbench.protocol.site import Site, give_back_memory
 from bdbench.protocol.trials import Measured, Suspect, plant_in, run_trial, suspect_of, undefended
 from bdbench.protocol.victims import Victim
 from bdbench.specs.work import CellSpec, VictimSpec
@@ -129,6 +129,7 @@ class TuneWorker:
                 ended = Ended(error=str(error), unstored=True)
             except BaseException as error:
                 ended = Ended(error=portable_traceback(error, self._folders))
+        give_back_memory()
         return replace(ended, warnings=tuple(warnings))
 
     @property

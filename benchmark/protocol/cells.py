@@ -135,6 +135,7 @@ def _reason_to_skip(parts: list[ModelRepair], victim: VictimSpec, site: Site) ->
 
 @lru_cache(maxsize=4096)  # the same for every victim
 def _reason_of(part: ModelRepair, task: str, model: ModelSpec, folder: Path) -> str | None:
+    """`model` is the one that lies in `folder`: after another has taken its place there, the plugin is asked anew."""
     with fenced(f"'{part.name}'", seed=0):
         reason, asked = part.skip(task), "skip"
         if reason is None and not part.unchanged:
