@@ -34,6 +34,9 @@ register = DEFENSES.register
 # What a defense may ask for beside the victim itself; the context hands over nothing that is not declared.
 RESOURCES = ("clean", "validation", "pretrained")
 
+# The stage of a reserving repair (`DefenseContext.observe`) in which its ratio is applied, and nothing is trained yet.
+BEFORE_FINE_TUNING = "before fine-tuning"
+
 
 @dataclass(frozen=True)
 class ModelRepair(Hyperparameters, ABC):
@@ -150,10 +153,13 @@ class Reserving(FineTuned):
         reserve = self.reserving(model, ctx)
         state = ctx.generator.get_state()
 
-        def repaired(ratio: float) -> nn.Module:
+        def reserved(ratio: float) -> nn.Module:
             # Every trial draws the same numbers, so that the weights kept at one ratio are among those of a larger one.
             ctx.generator.set_state(state)
-            result = reserve(ratio)
+            return reserve(ratio)
+
+        def repaired(ratio: float) -> nn.Module:
+            result = reserved(ratio)
             ctx.train(result, ctx.clean, self.recipe())
             return result
 
@@ -165,6 +171,7 @@ class Reserving(FineTuned):
             return Trial(ratio, accuracy_of(result), result)
 
         if not self.search:
+            ctx.observe(BEFORE_FINE_TUNING, lambda: reserved(self.ratio))
             return repaired(self.ratio)
         accuracy = accuracy_of(model)
         least = least_accuracy(accuracy, self.tolerance)
@@ -175,4 +182,5 @@ class Reserving(FineTuned):
             trials=[{"ratio": trial.ratio, "accuracy": float(trial.accuracy)} for trial in trials],
             ratio=best.ratio,
         )
+        ctx.observe(BEFORE_FINE_TUNING, lambda: reserved(best.ratio))
         return best.model

@@ -239,6 +239,59 @@ def test_variants_are_told_apart():
     assert NO_DEFENSE.after_e_pur().fits(cell("e-pur"))
 
 
+RULES = [{"search": True, "tolerance": 0.02, "trials": 3}, {"search": True, "tolerance": 0.05, "trials": 3}]
+RULES.append({"search": False, "tolerance": 0.05, "trials": 3})
+
+
+def under_rules(seeds=(0, 1, 2)):
+    """On two tasks Fine-mixing leaves an ASR of 80, 20 and 90 % by the three rules; fine-tuning, without one, leaves 85 %."""
+    for task in ("qqp", "sst2"):
+        for seed in seeds:
+            at = {"task": task, "seed": seed}
+            yield cell("none", **at)
+            yield cell("fine-tuning", asr=0.85, **at)
+            for rule, asr in zip(RULES, (0.8, 0.2, 0.9), strict=True):
+                yield cell("fine-mixing", asr=asr, params=rule, **at)
+
+
+def test_each_rule_for_the_reserve_ratio_has_verdicts_of_its_own():
+    settings = gather(under_rules()).settings
+    assert [setting.setting.suffix for setting in settings] == [
+        "[search=False]",
+        "[search=True, tolerance=0.02]",
+        "[search=True, tolerance=0.05]",
+    ]
+    for setting, difference in zip(settings, (0.05, -0.05, -0.65), strict=True):
+        (mixing,) = [f for f in findings(setting.records)[0][1] if f.asr.n == 6 and f.comparison.rival == FINE_TUNING]
+        assert float(mixing.asr.mean) == pytest.approx(difference)
+    page = text(under_rules())
+    overview = [line for line in page.split("## Verdicts by setting")[1].split("## Means")[0].splitlines() if "=" in line]
+    # of claim 1 three comparisons with fine-tuning have enough cells, those with fine-pruning have none
+    assert [" ".join(line.strip("| ").split()) for line in overview[:3]] == [
+        r"1 | \[search=False] | 3 | 0 | 0 | 3 | 3",
+        r"1 | \[search=True, tolerance=0.02] | 3 | 3 | 0 | 0 | 3",
+        r"1 | \[search=True, tolerance=0.05] | 3 | 3 | 0 | 0 | 3",
+    ]
+    assert "Verdicts by setting" not in text(run())
+
+
+def test_clean_sets_have_verdicts_of_their_own():
+    records = [record for clean_rows in (64, 16) for record in run(clean_rows=clean_rows) if record.spec.defense_name != "none"]
+    records += [
+        cell("none", clean_rows=0, task=t, attack=a, seed=s) for t in ("sst2", "qqp") for a in ("word", "style") for s in (0, 1)
+    ]
+    assert [setting.setting.suffix for setting in gather(records).settings] == ["[clean_rows=16]", "[clean_rows=64]"]
+    assert {len(setting.records) for setting in gather(records).settings} == {24}
+
+
+def test_a_verdict_says_on_how_few_seeds_it_stands():
+    row = "| all tasks | Fine-mixing – fine-tuning  | {} | -65.0 [-65.0, -65.0] | +0.0 [+0.0, +0.0] | < 0.001 | supported{} |"
+    for seeds, remark in (((0,), " (1 seed)"), ((0, 1), " (2 seeds)"), ((0, 1, 2), "")):
+        page = text(record for record in under_rules(seeds) if record.spec.defense[0].params.get("tolerance") != 0.02)
+        page = " ".join(page.split())
+        assert " ".join(row.format(2 * len(seeds), remark).split()) in page
+
+
 def test_two_settings_of_a_defense_are_refused():
     with pytest.raises(UsageError, match="two settings"):
         text([*run(), cell("fine-tuning", params={"epochs": 9})])

@@ -311,6 +311,23 @@ def test_a_component_that_comes_twice_keeps_both_notes(small, in_process, tmp_pa
     assert all(place <= len(record.notes[f"fine-mixing.{place}"]["trials"]) <= place + 1 for place in (1, 2))
 
 
+def test_the_record_says_what_mixing_alone_does(small, in_process, tmp_path):
+    """A step of size zero leaves the mixed weights as they are: that cell's result is the stage before fine-tuning."""
+    mixings = [f"e-pur+fine-mixing[ratio=0.3,learning_rate={rate}]" for rate in (0.0, 0.01)]
+    flags = ["-T", "sst2", "-a", "badnets-word", "-d", ",".join([*mixings, "fine-mixing[search=true]", "e-pur"])]
+    assert in_process("run", *small[:-4], *flags, "--inline", "--out", tmp_path / "run").returncode == 0
+    (purified,), untrained, trained, (searched,) = (
+        [record for record in read_records(tmp_path / "run") if record.spec.defense[-1].params.get("learning_rate") == rate]
+        for rate in (None, 0.0, 0.01, 5e-5)
+    )
+    expected = {name: metric.value for name, metric in untrained[0].metrics.items() if name != "floor"}
+    for record in (*untrained, *trained):
+        assert record.notes == {"fine-mixing": {"stages": {"before fine-tuning": expected}}}
+    assert trained[0].metrics["cacc"] != untrained[0].metrics["cacc"]
+    assert searched.notes["fine-mixing"].keys() == {"accuracy", "trials", "ratio", "stages"}
+    assert not purified.notes
+
+
 def test_even_classes_are_part_of_a_cell_that_has_a_clean_set(small, dry_run):
     def keys(*flags) -> dict[str, str]:
         lines = dry_run(*small, *flags).stdout.splitlines()

@@ -3,7 +3,8 @@
 The abstract of arXiv:2210.09545 says that Fine-mixing beats the usual mitigation methods and that E-PUR helps them too. Each
 claim here is a bound on the mean difference of ASR (and of CACC) between two defenses of the same victims. A pair is a
 (task, attack, seed) for which both cells ended well, on a victim on which the attack works undefended. The cells are of one
-setting. The verdicts of one claim are corrected for their number (Holm, 1979); those on a single task need three seeds.
+setting and one defender (`evidence.by_defender`). The verdicts of one claim are corrected for their number (Holm, 1979);
+those on a single task need three seeds.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from bdbench.specs.records import Record
 MARGIN = Fraction(2, 100)  # two points: the CACC that a lower ASR may cost, and the ASR within which two defenses are tied
 FAMILY_LEVEL = 0.05  # the chance, at most, that any verdict of a claim is wrong where there is no difference
 # All pairs of a task and seed share rows, clean model, clean set and draws: fewer seeds than these show no spread of them.
-SEEDS_OF_A_TASK = 3
+# One task has no verdict then. That on several tasks has one, which says on how few seeds it stands.
+ENOUGH_SEEDS = 3
 SUPPORTED, UNDECIDED, CONTRADICTED = "supported", "not supported", "contradicted"
 TOO_FEW, TOO_FEW_SEEDS = "too few cells", "too few seeds"
 POISONED_EMBEDDINGS = ("embedding-poisoning", "data-free-embedding-poisoning")
@@ -76,7 +78,7 @@ class Finding:
         """What there is too little of for a verdict, in the words of one; None if there is enough."""
         if self.asr.n < 2:
             return TOO_FEW
-        return TOO_FEW_SEEDS if self.tasks < 2 and self.seeds < SEEDS_OF_A_TASK else None
+        return TOO_FEW_SEEDS if self.tasks < 2 and self.seeds < ENOUGH_SEEDS else None
 
     @property
     def verdict(self) -> str:
@@ -84,6 +86,11 @@ class Finding:
         if self.adjusted_p is None:
             return self.lacks or UNDECIDED
         return self.side[0] if self.adjusted_p < FAMILY_LEVEL else UNDECIDED
+
+    @property
+    def few_seeds(self) -> bool:
+        """Whether there is a verdict that stands on fewer seeds than show their spread."""
+        return self.adjusted_p is not None and self.seeds < ENOUGH_SEEDS
 
     @property
     def side(self) -> tuple[str, float]:

@@ -1,7 +1,8 @@
 """The cells that may bear on a claim: those that ended well on a victim on which the attack works without a defense.
 
 They are of one protocol, the newest that occurs. All cells of a victim stood on the same bits. Cells of different settings
-(models, kinds of data, precisions, ...) are kept apart, as in the tables.
+(models, kinds of data, precisions, ...) are kept apart, as in the tables. So are those of defenders in different places: with
+other clean sets, or with another rule for the reserve ratio.
 """
 
 from __future__ import annotations
@@ -10,13 +11,18 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bdbench.analysis.labels import Label
+from bdbench.analysis.labels import Label, Setting
 from bdbench.analysis.provenance import UnequalVictim, unequal_victims
 from bdbench.analysis.standing import Victim, victims
 from bdbench.analysis.summaries import Summary, summarize
 from bdbench.analysis.tunings import rows_of_cells
+from bdbench.params import Value
 from bdbench.specs.records import Record
 from bdbench.specs.tuned import Tuned
+from bdbench.specs.work import CellSpec
+
+# What may differ between two defenders who use one method; the most telling first.
+DEFENDER_FIELDS = ("clean_rows", "even_classes", "search", "tolerance", "trials", "validation_rows")
 
 
 @dataclass(frozen=True)
@@ -80,7 +86,11 @@ def gather(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> Evidence
             victim = victim_by_key.get(record.spec.victim.key())
             if record.status == "ok" and record.key not in on_other_bits and victim is not None and victim.works:
                 of_setting.setdefault(summary.attack, []).append(record)
-    settings = (SettingEvidence(setting, counting[setting]) for setting in sorted(counting, key=lambda label: label.rank))
+    settings = [
+        of_defender
+        for setting in sorted(counting, key=lambda label: label.rank)
+        for of_defender in by_defender(SettingEvidence(setting, counting[setting]))
+    ]
     older_cells = {protocol: count for protocol, count in sorted(cells_by_protocol.items()) if protocol != newest}
     return Evidence(
         summaries,
@@ -90,3 +100,46 @@ def gather(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> Evidence
         older_cells,
         tuned_cells=len(everything) - len(records),
     )
+
+
+def by_defender(evidence: SettingEvidence) -> list[SettingEvidence]:
+    """The evidence, cut into that of each defender: who has one clean set, and one rule for the reserve ratio.
+
+    A cell without either, such as that of no defense, is evidence for each of them.
+    """
+    place_by_key = {record.key: _defender_fields(record.spec) for record in evidence.records}
+    places = list({tuple(place.items()): place for place in place_by_key.values()}.values())
+    # one that leaves a field open is no defender of its own where another fills it
+    defenders = [place for place in places if not any(place.items() < other.items() for other in places)]
+    telling: list[str] = []
+    for field in DEFENDER_FIELDS:
+        if _distinct(defenders, [*telling, field]) > _distinct(defenders, telling):
+            telling.append(field)
+    cut = []
+    for defender in defenders:
+        own = tuple((field, defender[field]) for field in telling if field in defender)
+        label = Label(evidence.setting.name, evidence.setting.variant + own)
+        of_defender = {
+            attack: [record for record in records if place_by_key[record.key].items() <= defender.items()]
+            for attack, records in evidence.records_by_attack.items()
+        }
+        cut.append(SettingEvidence(label, of_defender))
+    return sorted(cut, key=lambda of_defender: of_defender.setting.rank) or [evidence]
+
+
+def _distinct(defenders: Iterable[Setting], fields: Iterable[str]) -> int:
+    return len({tuple(defender.get(field) for field in fields) for defender in defenders})
+
+
+def _defender_fields(cell: CellSpec) -> Setting:
+    fields: dict[str, Value] = {}
+    if cell.clean_rows:
+        fields |= {"clean_rows": cell.clean_rows, "even_classes": cell.even_classes}
+    if cell.validation_rows:
+        fields["validation_rows"] = cell.validation_rows
+    for part in cell.defense:
+        if part.params.get("search"):
+            fields |= {field: part.params[field] for field in ("search", "tolerance", "trials")}
+        elif "search" in part.params:
+            fields["search"] = False
+    return fields

@@ -52,6 +52,34 @@ PAPER_REPAIRS = (
 PAPER_DEFENSES = ("none", *PAPER_REPAIRS, "e-pur", *(f"e-pur+{repair}" for repair in PAPER_REPAIRS))
 PAPER_DEFENSE_PARAMS = {"fine-pruning.search": True, "fine-mixing.search": True}
 
+# A first comparison at the paper's model size. The accuracy that a search may cost is half of what the paper says, so the
+# searched methods run with 5 points and with 2, and once with a ratio that nobody searched for.
+BASE_ATTACKS = (
+    "badnets-word[start=clean]",
+    "badnets-sentence[start=clean]",
+    "embedding-poisoning",
+    "embedding-surgery[start=clean]",
+    "badnets-word[start=scratch]",
+    "badnets-sentence[start=scratch]",
+)
+BASE_SEARCHED = ("fine-pruning", "fine-mixing", "fine-mixing[select=activation]", "e-pur+fine-mixing")
+BASE_RULES = ("", "tolerance=0.02", "search=false")
+
+
+def _with_values(defense: str, values: str) -> str:
+    """The defense with these values, in brackets, for its last component."""
+    if not values:
+        return defense
+    return f"{defense.removesuffix(']')},{values}]" if defense.endswith("]") else f"{defense}[{values}]"
+
+
+BASE_DEFENSES = (
+    "none",
+    "fine-tuning",
+    "e-pur",
+    *(_with_values(defense, rule) for rule in BASE_RULES for defense in BASE_SEARCHED),
+)
+
 
 @dataclass(frozen=True)
 class Preset:
@@ -183,6 +211,34 @@ PRESETS = {
                 "fine-pruning.trials": 3,
                 "fine-mixing.trials": 3,
                 **_fine_tuning(epochs=5, learning_rate=1e-4),
+            },
+        ),
+    ),
+    "paper-base": Preset(
+        summary="the paper's model size on two cores: bundled-base on real data from a directory (--data DIR)",
+        selection=Selection(
+            model="bundled-base",
+            data=None,
+            tasks=("sst2", "qqp"),
+            attacks=BASE_ATTACKS,
+            defenses=BASE_DEFENSES,
+            seeds=(0,),
+            train_rows=3000,
+            validation_rows=200,
+            test_rows=400,
+            clean_rows=64,
+            max_length=48,
+            training={"epochs": 2, "learning_rate": 3e-5},
+            attack_params={
+                **PAPER_ATTACK_PARAMS,
+                "embedding-poisoning.rate": 0.4,
+                "embedding-poisoning.batch_size": 8,
+            },
+            defense_params={
+                **PAPER_DEFENSE_PARAMS,
+                "fine-pruning.trials": 3,
+                "fine-mixing.trials": 3,
+                **_fine_tuning(epochs=5, learning_rate=5e-5),
             },
         ),
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -34,11 +34,15 @@ from bdbench.specs.work import CellSpec, ModelSpec, VictimSpec, component_names
 
 @dataclass(eq=False)
 class Repaired:
-    """What a defense left: the classifier, what its components noted, by name, and what its loops did."""
+    """What a defense left: the classifier, what its components noted, by name, and what its loops did.
+
+    `looked` are the seconds in which the engine scored stages of it, which are not the defense's.
+    """
 
     model: nn.Module
     notes: dict[str, Any] = field(default_factory=dict)
     trace: Trace = field(default_factory=Trace)
+    looked: float = 0.0
 
 
 def run_cell(
@@ -65,8 +69,14 @@ def run_cell(
     else:
         rows = rows_of(spec.victim, site, DefenderSets(spec.clean_rows, spec.validation_rows, spec.even_classes))
         began = time.perf_counter()
+
+        def stage_metrics(model: nn.Module) -> dict[str, Metric]:
+            ctx = Context(**context_fields(spec.victim, site, seed=0))
+            return evaluate(model, rows.test, victim.triggered, spec.victim, ctx)[1]
+
         with unchanged_tokenizer(site.model):
-            repaired = apply_defense(spec, parts, victim, rows, site)
+            repaired = apply_defense(spec, parts, victim, rows, site, stage_metrics)
+        began += repaired.looked
         repair_ended = time.perf_counter()
         predictions, metrics = score(repaired, victim, rows, spec, site)
         notes, trace = repaired.notes, repaired.trace
@@ -96,8 +106,18 @@ def changes_nothing(spec: CellSpec) -> bool:
     return all(part.unchanged for part in parts_of(spec))
 
 
-def apply_defense(spec: CellSpec, parts: list[ModelRepair], victim: Victim, rows: Rows, site: Site) -> Repaired:
-    """The components one after another, each on what the one before it left, each with its own context."""
+def apply_defense(
+    spec: CellSpec,
+    parts: list[ModelRepair],
+    victim: Victim,
+    rows: Rows,
+    site: Site,
+    stage_metrics: Callable[[nn.Module], dict[str, Metric]] | None = None,
+) -> Repaired:
+    """The components one after another, each on what the one before it left, each with its own context.
+
+    `stage_metrics` scores the models that a component shows on its way (`DefenseContext.observe`); the notes have them.
+    """
     classes = len(TASKS.get(spec.victim.task).label_names)
     repaired = Repaired(classifier(spec.victim, site, victim.weights, shares=True))  # a repair leaves what it gets as it is
     for part, name, role in zip(parts, component_names(spec.defense), _roles(spec), strict=True):
@@ -108,16 +128,32 @@ def apply_defense(spec: CellSpec, parts: list[ModelRepair], victim: Victim, rows
             # each component has its own, which it may change
             "pretrained": Lazy(lambda: pretrained_weights(site.model, classes)),
         }
+        stages: dict[str, dict[str, float]] = {}
         ctx = DefenseContext(
             **context_fields(spec.victim, site, seed),
             trace=repaired.trace,
             resources={resource: resources[resource] for resource in needs_of([part])},
+            observer=None if stage_metrics is None else _observer(stage_metrics, stages, repaired),
         )
         with fenced(f"'{name}'", seed):
             repaired.model = _module(part.repair(repaired.model, ctx), name)
-        if ctx.notes:
-            repaired.notes[name] = _json_values(ctx.notes, part.name)
+        if ctx.notes or stages:
+            notes = _json_values(ctx.notes, part.name)
+            repaired.notes[name] = {**notes, "stages": stages} if stages else notes
     return repaired
+
+
+def _observer(
+    stage_metrics: Callable[[nn.Module], dict[str, Metric]], stages: dict[str, dict[str, float]], repaired: Repaired
+) -> Callable[[str, nn.Module], None]:
+    """Puts into `stages`, by name, the metrics of a model, in [0, 1]."""
+
+    def observe(stage: str, model: nn.Module) -> None:
+        began = time.perf_counter()
+        stages[stage] = {name: metric.value for name, metric in stage_metrics(model).items()}
+        repaired.looked += time.perf_counter() - began
+
+    return observe
 
 
 def score(repaired: Repaired, victim: Victim, rows: Rows, spec: CellSpec, site: Site) -> tuple[Predictions, dict[str, Metric]]:

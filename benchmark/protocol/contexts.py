@@ -145,10 +145,13 @@ class DefenseContext(Context):
     Touching another one raises NotDeclared, so that a result cannot rest on knowledge the threat model withholds. A resource
     that is costly to load is a `Lazy`. What a defense puts into `notes` (JSON values) is kept in the record: what it
     selected, and after which trials.
+
+    `observer` gets a stage's name and a model, and keeps what it finds from the defense; it is None where nobody looks.
     """
 
     resources: Mapping[str, Any] = field(default_factory=dict, repr=False)
     notes: dict[str, Any] = field(default_factory=dict, repr=False)
+    observer: Callable[[str, nn.Module], None] | None = field(default=None, repr=False)
 
     @property
     def clean(self) -> TextSet:
@@ -167,6 +170,15 @@ class DefenseContext(Context):
         Needs "pretrained".
         """
         return self._resource("pretrained")
+
+    def observe(self, stage: str, model: Callable[[], nn.Module]) -> None:
+        """Have a model on the way to the repaired one scored as the result is: the record has it under "stages" in the notes.
+
+        `model` makes it, and is called only if somebody looks. The defense learns nothing by it, and its time is not the
+        defense's.
+        """
+        if self.observer is not None:
+            self.observer(stage, model())
 
     def train(self, model: nn.Module, rows: TextSet, recipe: Passes, **options: Any) -> None:
         """As `Context.train`. What is loaded when touched is let go before, since training takes the most memory."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
-from bdbench.analysis.claims import CONTRADICTED, FAMILY_LEVEL, SEEDS_OF_A_TASK, SUPPORTED, Finding, findings
+from bdbench.analysis.claims import CONTRADICTED, ENOUGH_SEEDS, FAMILY_LEVEL, SUPPORTED, UNDECIDED, Claim, Finding, findings
 from bdbench.analysis.evidence import Evidence, SettingEvidence, gather
 from bdbench.analysis.labels import Label
 from bdbench.analysis.means import Means, means
@@ -20,7 +20,8 @@ HOW_TO_READ = (
     "Mean paired differences of ASR and CACC in points between two cells on the same victim, with plain 95 % intervals; "
     f"victims on which the attack does not work are left out. {WORKS} The attacks on a task share rows, clean model and draws, "
     "so an interval over several tasks is over clusters, one a task (Student's t); that of one task is over its pairs, and "
-    f"holds for the rows that were drawn. One task with fewer than {SEEDS_OF_A_TASK} seeds has no verdict (too few seeds)."
+    f"holds for the rows that were drawn. One task with fewer than {ENOUGH_SEEDS} seeds has no verdict (too few seeds); one on "
+    "several tasks says on how few it stands."
 )
 HOW_TO_JUDGE = (
     "The verdicts of one claim are corrected for their number (Holm): p is the adjusted p-value of a comparison, from the same "
@@ -28,8 +29,8 @@ HOW_TO_JUDGE = (
     f"{FAMILY_LEVEL}; contradicted: one is on the other side, p below {FAMILY_LEVEL}; not supported: neither."
 )
 SETTINGS = (
-    "The cells are of {count} settings, told apart in the headings (model, data, precision, rows, ...). Each has its own means "
-    "and verdicts: nothing is averaged, compared or corrected over settings."
+    "The cells are of {count} settings, told apart in the headings (model, data, precision, rows, clean set, the rule for the "
+    "reserve ratio, ...). Each has its own means and verdicts: nothing is averaged, compared or corrected over settings."
 )
 
 
@@ -42,10 +43,14 @@ def text(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> str:
     lines = ["# Claims", "", HOW_TO_READ, "", HOW_TO_JUDGE, ""]
     for remark in (_coverage(evidence), *_remarks(evidence)):
         lines += [escaped(remark), ""]
-    for of_setting in evidence.settings or (SettingEvidence(Label(""), {}),):
+    settings = evidence.settings or (SettingEvidence(Label(""), {}),)
+    findings_by_setting = {of_setting.setting: findings(of_setting.records) for of_setting in settings}
+    if len(settings) > 1:
+        lines += _overview(findings_by_setting)
+    for of_setting in settings:
         setting = of_setting.setting.suffix
         lines += [f"## {_heading('Means', setting)}", "", *_means(means(of_setting))]
-        for number, (claim, of_claim) in enumerate(findings(of_setting.records), start=1):
+        for number, (claim, of_claim) in enumerate(findings_by_setting[of_setting.setting], start=1):
             lines += [f"## {number}. {_heading(claim.statement, setting)}", "", *_claim(of_claim)]
     return "\n".join(lines[:-1]) + "\n"
 
@@ -85,6 +90,23 @@ def _remarks(evidence: Evidence) -> list[str]:
     return remarks + not_judged(evidence.victims) + cautions(evidence.cells)
 
 
+def _overview(findings_by_setting: Mapping[Label, list[tuple[Claim, list[Finding]]]]) -> list[str]:
+    """A row for each claim and setting: how many of its comparisons have which verdict."""
+    claims = [claim for claim, _ in next(iter(findings_by_setting.values()))]
+    lines = ["## Verdicts by setting", ""]
+    lines += [escaped(f"{number}. {claim.statement}") for number, claim in enumerate(claims, start=1)]
+    rows = []
+    for number in range(1, len(claims) + 1):
+        for setting, of_setting in findings_by_setting.items():
+            of_claim = of_setting[number - 1][1]
+            verdicts = [finding.verdict for finding in of_claim if finding.adjusted_p is not None]
+            counts = [verdicts.count(verdict) for verdict in (SUPPORTED, UNDECIDED, CONTRADICTED)]
+            seeds = max(finding.seeds for finding in of_claim)
+            rows.append([number, escaped(setting.suffix), seeds, *counts, len(of_claim) - len(verdicts)])
+    headers = ["claim", "setting", "seeds", "supported", "not supported", "contradicted", "no verdict"]
+    return [*lines, "", github_table(rows, headers, left=(1,)), ""]
+
+
 def _heading(title: str, setting: str) -> str:
     return escaped(f"{title} {setting}")
 
@@ -120,7 +142,7 @@ def _claim(of_claim: Sequence[Finding]) -> list[str]:
             str(finding.asr),
             str(finding.cacc),
             _p(finding.adjusted_p),
-            finding.verdict,
+            _verdict(finding),
         ]
         for finding in of_claim
     ]
@@ -133,6 +155,11 @@ def _claim(of_claim: Sequence[Finding]) -> list[str]:
         f"Supported in {supported} of {len(verdicts)} comparisons, contradicted in {contradicted}; {without} have no verdict.",
         "",
     ]
+
+
+def _verdict(finding: Finding) -> str:
+    seeds = f" ({finding.seeds} seed{'s' if finding.seeds > 1 else ''})" if finding.few_seeds else ""
+    return f"{finding.verdict}{seeds}"
 
 
 def _p(value: float | None) -> str:
