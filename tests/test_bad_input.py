@@ -40,7 +40,7 @@ def refused(monkeypatch, capsys, tmp_path, tiny_bert, data_dir):
         (["-d", "fine-mixin"], ["'fine-mixin'", "nearest: fine-mixing", "e-pur"]),
         (["-d", "e-pur+fine-tunning"], ["'fine-tunning'", "nearest: fine-tuning"]),
         (["-d", "none+fine-tuning"], ["'none'", "leave it out"]),
-        (["--preset", "fast"], ["'fast'", "quick, laptop, paper, paper-mini"]),
+        (["--preset", "fast"], ["'fast'", "quick, laptop, paper, paper-mini, paper-base"]),
         (["-a", "badnets-word[start=clean"], ["badnets-word[start=clean", "values in brackets"]),
         (["-a", "badnets-word[clean]"], ["badnets-word[clean]", "values in brackets"]),
         (["-a", "badnets-word[start=pre]"], ["start=pre", "scratch, clean"]),
