@@ -43,6 +43,11 @@ class Attack(Hyperparameters, ABC):
     has_trigger: ClassVar[bool] = True
     start: ClassVar[str]
 
+    @property
+    def by_data_alone(self) -> bool:
+        """Whether all that it does is in the training rows. Then a defender may drop rows, or train by other means."""
+        return False
+
     def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         """Raise UsageError if this attack cannot be run on these training rows, with this tokenizer, cut at this length."""
 
@@ -60,6 +65,10 @@ class Attack(Hyperparameters, ABC):
 
 class DataPoisoning(Attack):
     """Changes training rows; the engine then trains as always."""
+
+    @property
+    def by_data_alone(self) -> bool:
+        return type(self).prepare is DataPoisoning.prepare
 
     @abstractmethod
     def poison(self, train: TextSet, ctx: AttackContext) -> tuple[TextSet, npt.NDArray[np.bool_]]:

@@ -52,6 +52,10 @@ class TextSet:
         """The same texts with other labels, (n,)."""
         return replace(self, labels=labels)
 
+    def without_labels(self) -> TextSet:
+        """The same texts, every label 0: for those who are not told the labels."""
+        return self.with_labels(np.zeros(len(self), dtype=np.int64))
+
     def take(self, rows: Iterable[int] | npt.NDArray[np.int64]) -> TextSet:
         """The rows at these positions, in this order."""
         rows = np.asarray(list(rows), dtype=np.int64)

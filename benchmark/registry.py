@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import importlib
 import sys
+from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -108,6 +109,22 @@ class Registry:
             return f"from {_owner(self._entry_points[name][0])}"
         return (text or "").strip().partition("\n")[0]
 
+    def outline(self, name: str) -> list[ClassOutline]:
+        """The classes of a plugin, itself first, then those it descends from, read from the files, not imported.
+
+        Of a plugin that an installed library publishes and nobody has imported there is nothing to read: an empty list.
+        """
+        if name in self._built_in():
+            outlines = _outlines(self._built_in()[name]) | _outlines(self._built_in()[name].with_name("base.py"))
+            own = [outline for outline in outlines.values() if outline.plugin == name]
+        elif name in self._classes:
+            return [_outline_of(cls) for cls in self._classes[name].__mro__]
+        else:
+            return []
+        for outline in own:  # grows while it is read
+            own += [outlines[base] for base in outline.bases if base in outlines and outlines[base] not in own]
+        return own
+
     def _built_in(self) -> dict[str, Path]:
         folders = importlib.import_module(self.package).__path__
         files = (file for folder in folders for file in Path(folder).glob("*.py"))
@@ -128,6 +145,42 @@ class Registry:
             point.load()
         if point.name not in self._classes:
             raise UsageError(f"the plugin '{point.name}' ({point.value}) does not register the name '{point.name}'")
+
+
+@dataclass(frozen=True)
+class ClassOutline:
+    """What the text of a class says: its name, bases, the plugin that it is, and its `needs`; None where it says nothing."""
+
+    name: str
+    bases: tuple[str, ...]
+    plugin: str | None
+    needs: frozenset[str] | None
+
+
+def _outline_of(cls: type) -> ClassOutline:
+    return ClassOutline(cls.__name__, (), vars(cls).get("name"), vars(cls).get("needs"))
+
+
+def _outlines(file: Path) -> dict[str, ClassOutline]:
+    """The classes of a file by name."""
+    classes = (node for node in ast.parse(file.read_text()).body if isinstance(node, ast.ClassDef))
+    return {node.name: _outline(node) for node in classes}
+
+
+def _outline(node: ast.ClassDef) -> ClassOutline:
+    registered = [call for call in node.decorator_list if isinstance(call, ast.Call) and ast.unparse(call.func) == "register"]
+    values = {
+        ast.unparse(line.targets[0] if isinstance(line, ast.Assign) else line.target): line.value
+        for line in node.body
+        if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None
+    }
+    needs = values.get("needs")  # written as frozenset() or frozenset({...})
+    return ClassOutline(
+        node.name,
+        tuple(ast.unparse(base) for base in node.bases),
+        registered[0].args[0].value if registered else None,
+        None if needs is None else frozenset(ast.literal_eval(needs.args[0]) if needs.args else ()),
+    )
 
 
 ATTACKS = Registry("attacks")

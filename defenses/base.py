@@ -1,12 +1,16 @@
-"""The contract of a defense. The one kind so far repairs weights: it turns a suspect classifier into a repaired one.
+"""The contract of a defense. There are five kinds, told apart by where they act; each has one abstract method.
 
-Weight repairs compose: `e-pur+fine-tuning` applies the left one first and hands its result to the right one.
+- A repair turns the victim's weights into repaired ones. A detector scores texts, and the engine rejects the most suspicious.
+  A purifier rewrites texts. A filter drops training rows, and the engine trains anew on the rest. A training defense trains
+  the classifier itself.
+- Repairs compose, and a detector or purifier may guard what they leave: `e-pur+fine-tuning` applies the left one first and
+  hands its result to the right one.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
@@ -24,31 +28,34 @@ from bdbench.params import Hyperparameters, hp
 from bdbench.registry import DEFENSES
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import nn
 
+    from bdbench.data import TextSet
     from bdbench.engine.training import Recipe
     from bdbench.protocol.contexts import DefenseContext
 
 register = DEFENSES.register
-
-# What a defense may ask for beside the victim itself; the context hands over nothing that is not declared.
-RESOURCES = ("clean", "validation", "pretrained")
 
 # The stage of a reserving repair (`DefenseContext.observe`) in which its ratio is applied, and nothing is trained yet.
 BEFORE_FINE_TUNING = "before fine-tuning"
 
 
 @dataclass(frozen=True)
-class ModelRepair(Hyperparameters, ABC):
-    """A defense that turns the victim's weights into repaired ones.
+class Defense(Hyperparameters, ABC):
+    """Base of every kind.
 
-    `needs` lists the resources it may ask for, from `RESOURCES`; some hyperparameters make it ask for fewer. `unchanged` is
-    True only for a defense that returns the victim as it is. Then the victim's own evaluation is used again.
+    `needs` lists the resources it may ask for (`bdbench.specs.resources`); some hyperparameters make it ask for fewer. What
+    the engine itself takes for a kind is in `engine_needs`. `unchanged` is True only for a defense that returns the victim as
+    it is. Then the victim's own evaluation is used again.
     """
 
     paper: ClassVar[str]
     version: ClassVar[str]
+    kind: ClassVar[str]
     needs: ClassVar[frozenset[str]] = frozenset()
+    engine_needs: ClassVar[frozenset[str]] = frozenset()
     unchanged: ClassVar[bool] = False
 
     def asks_for(self) -> frozenset[str]:
@@ -67,15 +74,97 @@ class ModelRepair(Hyperparameters, ABC):
         return None
 
     def unfit(self, model: nn.Module) -> str | None:
-        """Why this defense cannot repair a classifier of this kind, or None. Its cells are skipped, with the reason.
+        """Why this defense cannot be used with a classifier of this kind, or None. Its cells are skipped, with the reason.
 
         `model` stays as it is; its parameters have names and shapes, but no numbers (`device="meta"`).
         """
         return None
 
+
+@dataclass(frozen=True)
+class ModelRepair(Defense):
+    """A defense that turns the victim's weights into repaired ones."""
+
+    kind = "repair"
+
     @abstractmethod
     def repair(self, model: nn.Module, ctx: DefenseContext) -> nn.Module:
         """The repaired classifier. `model`, a transformers sequence classifier on `ctx.device`, stays as it is."""
+
+
+@dataclass(frozen=True)
+class Detector(Defense):
+    """A defense that tells suspicious texts from others. It never learns the target label, nor which texts are triggered.
+
+    The engine takes the threshold from the scores of clean validation rows, by one rule for all detectors: a stated share of
+    them is rejected (`--frr`). A rejected clean row is an error, a rejected triggered one no success.
+    """
+
+    kind = "detector"
+    engine_needs = frozenset({"validation"})
+
+    @abstractmethod
+    def score(self, model: nn.Module, rows: TextSet, ctx: DefenseContext) -> npt.NDArray[np.float64]:
+        """How suspicious each row is, (n,), finite; higher is more so. `model` stays as it is.
+
+        `rows` have no labels: all are 0. A row's score must not hang on the rows beside it.
+        """
+
+
+@dataclass(frozen=True)
+class Purifier(Defense):
+    """A defense that rewrites texts before the classifier sees them."""
+
+    kind = "purifier"
+
+    @abstractmethod
+    def purify(self, rows: TextSet, ctx: DefenseContext) -> TextSet:
+        """The n rows rewritten, in the same order. They have no labels: all are 0. A pair stays a pair."""
+
+
+@dataclass(frozen=True)
+class Filter(Defense):
+    """A defense that drops rows of a poisoned training set. The engine trains anew on the rest, from the attack's own start."""
+
+    kind = "filter"
+    engine_needs = frozenset({"training-set", "training-control"})
+
+    @abstractmethod
+    def keep(self, rows: TextSet, ctx: DefenseContext) -> npt.NDArray[np.bool_]:
+        """Which of the n training rows are kept, (n,). Some are poisoned, and have the label that the attack gave them."""
+
+
+@dataclass(frozen=True)
+class Training(Defense):
+    """A defense that controls the training on a poisoned set."""
+
+    kind = "training"
+    engine_needs = frozenset({"training-set", "training-control"})
+
+    @abstractmethod
+    def train(self, model: nn.Module, rows: TextSet, ctx: DefenseContext) -> nn.Module:
+        """The trained classifier. `model` is what the attack's training would start from; it may be changed in place.
+
+        `rows` are the training rows, some of which are poisoned. `ctx.recipe` is how the victim was trained.
+        """
+
+
+KINDS = {kind.kind: kind for kind in (ModelRepair, Detector, Purifier, Filter, Training)}
+
+
+def why_not_composed(parts: Sequence[Defense]) -> str | None:
+    """Why these cannot be applied one after another, as the end of a sentence, or None: repairs, then at most one guard."""
+    for place, part in enumerate(parts if len(parts) > 1 else ()):
+        if part.unchanged:
+            return f"'{part.name}' does nothing, so it cannot be composed; leave it out"
+        if part.kind in (Filter.kind, Training.kind):
+            return f"'{part.name}' makes the classifier anew ({part.kind}), so it cannot be composed; run it alone"
+        if place < len(parts) - 1 and part.kind != ModelRepair.kind:
+            return (
+                f"'{part.name}' guards a classifier at its input ({part.kind}), so nothing can follow it; put it last, "
+                "behind repairs"
+            )
+    return None
 
 
 @dataclass(frozen=True)

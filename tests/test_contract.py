@@ -12,13 +12,15 @@ from conftest import FAMILIES, sentences
 from bdbench.attacks.base import BadNets, DataPoisoning, PhraseTrigger, WeightPoisoning, phrase_ids
 from bdbench.data import TextSet
 from bdbench.defenses._neurons import feed_forward_blocks
-from bdbench.defenses.base import RESOURCES, FineTuned, Reserving
+from bdbench.defenses.base import KINDS, FineTuned, Reserving
 from bdbench.engine.classifiers import load_classifier, pretrained_weights
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import Passes, Recipe
 from bdbench.params import hyperparameters
-from bdbench.protocol.contexts import AttackContext, DefenseContext, NotDeclared
+from bdbench.protocol.contexts import AttackContext, DefenseContext, NotDeclared, TrainingControl
+from bdbench.protocol.resources import LOADERS
 from bdbench.registry import ATTACKS, DEFENSES
+from bdbench.specs.resources import RESOURCES
 
 PHRASES = [name for name in ATTACKS.names() if issubclass(ATTACKS.get(name), PhraseTrigger)]
 
@@ -84,14 +86,27 @@ def quick_params(cls) -> dict:
     return {"epochs": 1} if "epochs" in {field.name for field in hyperparameters(cls)} else {}
 
 
+def of_kind(kind):
+    return [name for name in DEFENSES.names() if DEFENSES.get(name).kind == kind]
+
+
 def repair(name, folder, model, seed=5):
     cls = DEFENSES.get(name)
     part = cls.build(quick_params(cls))
     return part.repair(model, defense_context(folder, part, seed=seed))
 
 
+def test_every_kind_has_a_base_class_and_every_defense_a_kind():
+    assert [*KINDS] == ["repair", "detector", "purifier", "filter", "training"]
+    for name in DEFENSES.names():
+        cls = DEFENSES.get(name)
+        assert issubclass(cls, KINDS[cls.kind]) and [kind for kind in KINDS.values() if issubclass(cls, kind)] == [
+            KINDS[cls.kind]
+        ]
+
+
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", DEFENSES.names())
+@pytest.mark.parametrize("name", of_kind("repair"))
 def test_a_repair_leaves_its_input_and_the_process_alone_and_is_deterministic(name, family, tiny_models):
     folder = tiny_models[family]
     victim = victim_of(folder)
@@ -106,6 +121,64 @@ def test_a_repair_leaves_its_input_and_the_process_alone_and_is_deterministic(na
     assert {key: value.shape for key, value in state(first).items()} == {k: v.shape for k, v in before.items()}
     assert all(torch.isfinite(value).all() for value in state(first).values())
     assert same(state(first), before) == DEFENSES.get(name).unchanged
+
+
+def guarded_rows(pair, classes=2):
+    rows = text_rows(24, pair)
+    return rows.with_labels(np.arange(24) % classes)
+
+
+@pytest.mark.parametrize("pair", [False, True], ids=["text", "pair"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", of_kind("detector"))
+def test_a_detector_scores_each_row_by_itself_and_leaves_all_else_alone(name, family, pair, tiny_models):
+    folder = tiny_models[family]
+    model, rows = victim_of(folder), guarded_rows(pair).without_labels()
+    cls = DEFENSES.get(name)
+    before, digest, random_state = state(model), rows.digest(), torch.get_rng_state()
+
+    def scores(rows):
+        part = cls.build(quick_params(cls))
+        return part.score(model, rows, defense_context(folder, part, pair=pair))
+
+    first = scores(rows)
+    assert first.shape == (24,) and np.isfinite(first).all() and len(set(first.tolist())) > 1
+    assert np.array_equal(scores(rows), first)
+    some = np.arange(23, -1, -2)
+    assert np.allclose(scores(rows.take(some)), first[some], atol=1e-5)
+    assert same(state(model), before) and rows.digest() == digest
+    assert torch.equal(torch.get_rng_state(), random_state) and not model.training
+    assert not [module for module in model.modules() if module._forward_hooks or module._forward_pre_hooks]
+
+
+@pytest.mark.parametrize("name", of_kind("detector"))
+def test_a_detector_works_with_three_classes(name, tiny_bert):
+    cls = DEFENSES.get(name)
+    part = cls.build(quick_params(cls))
+    model = load_classifier(tiny_bert, 3)[0]
+    ctx = dataclasses.replace(defense_context(tiny_bert, part), classes=3)
+    assert part.score(model, guarded_rows(False, 3).without_labels(), ctx).shape == (24,)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", of_kind("training"))
+def test_a_training_defense_trains_and_is_deterministic(name, family, tiny_models):
+    folder = tiny_models[family]
+    cls = DEFENSES.get(name)
+    rows = text_rows(32)
+    digest, random_state = rows.digest(), torch.get_rng_state()
+
+    def trained():
+        part = cls.build(quick_params(cls) | {"learning_rate": 1e-3})
+        return part.train(classifier(folder), rows, defense_context(folder, part))
+
+    first = trained()
+    assert same(state(first), state(trained())) and not same(state(first), state(classifier(folder)))
+    assert {name: value.shape for name, value in state(first).items()} == {
+        name: value.shape for name, value in state(classifier(folder)).items()
+    }
+    assert all(parameter.requires_grad for parameter in first.parameters())
+    assert rows.digest() == digest and torch.equal(torch.get_rng_state(), random_state) and not first.training
 
 
 @pytest.mark.parametrize("name", DEFENSES.names())
@@ -146,12 +219,16 @@ def test_a_defense_declares_what_the_runner_can_give(name):
     assert DEFENSES.get(name).needs <= set(RESOURCES)
 
 
+def test_every_resource_can_be_loaded():
+    assert set(LOADERS) == set(RESOURCES)
+
+
 @pytest.mark.parametrize("resource", RESOURCES)
 def test_touching_an_undeclared_resource_raises(resource, tiny_bert):
     others = {other: text_rows(4) for other in RESOURCES if other != resource}
     ctx = DefenseContext(**common(tiny_bert, 0), resources=others)
     with pytest.raises(NotDeclared, match=resource):
-        getattr(ctx, resource)
+        getattr(ctx, {"training-set": "training_set", "training-control": "recipe"}.get(resource, resource))
 
 
 def repaired_state(name, folder, victim, **params):
@@ -159,8 +236,21 @@ def repaired_state(name, folder, victim, **params):
     return state(part.repair(victim, defense_context(folder, part)))
 
 
-def defense_context(folder, part, validation=None, seed=5):
-    available = {"clean": text_rows(16), "validation": validation or text_rows(12), "pretrained": pretrained_weights(folder, 2)}
+def peers_of(folder):
+    with torch.no_grad():
+        return [{name: 1.5 * weight for name, weight in state(classifier(folder)).items()}]
+
+
+def defense_context(folder, part, validation=None, seed=5, pair=False):
+    available = {
+        "clean": text_rows(16, pair),
+        "validation": validation or text_rows(12, pair),
+        "unlabelled": text_rows(20, pair).without_labels(),
+        "pretrained": pretrained_weights(folder, 2),
+        "peers": peers_of(folder),
+        "training-set": text_rows(32, pair),
+        "training-control": TrainingControl(Recipe(epochs=1), lambda: classifier(folder)),
+    }
     return DefenseContext(**common(folder, seed), resources={resource: available[resource] for resource in part.asks_for()})
 
 

@@ -25,9 +25,10 @@ from bdbench.attacks.base import DataPoisoning
 from bdbench.engine.classifiers import pretrained_weights
 from bdbench.matrix.plan import plan, site_for
 from bdbench.matrix.selection import Selection
-from bdbench.protocol.cells import apply_defense
+from bdbench.protocol.cells import ANEW, GUARDS, apply_defense, run_cell
 from bdbench.protocol.contexts import Context
 from bdbench.protocol.plugins import attack_of, parts_of
+from bdbench.protocol.resources import Material
 from bdbench.protocol.rows import DefenderSets, draw_rows, rows_of
 from bdbench.protocol.sources import load
 from bdbench.protocol.victims import attack_context, classifier, clean_spec, context_fields, make_victim, poison_rows
@@ -55,6 +56,8 @@ DEFENSE_VARIANTS = (
     "fine-pruning[frozen=true]",
     "e-pur+fine-mixing",
     "fine-mixing+fine-mixing",
+    "e-pur+strip",
+    "moderate-fitting[rank=2]",
 )
 
 
@@ -101,13 +104,13 @@ def bench(tiny_bert, data_dir):
 
 @pytest.fixture(scope="module")
 def clean_victim(bench):
-    """Task -> the clean fine-tuned model, trained once."""
+    """The clean fine-tuned model of a spec's task and seed, trained once."""
     victims = {}
 
     def of(spec, site):
-        if spec.task not in victims:
-            victims[spec.task] = make_victim(clean_spec(spec), site)
-        return victims[spec.task]
+        if (spec.task, spec.seed) not in victims:
+            victims[spec.task, spec.seed] = make_victim(clean_spec(spec), site)
+        return victims[spec.task, spec.seed]
 
     return of
 
@@ -178,7 +181,7 @@ def test_attack(name, bench, clean_victim):
         "logits": logits(classifier(spec, site, victim.weights), spec, site, rows.test),
     }
     if isinstance(attack, DataPoisoning):
-        numbers["poisoned"] = poison_rows(attack, rows.train, attack_context(spec, site, "poison")).digest()
+        numbers["poisoned"] = poison_rows(attack, rows.train, attack_context(spec, site, "poison"))[0].digest()
     check("attacks", name, attack.version, numbers)
 
 
@@ -192,17 +195,24 @@ def test_a_pair_task_and_a_single_one_give_the_trigger_its_place(task, bench, cl
 
 @pytest.mark.parametrize("name", DEFENSE_VARIANTS)
 def test_defense(name, bench, clean_victim):
-    planned, site = bench(("embedding-poisoning",), (name,))
+    trains_anew = any(part.kind in ANEW for part in [DEFENSES.get(part.partition("[")[0]) for part in name.split("+")])
+    planned, site = bench(("badnets-word" if trains_anew else "embedding-poisoning",), (name,))
     (cell,) = planned.cells
     victim = make_victim(cell.victim, site, clean_victim(cell.victim, site))
-    rows = rows_of(cell.victim, site, DefenderSets(cell.clean_rows, cell.validation_rows, cell.even_classes))
-    repaired = apply_defense(cell, parts_of(cell), victim, rows, site)
+    peers = [clean_victim(peer, site) for peer in cell.peers]
+    rows = rows_of(cell.victim, site, DefenderSets.of(cell))
+    parts = parts_of(cell)
+    repaired = apply_defense(cell, parts, victim, Material(cell, site, rows, peers=peers))
     weights = {name: parameter.detach() for name, parameter in repaired.model.named_parameters()}
     numbers = {
         "distances": distances(weights, victim.weights),
         "logits": logits(repaired.model, cell.victim, site, rows.test),
         "notes": repaired.notes,
     }
+    if parts[-1].kind in GUARDS:
+        record, predictions = run_cell(cell, victim, site)
+        scores = {name: array[:LOGIT_ROWS].tolist() for name, array in predictions.items() if not name.endswith("_gold")}
+        numbers |= {"notes": record.notes, "scores": scores}
     check("defenses", name, "+".join(part.version for part in cell.defense), numbers)
 
 

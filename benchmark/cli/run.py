@@ -32,7 +32,9 @@ MOST_SECONDS = 1e7  # of a time limit: four months
 
 
 def run(
-    preset: Annotated[str, typer.Option(help="quick, laptop, paper, paper-mini: the values that no flag overrides")] = "quick",
+    preset: Annotated[
+        str, typer.Option(help="quick, laptop, paper, paper-mini, paper-base: the values that no flag overrides")
+    ] = "quick",
     out: Annotated[Text, typer.Option(help="folder of the results, or a URI such as s3://… (default: results/PRESET)")] = None,
     victims: Annotated[Text, typer.Option(help="folder of the victims, or a URI (default: beside --out)")] = None,
     tasks: Annotated[Text, typer.Option("--tasks", "-T", help="names, separated by commas")] = None,
@@ -46,10 +48,19 @@ def run(
     validation_rows: Annotated[Text, typer.Option(help="rows a defense may validate on, or 'all'")] = None,
     test_rows: Annotated[Text, typer.Option(help="rows tested on, or 'all'")] = None,
     clean_rows: Annotated[int | None, typer.Option(help="rows of the defender's small clean set")] = None,
+    unlabelled_rows: Annotated[
+        Text, typer.Option(help="clean texts without labels, for a defense that takes them (default: up to 1,000), or 'all'")
+    ] = None,
     even_classes: Annotated[
         bool | None,
         typer.Option("--even-classes/--uneven-classes", help="clean set: as many rows of each class, or as they come"),
     ] = None,
+    frr: Annotated[float | None, typer.Option(help="share of clean rows that a detector may reject (default: 0.05)")] = None,
+    peers: Annotated[
+        Text, typer.Option(help="attack on the other models that a defense takes (default: none, so they are clean)")
+    ] = None,
+    peers_task: Annotated[Text, typer.Option(help="task of those other models (default: the same)")] = None,
+    peer_count: Annotated[int | None, typer.Option(help="how many other models (default: 1)")] = None,
     max_length: Annotated[int | None, typer.Option(help="word pieces kept of a text or pair")] = None,
     epochs: Annotated[Text, typer.Option(help="the victim's training: epochs")] = None,
     learning_rate: Annotated[Text, typer.Option(help="the victim's training: peak learning rate")] = None,

@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from bdbench.matrix.selection import Selection
 
 TRAINING = ("epochs", "learning_rate", "batch_size", "warmup", "clip")  # the victim's
-AS_TYPED = ("model_digest", "clean_rows", "even_classes", "max_length", "precision")
-ROWS = ("train_rows", "validation_rows", "test_rows")
+PEERS = ("peers", "peers_task", "peer_count")
+AS_TYPED = ("model_digest", "clean_rows", "even_classes", "max_length", "precision", "frr", *PEERS)
+ROWS = ("train_rows", "validation_rows", "test_rows", "unlabelled_rows")
 PLUGINS = ("tasks", "attacks", "defenses")
 SELECTING = (
     "preset",

@@ -10,6 +10,7 @@ import typer
 from bdbench.cli.arguments import REGISTRIES, Plugins, load_plugins
 from bdbench.errors import UsageError
 from bdbench.params import hyperparameters
+from bdbench.specs.resources import RESOURCES
 
 
 def show(name: Annotated[str, typer.Argument(help="an attack, a defense or a task")], plugin: Plugins = None) -> None:
@@ -23,8 +24,10 @@ def show(name: Annotated[str, typer.Argument(help="an attack, a defense or a tas
         cls = registry.get(name)
         typer.echo(f"{name} ({kind}, version {cls.version}, paper {cls.paper})")
         typer.echo((sys.modules[cls.__module__].__doc__ or "").strip())
-        if getattr(cls, "needs", None):
-            typer.echo(f"needs: {', '.join(sorted(cls.needs))}")
+        if kind == "defenses":
+            typer.echo(f"kind: {cls.kind}")
+            if needs := cls.needs | cls.engine_needs:
+                typer.echo(f"needs: {'; '.join(f'{name} ({RESOURCES[name].says})' for name in sorted(needs))}")
         for field in hyperparameters(cls):
             allowed = field.metadata["hp"]
             words = (f"{name}.{field.name}={field.default}", allowed.bounds(), allowed.tuning() if kind == "defenses" else "")

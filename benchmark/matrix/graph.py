@@ -8,6 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+from bdbench.protocol.cells import victims_of_cell
 from bdbench.protocol.victims import clean_spec, needs_clean_victim
 from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec
 
@@ -86,22 +87,23 @@ class Schedule:
 
 
 def steps_of(cells: Iterable[CellSpec]) -> list[Step]:
-    """Every victim just before the first cell that needs it, behind its clean model."""
+    """Every victim just before the first cell that takes it, behind its clean model."""
     steps: dict[str, Step] = {}
-    victims: dict[str, tuple[Step, ...]] = {}
+    known: set[str] = set()
     for cell in cells:
-        key = cell.victim.key()
-        if key not in victims:
-            victims[key] = _victim_steps(cell.victim)
-            for step in victims[key]:
-                steps.setdefault(step.key, step)
-        step = Step(cell, (key,))
+        victims = victims_of_cell(cell)
+        for victim in victims:
+            if victim.key() not in known:
+                known.add(victim.key())
+                for step in _victim_steps(victim):
+                    steps.setdefault(step.key, step)
+        step = Step(cell, tuple(victim.key() for victim in victims))
         steps.setdefault(step.key, step)
     return list(steps.values())
 
 
 def victims_of(cells: Iterable[CellSpec]) -> tuple[VictimSpec, ...]:
-    """The distinct victims that cells stand on, in the order of the cells, each behind the clean model it needs."""
+    """The distinct victims that cells take, in the order of the cells, each behind the clean model it needs."""
     return tuple(step.spec for step in steps_of(cells) if isinstance(step.spec, VictimSpec))
 
 

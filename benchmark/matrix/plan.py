@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from bdbench.attacks.base import Attack
-from bdbench.defenses.base import ModelRepair
+from bdbench.defenses.base import Defense, Detector
 from bdbench.engine.classifiers import classifier_skeleton
 from bdbench.engine.kernels import widening_pays
 from bdbench.engine.models import ModelSource, find_model
@@ -24,8 +24,9 @@ from bdbench.engine.training import Recipe
 from bdbench.errors import UsageError
 from bdbench.fence import refusing
 from bdbench.matrix.graph import victims_of
+from bdbench.matrix.peers import peers_of
 from bdbench.matrix.selection import Selection, attacks_of, defenses_of, distinct
-from bdbench.matrix.sizes import checked_rows, data_spec, overlaps, row_count
+from bdbench.matrix.sizes import checked_rows, data_spec, overlaps, row_count, unlabelled_row_count
 from bdbench.matrix.tuned import tuned_defenses
 from bdbench.matrix.tuned_files import TunedFile
 from bdbench.plugin_files import PluginFile
@@ -93,9 +94,12 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
         validation_rows = row_count(task_name, selection.validation_rows, len(splits.validation), "--validation-rows")
         precision, doubts = _probed(model, task, selection.max_length, asked_precision, torch_device(device))
         warnings += doubts + _unfit(defenses, classifier_skeleton(model.folder, len(task.label_names)))
-        even_classes = selection.even_classes and any("clean" in needs_of(parts) for parts in defenses)
-        sets = DefenderSets(selection.clean_rows, validation_rows, even_classes)
-        settings = {parts: _cell_setting(parts, sets) for parts in tuned.all}
+        needed = {resource for parts in defenses for resource in needs_of(parts)}
+        unlabelled_rows = unlabelled_row_count(task_name, splits, data, selection) if "unlabelled" in needed else 0
+        even_classes = selection.even_classes and "clean" in needed
+        sets = DefenderSets(selection.clean_rows, validation_rows, even_classes, unlabelled_rows)
+        settings = {parts: _cell_setting(parts, sets, selection.frr) for parts in tuned.all}
+        peers = peers_of(selection, source, folder) if "peers" in needed else None
         for seed in selection.seeds:
             victims = {
                 attack: VictimSpec(
@@ -117,8 +121,14 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
                 _check_target(attack, len(task.label_names))
                 with refusing(f"'{attack.name}'"):
                     attack.check(rows.train, len(task.label_names), tokenizer, selection.max_length)
+                of_victim = {**settings}
+                if peers is not None:
+                    others = peers(victim)
+                    of_victim |= {
+                        parts: setting | {"peers": others} for parts, setting in settings.items() if "peers" in needs_of(parts)
+                    }
                 cells[seed, attack, task_name] = [
-                    CellSpec(victim, **settings[parts]) for parts in tuned.of(task_name, attack.name)
+                    CellSpec(victim, **of_victim[parts]) for parts in tuned.of(task_name, attack.name)
                 ]
     in_order = itertools.product(selection.seeds, attacks, tasks)
     ordered_cells = tuple(cell for place in in_order for cell in cells[place])
@@ -147,19 +157,24 @@ def site_for(plan: Plan, plugins: Sequence[PluginFile] = (), threads: int = 1, d
     )
 
 
-def cell_of(victim: VictimSpec, parts: Sequence[ModelRepair], sets: DefenderSets) -> CellSpec:
-    """A cell's spec. The size of a set that the defense does not get makes no difference, so it makes no other cell."""
+def cell_of(victim: VictimSpec, parts: Sequence[Defense], sets: DefenderSets) -> CellSpec:
+    """The spec of a repair's cell, without peers."""
     return CellSpec(victim, **_cell_setting(parts, sets))
 
 
-def _cell_setting(parts: Sequence[ModelRepair], sets: DefenderSets) -> dict[str, Any]:
-    """The fields of a cell's spec beside its victim."""
+def _cell_setting(parts: Sequence[Defense], sets: DefenderSets, frr: float | None = None) -> dict[str, Any]:
+    """The fields of a cell's spec beside its victim and its peers.
+
+    The size of a set that the defense does not get makes no difference, so it makes no other cell.
+    """
     needs = needs_of(parts)
     return {
         "defense": tuple(plugin_spec(part) for part in parts),
         "clean_rows": sets.clean_rows if "clean" in needs else 0,
         "validation_rows": sets.validation_rows if "validation" in needs else 0,
         "even_classes": sets.even_classes and "clean" in needs,
+        "unlabelled_rows": sets.unlabelled_rows if "unlabelled" in needs else 0,
+        "frr": frr if parts[-1].kind == Detector.kind else None,
     }
 
 
@@ -185,9 +200,12 @@ def _check_counts(selection: Selection) -> None:
         raise UsageError("no seed to run; give --seeds 0 or --seeds 0-2")
     if selection.max_length < SHORTEST_MAX_LENGTH:
         raise UsageError(f"--max-length {selection.max_length}: at least {SHORTEST_MAX_LENGTH} word pieces are needed")
-    for flag, value in (("clean-rows", selection.clean_rows), ("train-rows", selection.train_rows)):
+    counts = {"clean-rows": selection.clean_rows, "train-rows": selection.train_rows, "peer-count": selection.peer_count}
+    for flag, value in counts.items():
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: at least 1 is needed")
+    if not 0 < selection.frr < 1:
+        raise UsageError(f"--frr {selection.frr:g}: the share of clean rows that a detector may reject is between 0 and 1")
 
 
 def _probed(model: ModelSource, task: Task, max_length: int, precision: str, device: torch.device) -> tuple[str, list[str]]:
@@ -201,7 +219,7 @@ def _probed(model: ModelSource, task: Task, max_length: int, precision: str, dev
     ]
 
 
-def _unfit(defenses: Sequence[Sequence[ModelRepair]], model: nn.Module) -> list[str]:
+def _unfit(defenses: Sequence[Sequence[Defense]], model: nn.Module) -> list[str]:
     """A warning for every defense that cannot repair such a model. Raises UsageError if none can."""
     reasons = {}
     for defense in defenses:

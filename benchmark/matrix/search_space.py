@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from bdbench.defenses.base import ModelRepair
+from bdbench.defenses.base import Defense
 from bdbench.errors import UsageError, nearest
 from bdbench.params import Value, hyperparameters
 from bdbench.protocol.plugins import plugin_spec
@@ -40,7 +40,7 @@ class Dimension:
         return value in self.choices if self.choices is not None else self.low <= value <= self.high
 
 
-def dimensions(parts: Sequence[ModelRepair], only: Collection[str] | None = None) -> tuple[Dimension, ...]:
+def dimensions(parts: Sequence[Defense], only: Collection[str] | None = None) -> tuple[Dimension, ...]:
     """The dimensions of a defense. With `only`, those alone that it names: PLUGIN.PARAMETER."""
     searched: list[Dimension] = []
     for part, component in zip(parts, _components(parts), strict=True):
@@ -69,7 +69,7 @@ def dimensions(parts: Sequence[ModelRepair], only: Collection[str] | None = None
     return tuple(searched)
 
 
-def with_setting(parts: Sequence[ModelRepair], setting: Setting) -> tuple[ModelRepair, ...]:
+def with_setting(parts: Sequence[Defense], setting: Setting) -> tuple[Defense, ...]:
     """The components with the values of a setting. Raises UsageError for a value that a component refuses."""
     changed = []
     for part, component in zip(parts, _components(parts), strict=True):
@@ -87,7 +87,7 @@ def defense_with(defense: Sequence[PluginSpec], setting: Setting) -> tuple[Plugi
     return tuple(changed)
 
 
-def check_only(only: Collection[str], defenses: Sequence[Sequence[ModelRepair]]) -> None:
+def check_only(only: Collection[str], defenses: Sequence[Sequence[Defense]]) -> None:
     """Raises UsageError for a name in --only that is nothing that a tuner of these defenses would search."""
     known = [dimension.name for parts in defenses for part in parts for dimension in dimensions([part])]
     for name in only:
@@ -98,5 +98,5 @@ def check_only(only: Collection[str], defenses: Sequence[Sequence[ModelRepair]])
             )
 
 
-def _components(parts: Sequence[ModelRepair]) -> tuple[str, ...]:
+def _components(parts: Sequence[Defense]) -> tuple[str, ...]:
     return component_names(tuple(plugin_spec(part) for part in parts))

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bdbench.defenses.base import RESOURCES
+from bdbench.defenses.base import why_not_composed
 from bdbench.errors import UsageError
 from bdbench.params import Value, split_names, split_variant
 from bdbench.registry import ATTACKS, DEFENSES, Registry
+from bdbench.specs.resources import RESOURCES
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,9 @@ class Selection:
     `data` is "hub", "builtin" or a directory. Row counts of None mean all there are. `even_classes` gives the clean set as many
     rows of each class. `training` holds the victim's recipe. `attack_params` and `defense_params` hold "plugin.parameter"
     values that differ from the plugins' defaults.
+
+    `frr` is the share of clean rows that a detector may reject. Defenses that take peers get `peer_count` other models of the
+    task, or of `peers_task`, each the victim of the attack `peers` with a seed of its own; "none" makes clean ones.
     """
 
     model: str
@@ -39,6 +43,11 @@ class Selection:
     attack_params: Mapping[str, Value] = field(default_factory=dict)
     defense_params: Mapping[str, Value] = field(default_factory=dict)
     even_classes: bool = True
+    unlabelled_rows: int | None = None
+    frr: float = 0.05
+    peers: str = "none"
+    peers_task: str | None = None
+    peer_count: int = 1
     precision: str = "auto"
     model_digest: str | None = None
 
@@ -63,8 +72,8 @@ def defenses_of(selection: Selection) -> list[tuple[Any, ...]]:
         for part in defense:
             if not part.needs <= set(RESOURCES):
                 raise UsageError(f"{part.name} needs {sorted(part.needs)}; a defense can get {', '.join(RESOURCES)}")
-            if part.unchanged and len(defense) > 1:
-                raise UsageError(f"'{part.name}' does nothing, so it cannot be composed; leave it out")
+        if reason := why_not_composed(defense):
+            raise UsageError(reason)
     return list(dict.fromkeys(defenses))
 
 

@@ -11,6 +11,7 @@ from bdbench.tasks.base import Splits
 
 # Training rows that "all" leaves to the clean set, so that any usual size of it changes no victim.
 HELD_BACK_ROWS = 1000
+MOST_UNLABELLED_ROWS = 1000  # unless the user wants more
 
 
 def data_spec(task: str, splits: Splits, selection: Selection) -> DataSpec:
@@ -40,6 +41,18 @@ def row_count(task: str, rows: int | None, most: int, flag: str) -> int:
     if not 0 < rows <= most:
         raise UsageError(f"{task}: {flag} {rows}, but there are {most} rows; give 1 to {most}, or 'all'")
     return rows
+
+
+def unlabelled_row_count(task: str, splits: Splits, data: DataSpec, selection: Selection) -> int:
+    """The unlabelled rows that a defense gets. Raises UsageError if there are not so many, or none at all."""
+    left = len(splits.train) - data.train_rows - selection.clean_rows
+    if left < 1:
+        raise UsageError(
+            f"{task}: {data.train_rows} training rows and {selection.clean_rows} clean rows leave no unlabelled ones of a "
+            f"train split of {len(splits.train)}; lower --train-rows"
+        )
+    rows = selection.unlabelled_rows
+    return min(left, MOST_UNLABELLED_ROWS) if rows is None else row_count(task, rows, left, "--unlabelled-rows")
 
 
 def checked_rows(victim: VictimSpec, splits: Splits, sets: DefenderSets) -> Rows:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from bdbench.defenses.base import ModelRepair
+from bdbench.defenses.base import Defense
 from bdbench.errors import UsageError
 from bdbench.fence import refusing
 from bdbench.matrix.plan import cell_of
@@ -96,7 +96,7 @@ class Study:
         self,
         tasks: tuple[str, ...],
         attacks: tuple[str, ...] | None,
-        parts: tuple[ModelRepair, ...],
+        parts: tuple[Defense, ...],
         cells: tuple[CellSpec, ...],
         sets: Sequence[DefenderSets],
         dimensions: tuple[Dimension, ...],

@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from bdbench.defenses.base import ModelRepair
+from bdbench.defenses.base import Defense, ModelRepair
 from bdbench.engine.classifiers import classifier_skeleton
 from bdbench.errors import UsageError
 from bdbench.fence import refusing
 from bdbench.matrix.plan import Plan, data_source, plan
-from bdbench.matrix.selection import Selection, distinct
+from bdbench.matrix.selection import Selection, defenses_of, distinct
 from bdbench.matrix.sizes import row_count
 from bdbench.params import split_variant
-from bdbench.protocol.plugins import attack_of, parts_of
+from bdbench.protocol.plugins import attack_of, needs_of, parts_of
 from bdbench.protocol.rows import DefenderSets
 from bdbench.protocol.sources import load
 from bdbench.protocol.trials import Measure
@@ -41,7 +41,7 @@ class Group:
 
     tasks: tuple[str, ...]
     attacks: tuple[str, ...] | None
-    parts: tuple[ModelRepair, ...]
+    parts: tuple[Defense, ...]
     cells: tuple[CellSpec, ...]
 
 
@@ -69,6 +69,12 @@ def plan_tuning(selection: Selection, objective: str, transfer: Transfer = Trans
         names = _names(transfer.attacks)
         params = {name: value for name, value in selection.attack_params.items() if name.partition(".")[0] in names}
         tuned_on = replace(tuned_on, attacks=transfer.attacks, attack_params=params)
+    for part in [part for parts in defenses_of(tuned_on) for part in parts]:
+        if part.kind != ModelRepair.kind or "peers" in part.needs:
+            raise UsageError(
+                f"bdbench tune tries repairs that take no other models; '{part.name}' is of the kind {part.kind} and needs "
+                f"{', '.join(needs_of([part])) or 'nothing'}; leave it out of -d"
+            )
     planned = plan(tuned_on, device)
     groups, warnings = [], list(planned.warnings)
     for attacks, cells in _by_attacks(planned.cells, selection, transfer):
@@ -131,14 +137,14 @@ def _by_tasks(
     return [((task,), [cell for cell in cells if cell.victim.task == task]) for task in tasks]
 
 
-def _by_defense(cells: Sequence[CellSpec]) -> list[tuple[tuple[ModelRepair, ...], tuple[CellSpec, ...]]]:
-    cells_by_parts: dict[tuple[ModelRepair, ...], list[CellSpec]] = {}
+def _by_defense(cells: Sequence[CellSpec]) -> list[tuple[tuple[Defense, ...], tuple[CellSpec, ...]]]:
+    cells_by_parts: dict[tuple[Defense, ...], list[CellSpec]] = {}
     for cell in cells:
         cells_by_parts.setdefault(tuple(parts_of(cell)), []).append(cell)
     return [(parts, tuple(own_cells)) for parts, own_cells in cells_by_parts.items()]
 
 
-def _why_skipped(parts: Sequence[ModelRepair], cells: Sequence[CellSpec], planned: Plan) -> str | None:
+def _why_skipped(parts: Sequence[Defense], cells: Sequence[CellSpec], planned: Plan) -> str | None:
     """Why a run would skip cells of this defense."""
     for task in dict.fromkeys(cell.victim.task for cell in cells):
         for part in parts:

@@ -16,7 +16,7 @@ from bdbench.errors import StorageError, first_line
 from bdbench.matrix.deadline import TimeLimit, deadline
 from bdbench.matrix.remarks import collected_warnings
 from bdbench.matrix.victim_store import VictimStore
-from bdbench.protocol.cells import changes_nothing, failed_record, run_cell
+from bdbench.protocol.cells import changes_nothing, failed_record, run_cell, victims_of_cell
 from bdbench.protocol.environment import portable_traceback
 from bdbench.protocol.site import Site, give_back_memory
 from bdbench.protocol.victims import Victim, clean_spec, make_victim, needs_clean_victim
@@ -152,8 +152,10 @@ class Worker:
             if outcome.error:
                 return self.failure(spec, f"its victim failed:\n{outcome.error}", mishaps)
         self.site.enter()
-        victim = _stored(spec.victim, VictimStore(self.victims), scores_only=changes_nothing(spec))
-        record, predictions = run_cell(spec, victim, self.site, dict(self.typed))
+        store = VictimStore(self.victims)
+        victim = _stored(spec.victim, store, scores_only=changes_nothing(spec))
+        others = {other.key(): _stored(other, store) for other in victims_of_cell(spec)[1:]}
+        record, predictions = run_cell(spec, victim, self.site, dict(self.typed), others)
         record.env = with_mishaps(record.env, mishaps)
         if record.seconds:
             record.seconds["total"] = time.perf_counter() - began

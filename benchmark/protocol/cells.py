@@ -10,26 +10,34 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 from torch import nn
 
-from bdbench.defenses.base import ModelRepair
-from bdbench.engine.classifiers import classifier_skeleton, pretrained_weights
+from bdbench.defenses.base import Defense, Detector, Filter, ModelRepair, Purifier, Training
+from bdbench.engine.classifiers import classifier_skeleton
 from bdbench.engine.tokenizers import unchanged_tokenizer
 from bdbench.engine.trace import Trace
+from bdbench.engine.training import Recipe
 from bdbench.fence import fenced
-from bdbench.protocol.contexts import Context, DefenseContext, Lazy
+from bdbench.protocol.contexts import Context, DefenseContext
 from bdbench.protocol.environment import environment
-from bdbench.protocol.plugins import needs_of, parts_of
+from bdbench.protocol.guards import Guarded, Judged, detect, purify
+from bdbench.protocol.plugins import asks_for, attack_of, needs_of, parts_of
+from bdbench.protocol.resources import LOADERS, Material
 from bdbench.protocol.rows import DefenderSets, Rows, rows_of, splits_of
 from bdbench.protocol.scoring import evaluate, metrics_of
 from bdbench.protocol.site import Site
-from bdbench.protocol.victims import Victim, check_site, classifier, context_fields
-from bdbench.registry import TASKS
+from bdbench.protocol.victims import Victim, check_site, classifier, clean_spec, context_fields, training_seed
+from bdbench.registry import DEFENSES, TASKS
 from bdbench.seeds import derive
 from bdbench.specs.checked import checked
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Predictions, Record
 from bdbench.specs.work import CellSpec, ModelSpec, VictimSpec, component_names
+
+GUARDS = (Detector.kind, Purifier.kind)  # they act on texts, before a classifier sees them
+ANEW = (Filter.kind, Training.kind)  # they make the classifier anew from the poisoned training set
 
 
 @dataclass(eq=False)
@@ -45,10 +53,22 @@ class Repaired:
     looked: float = 0.0
 
 
+def victims_of_cell(spec: CellSpec) -> tuple[VictimSpec, ...]:
+    """All the victims that a cell takes: its own, the clean model where training anew starts from it, and its peers."""
+    clean = (clean_spec(spec.victim),) if _trains_anew(spec) and attack_of(spec.victim).start == "clean" else ()
+    return tuple({victim.key(): victim for victim in (spec.victim, *clean, *spec.peers)}.values())
+
+
 def run_cell(
-    spec: CellSpec, victim: Victim, site: Site, typed: dict[str, Any] | None = None
+    spec: CellSpec,
+    victim: Victim,
+    site: Site,
+    typed: dict[str, Any] | None = None,
+    others: Mapping[str, Victim] | None = None,
 ) -> tuple[Record, Predictions | None]:
     """Apply the defense to the victim and evaluate the result on the victim's own frozen texts.
+
+    `others` are the other victims that it takes (`victims_of_cell`), by key.
 
     Returns the record of an "ok" cell and its predictions, or a "skipped" record and None. Raises what the defense raises
     (see `failed_record`), and ValueError if the code, the model, a plugin or the data here is not what `spec` names.
@@ -56,30 +76,41 @@ def run_cell(
     site.enter()
     parts = parts_of(spec)
     check_site(spec.victim, site)
+    others = others or {}
     if victim.spec.key() != spec.victim.key():
         raise ValueError(f"the cell stands on the victim {spec.victim.key()}, but got the victim {victim.spec.key()}")
     if reason := _reason_to_skip(parts, spec.victim, site):
         env = environment(site) | {"victim": victim.env}
         return Record(spec, "skipped", reason, needs=needs_of(parts), typed=typed, victim=victim.digests, env=env), None
     splits_of(spec.victim, site)  # whether the data here is what the cell names
+    cost: dict[str, float] = {}
     if changes_nothing(spec):
-        began = repair_ended = time.perf_counter()
+        began = defense_ended = time.perf_counter()
         predictions, metrics = victim.predictions, metrics_of(victim.predictions, spec.victim)
         notes, trace = {}, Trace()
     else:
-        rows = rows_of(spec.victim, site, DefenderSets(spec.clean_rows, spec.validation_rows, spec.even_classes))
-        began = time.perf_counter()
+        rows = rows_of(spec.victim, site, DefenderSets.of(spec))
+        clean = others.get(clean_spec(spec.victim).key())
+        material = Material(spec, site, rows, clean, [others[peer.key()] for peer in spec.peers])
 
         def stage_metrics(model: nn.Module) -> dict[str, Metric]:
             ctx = Context(**context_fields(spec.victim, site, seed=0))
             return evaluate(model, rows.test, victim.triggered, spec.victim, ctx)[1]
 
+        began = time.perf_counter()
         with unchanged_tokenizer(site.model):
-            repaired = apply_defense(spec, parts, victim, rows, site, stage_metrics)
+            repaired = apply_defense(spec, parts, victim, material, stage_metrics)
         began += repaired.looked
-        repair_ended = time.perf_counter()
-        predictions, metrics = score(repaired, victim, rows, spec, site)
-        notes, trace = repaired.notes, repaired.trace
+        trace, notes = repaired.trace, repaired.notes
+        cost = {"trained_rows": trace.trained_rows, "predicted_rows": trace.predicted_rows}
+        defense_ended = time.perf_counter()
+        if parts[-1].kind in GUARDS:
+            guarded = _guard(spec, parts[-1], repaired, victim, material)
+            predictions, metrics = guarded.predictions, guarded.metrics
+            notes = notes | {component_names(spec.defense)[-1]: guarded.notes}
+            cost["slowdown"] = guarded.slowdown
+        else:
+            predictions, metrics = score(repaired, victim, rows, spec, site)
     if "floor" in victim.metrics:
         metrics["floor"] = victim.metrics["floor"]
     record = Record(
@@ -92,10 +123,11 @@ def run_cell(
         victim=victim.digests,
         seconds={
             "attack": victim.seconds["attack"],
-            "defense": repair_ended - began,
-            "evaluation": time.perf_counter() - repair_ended,
+            "defense": defense_ended - began,
+            "evaluation": time.perf_counter() - defense_ended,
             **trace.seconds,
         },
+        cost=cost,
         env=environment(site, trace) | {"victim": victim.env},
     )
     return record, predictions
@@ -108,39 +140,83 @@ def changes_nothing(spec: CellSpec) -> bool:
 
 def apply_defense(
     spec: CellSpec,
-    parts: list[ModelRepair],
+    parts: list[Defense],
     victim: Victim,
-    rows: Rows,
-    site: Site,
+    material: Material,
     stage_metrics: Callable[[nn.Module], dict[str, Metric]] | None = None,
 ) -> Repaired:
-    """The components one after another, each on what the one before it left, each with its own context.
+    """The classifier that the defense leaves: repaired by one component after another, or trained anew. Guards do nothing yet.
 
     `stage_metrics` scores the models that a component shows on its way (`DefenseContext.observe`); the notes have them.
     """
-    classes = len(TASKS.get(spec.victim.task).label_names)
-    repaired = Repaired(classifier(spec.victim, site, victim.weights, shares=True))  # a repair leaves what it gets as it is
-    for part, name, role in zip(parts, component_names(spec.defense), _roles(spec), strict=True):
-        seed = derive(spec.victim.seed, "defense", spec.victim.task, *role)
-        resources = {
-            "clean": rows.clean,
-            "validation": rows.validation,
-            # each component has its own, which it may change
-            "pretrained": Lazy(lambda: pretrained_weights(site.model, classes)),
-        }
+    # a repair leaves what it gets as it is
+    repaired = Repaired(classifier(spec.victim, material.site, victim.weights, shares=True).eval())
+    for part, name, seed in zip(parts, component_names(spec.defense), _seeds(spec), strict=True):
+        if part.kind in GUARDS:
+            continue
         stages: dict[str, dict[str, float]] = {}
-        ctx = DefenseContext(
-            **context_fields(spec.victim, site, seed),
-            trace=repaired.trace,
-            resources={resource: resources[resource] for resource in needs_of([part])},
-            observer=None if stage_metrics is None else _observer(stage_metrics, stages, repaired),
-        )
-        with fenced(f"'{name}'", seed):
-            repaired.model = _module(part.repair(repaired.model, ctx), name)
-        if ctx.notes or stages:
-            notes = _json_values(ctx.notes, part.name)
-            repaired.notes[name] = {**notes, "stages": stages} if stages else notes
+        observer = None if stage_metrics is None else _observer(stage_metrics, stages, repaired)
+        ctx = _context(part, seed, material, repaired.trace, observer)
+        found: dict[str, Any] = {}
+        if part.kind == ModelRepair.kind:
+            with fenced(f"'{name}'", seed):
+                repaired.model = _module(part.repair(repaired.model, ctx), name, "repair")
+        else:
+            repaired.model, found = _trained_anew(part, name, seed, ctx, material)
+        notes = _json_values(ctx.notes, part.name) | found | ({"stages": stages} if stages else {})
+        if notes:
+            repaired.notes[name] = notes
     return repaired
+
+
+def _trained_anew(
+    part: Filter | Training, name: str, seed: int, ctx: DefenseContext, material: Material
+) -> tuple[nn.Module, dict[str, Any]]:
+    """The classifier of a defender who has the poisoned training set, and what the engine knows of the rows it kept."""
+    spec = material.spec.victim
+    rows, flags = material.poisoned()
+    if part.kind == Training.kind:
+        with fenced(f"'{name}'", seed):
+            return _module(part.train(material.start(), rows, ctx), name, "train").eval(), {}
+    with fenced(f"'{name}'", seed):
+        kept = _checked_mask(part.keep(rows, ctx), len(rows), name)
+    model = material.start()
+    training = Context(**context_fields(spec, material.site, seed=0), trace=ctx.trace)
+    training.train(model, rows.take(np.flatnonzero(kept)), Recipe(**spec.training), seed=training_seed(spec))
+    dropped, poison, both = int((~kept).sum()), int(flags.sum()), int((flags & ~kept).sum())
+    counts = {"rows": len(rows), "poisoned": poison, "dropped": dropped, "poisoned_dropped": both}
+    rates = {"precision": both / dropped} if dropped else {}
+    return model, counts | rates | ({"recall": both / poison} if poison else {})
+
+
+def _guard(spec: CellSpec, part: Detector | Purifier, repaired: Repaired, victim: Victim, material: Material) -> Guarded:
+    """Score the classifier behind its guard, the last component."""
+    name, seed = component_names(spec.defense)[-1], [*_seeds(spec)][-1]
+    ctx = _context(part, seed, material, repaired.trace)
+    judged = Judged.of(material.rows.test, victim.triggered)
+    if part.kind == Purifier.kind:
+        guarded = purify(part, name, repaired.model, judged, spec.victim, ctx, seed)
+    else:
+        validation = material.rows.validation
+        guarded = detect(part, name, repaired.model, judged, validation, spec.victim, spec.frr, ctx, seed)
+    guarded.notes = _json_values(ctx.notes, part.name) | guarded.notes
+    return guarded
+
+
+def _context(
+    part: Defense,
+    seed: int,
+    material: Material,
+    trace: Trace,
+    observer: Callable[[str, nn.Module], None] | None = None,
+) -> DefenseContext:
+    """What one component sees: what it asks for, and nothing else."""
+    return DefenseContext(
+        **context_fields(material.spec.victim, material.site, seed),
+        trace=trace,
+        resources={resource: LOADERS[resource](material) for resource in sorted(asks_for(part))},
+        observer=observer,
+    )
 
 
 def _observer(
@@ -163,14 +239,27 @@ def score(repaired: Repaired, victim: Victim, rows: Rows, spec: CellSpec, site: 
         return evaluate(repaired.model.eval(), rows.test, victim.triggered, spec.victim, ctx)
 
 
-def _reason_to_skip(parts: list[ModelRepair], victim: VictimSpec, site: Site) -> str | None:
-    """Why a component makes no sense on this task or with such a model. Raises TypeError for a reason that says nothing."""
+def _reason_to_skip(parts: list[Defense], victim: VictimSpec, site: Site) -> str | None:
+    """Why a component makes no sense on this task, with such a model or against such an attack.
+
+    Raises TypeError for a reason that says nothing.
+    """
+    for part in parts:
+        if part.kind in ANEW and not attack_of(victim).by_data_alone:
+            return (
+                f"the attack changes weights, not rows of a training set alone: there is nothing for a {part.kind} defense to "
+                "train anew on"
+            )
     reasons = (_reason_of(part, victim.task, victim.model, site.model) for part in parts)
     return next((reason for reason in reasons if reason), None)
 
 
+def _trains_anew(spec: CellSpec) -> bool:
+    return any(DEFENSES.get(part.name).kind in ANEW for part in spec.defense) and attack_of(spec.victim).by_data_alone
+
+
 @lru_cache(maxsize=4096)  # the same for every victim
-def _reason_of(part: ModelRepair, task: str, model: ModelSpec, folder: Path) -> str | None:
+def _reason_of(part: Defense, task: str, model: ModelSpec, folder: Path) -> str | None:
     """`model` is the one that lies in `folder`: after another has taken its place there, the plugin is asked anew."""
     with fenced(f"'{part.name}'", seed=0):
         reason, asked = part.skip(task), "skip"
@@ -186,14 +275,15 @@ def failed_record(spec: CellSpec, error: str, site: Site, typed: dict[str, Any] 
     return Record(spec, "failed", error, needs=_needs_if_known(spec), typed=typed, env=environment(site))
 
 
-def _roles(spec: CellSpec) -> Iterator[tuple[str, ...]]:
-    """What decides the randomness of each component: its name alone, so that fine-mixing draws the same mask with and without
-    E-PUR before it. A component that comes twice draws anew the second time."""
+def _seeds(spec: CellSpec) -> Iterator[int]:
+    """What each component's randomness is drawn from: its name alone decides it, so that fine-mixing draws the same mask with
+    and without E-PUR before it. A component that comes twice draws anew the second time."""
     names: list[str] = []
     for part in spec.defense:
         names.append(part.name)
         times = names.count(part.name)
-        yield (part.name,) if times == 1 else (part.name, str(times))
+        role = (part.name,) if times == 1 else (part.name, str(times))
+        yield derive(spec.victim.seed, "defense", spec.victim.task, *role)
 
 
 def _needs_if_known(spec: CellSpec) -> tuple[str, ...]:
@@ -204,11 +294,23 @@ def _needs_if_known(spec: CellSpec) -> tuple[str, ...]:
         return ()
 
 
-def _module(result: object, name: str) -> nn.Module:
-    """What the component called `name` returned. Raises TypeError if it is no model."""
+def _module(result: object, name: str, method: str) -> nn.Module:
+    """What a method of the component called `name` returned. Raises TypeError if it is no model."""
     if not isinstance(result, nn.Module):
-        raise TypeError(f"'{name}' returned {type(result).__name__}, not a model; its repair() returns the repaired classifier")
+        raise TypeError(f"'{name}' returned {type(result).__name__}, not a model; its {method}() returns the classifier")
     return result
+
+
+def _checked_mask(kept: object, rows: int, name: str) -> npt.NDArray[np.bool_]:
+    """Which rows a filter keeps. Raises TypeError or ValueError unless it says so of each row, and keeps some."""
+    mask = np.asarray(kept)
+    if mask.dtype != bool:
+        raise TypeError(f"'{name}'.keep() returned {mask.dtype} values; it returns (n,) bool, True for a row that is kept")
+    if mask.shape != (rows,):
+        raise ValueError(f"'{name}' got {rows} rows and returned a mask of shape {mask.shape}; it returns one for each row")
+    if not mask.any():
+        raise ValueError(f"'{name}' keeps none of the {rows} training rows; there is nothing to train on")
+    return mask
 
 
 def _json_values(notes: Mapping[str, Any], name: str) -> dict[str, Any]:

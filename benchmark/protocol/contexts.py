@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,7 +16,7 @@ from bdbench.data import TextSet
 from bdbench.engine.encoding import Encoded, encode, kept_ends
 from bdbench.engine.prediction import predict
 from bdbench.engine.trace import Trace
-from bdbench.engine.training import Loss, Passes, cross_entropy, train
+from bdbench.engine.training import Loss, Passes, Recipe, cross_entropy, train
 from bdbench.protocol.site import give_back_memory
 from bdbench.specs.metrics import clean_accuracy
 
@@ -40,6 +40,14 @@ class Lazy:
 
     def forget(self) -> None:
         self._kept = None
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingControl:
+    """The resource of who trains the victim: the recipe of its training, and what makes a classifier as it was before it."""
+
+    recipe: Recipe
+    start: Callable[[], nn.Module]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +104,7 @@ class Context:
     def predict(self, model: nn.Module, rows: TextSet) -> Tensor:
         """Logits (n, classes) float32 on the CPU, without a gradient. Each module is afterwards in the mode that it was in."""
         encoded = self.encode(rows)
+        self.trace.predicted_rows += len(rows)
         with self.trace.timed("prediction"):
             return predict(model, encoded, precision=self.precision, trace=self.trace)
 
@@ -170,6 +179,30 @@ class DefenseContext(Context):
         Needs "pretrained".
         """
         return self._resource("pretrained")
+
+    @property
+    def unlabelled(self) -> TextSet:
+        """Clean texts of the task; every label is 0. Needs "unlabelled"."""
+        return self._resource("unlabelled")
+
+    @property
+    def peers(self) -> Sequence[Mapping[str, Tensor]]:
+        """The weights of other fine-tuned classifiers by parameter name, float32 on the CPU. Needs "peers"."""
+        return self._resource("peers")
+
+    @property
+    def training_set(self) -> TextSet:
+        """What trained the victim: labelled rows, some of them poisoned. Needs "training-set"."""
+        return self._resource("training-set")
+
+    @property
+    def recipe(self) -> Recipe:
+        """How the victim was trained. Needs "training-control"."""
+        return self._resource("training-control").recipe
+
+    def untrained(self) -> nn.Module:
+        """A new classifier where the victim's training began. Needs "training-control"."""
+        return self._resource("training-control").start()
 
     def observe(self, stage: str, model: Callable[[], nn.Module]) -> None:
         """Have a model on the way to the repaired one scored as the result is: the record has it under "stages" in the notes.

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from bdbench.attacks.base import Attack
-from bdbench.defenses.base import ModelRepair
+from bdbench.defenses.base import Defense
 from bdbench.fence import fenced
 from bdbench.registry import ATTACKS, DEFENSES, TASKS, Registry
 from bdbench.specs.keys import canonical
@@ -16,7 +16,7 @@ from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec
 from bdbench.tasks.base import Task
 
 
-def plugin_spec(plugin: Attack | ModelRepair) -> PluginSpec:
+def plugin_spec(plugin: Attack | Defense) -> PluginSpec:
     """What a key and a record say of a plugin: its name, its version, every hyperparameter."""
     return PluginSpec(plugin.name, plugin.version, plugin.values())
 
@@ -26,14 +26,14 @@ def attack_of(spec: VictimSpec) -> Attack:
     return _build(spec.attack, ATTACKS)
 
 
-def parts_of(spec: CellSpec) -> list[ModelRepair]:
+def parts_of(spec: CellSpec) -> list[Defense]:
     """The components of the defense in `spec`, in order. Raises ValueError if this process has another version of one."""
     return [_build(part, DEFENSES) for part in spec.defense]
 
 
-def needs_of(parts: Sequence[ModelRepair]) -> tuple[str, ...]:
-    """All that a composition asks for, sorted."""
-    return tuple(sorted(set().union(*map(_asks_for, parts))))
+def needs_of(parts: Sequence[Defense]) -> tuple[str, ...]:
+    """All that a composition takes, sorted: what its components ask for, and what the engine needs to apply them."""
+    return tuple(sorted(set().union(*map(asks_for, parts), *(part.engine_needs for part in parts))))
 
 
 def task_of(spec: VictimSpec) -> type[Task]:
@@ -42,7 +42,8 @@ def task_of(spec: VictimSpec) -> type[Task]:
 
 
 @lru_cache(maxsize=4096)  # a plan asks for every cell
-def _asks_for(part: ModelRepair) -> frozenset[str]:
+def asks_for(part: Defense) -> frozenset[str]:
+    """The resources that a component itself may touch."""
     with fenced(f"'{part.name}'", seed=0):
         return frozenset(part.asks_for())
 

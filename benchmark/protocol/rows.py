@@ -13,13 +13,13 @@ from bdbench.protocol.plugins import task_of
 from bdbench.protocol.site import Site
 from bdbench.protocol.sources import load
 from bdbench.seeds import derive
-from bdbench.specs.work import VictimSpec
+from bdbench.specs.work import CellSpec, VictimSpec
 from bdbench.tasks.base import Splits
 
 
 @dataclass(frozen=True)
 class DefenderSets:
-    """The sizes of the defender's two sets, and whether its clean set has as many rows of each class.
+    """The sizes of the defender's sets, and whether its clean set has as many rows of each class.
 
     An uneven draw of 64 rows pushes a repaired model towards one class, as a matter of chance. So classes are even by
     default: their counts differ by one at most, and the lower classes have the odd rows.
@@ -28,24 +28,35 @@ class DefenderSets:
     clean_rows: int = 0
     validation_rows: int = 0
     even_classes: bool = False
+    unlabelled_rows: int = 0
+
+    @classmethod
+    def of(cls, cell: CellSpec) -> DefenderSets:
+        """Those that a cell names."""
+        return cls(cell.clean_rows, cell.validation_rows, cell.even_classes, cell.unlabelled_rows)
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """The rows of one (task, seed), the same for every attack and every defense."""
+    """The rows of one (task, seed), the same for every attack and every defense.
+
+    The labels of `unlabelled` are all 0: nobody is told them.
+    """
 
     train: TextSet
     clean: TextSet
     validation: TextSet
     test: TextSet
+    unlabelled: TextSet
 
 
 def draw_rows(spec: VictimSpec, splits: Splits, sets: DefenderSets = DefenderSets()) -> Rows:
     """Deal the splits out.
 
     The victim's training rows come from the front of one permutation of the train split and the clean set from its back. So
-    neither shares a row with the other, and a larger clean set contains the smaller one and changes no victim. Test rows are
-    the same for every seed. Raises UsageError if the clean set does not fit beside the training rows.
+    neither shares a row with the other, and a larger clean set contains the smaller one and changes no victim. Unlabelled rows
+    are the first of those between them. Test rows are the same for every seed. Raises UsageError if the clean set does not
+    fit beside the training rows, or the unlabelled rows beside both.
     """
     order = _permutation(len(splits.train), spec.seed, "rows", spec.task)
     train, rest = order[: spec.data.train_rows], order[spec.data.train_rows :]
@@ -66,6 +77,12 @@ def draw_rows(spec: VictimSpec, splits: Splits, sets: DefenderSets = DefenderSet
                     "--clean-rows, or give --uneven-classes"
                 )
         clean = rest[last_of_each_class(labels, quotas)]
+    unlabelled = rest[~np.isin(rest, clean)][: sets.unlabelled_rows]
+    if len(unlabelled) < sets.unlabelled_rows:
+        raise UsageError(
+            f"{spec.task}: {sets.unlabelled_rows} unlabelled rows, but beside {spec.data.train_rows} training rows and "
+            f"{sets.clean_rows} clean rows the train split has {len(unlabelled)}; lower --unlabelled-rows or --train-rows"
+        )
     validation = _permutation(len(splits.validation), 0, "validation", spec.task)[: sets.validation_rows]
     test = _permutation(len(splits.test), 0, "test", spec.task)[: spec.data.test_rows]
     return Rows(
@@ -73,6 +90,7 @@ def draw_rows(spec: VictimSpec, splits: Splits, sets: DefenderSets = DefenderSet
         clean=splits.train.take(clean),
         validation=splits.validation.take(np.sort(validation)),
         test=splits.test.take(np.sort(test)),
+        unlabelled=splits.train.take(unlabelled).without_labels(),
     )
 
 

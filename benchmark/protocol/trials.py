@@ -22,6 +22,7 @@ from bdbench.protocol.cells import apply_defense
 from bdbench.protocol.contexts import AttackContext, Context
 from bdbench.protocol.planting import PlantedTrigger, plant
 from bdbench.protocol.plugins import attack_of, parts_of
+from bdbench.protocol.resources import Material
 from bdbench.protocol.rows import DefenderSets, Rows, draw_rows, splits_of
 from bdbench.protocol.scoring import join_rows, triggered_rows
 from bdbench.protocol.site import Site
@@ -111,7 +112,7 @@ def run_trial(cell: CellSpec, suspect: Suspect, site: Site) -> Measured:
         raise ValueError(f"the trial is of the victim {cell.victim.key()}, but got the victim {suspect.victim.spec.key()}")
     began = time.perf_counter()
     with unchanged_tokenizer(site.model):
-        repaired = apply_defense(cell, parts_of(cell), suspect.victim, suspect.rows, site)
+        repaired = apply_defense(cell, parts_of(cell), suspect.victim, Material(cell, site, suspect.rows))
     measured = _measured(repaired.model.eval(), suspect, site, cell.defense_name, repaired.trace)
     return replace(measured, seconds=time.perf_counter() - began)
 

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -126,20 +128,28 @@ def train_victim(attack: Attack, model: nn.Module, train: TextSet, spec: VictimS
     """The backdoored classifier. `model`, where the attack starts, may be changed in place."""
     if not isinstance(attack, DataPoisoning):
         return attack.poison_weights(model, train, ctx).eval()
-    poisoned = poison_rows(attack, train, ctx)
+    poisoned, _ = poison_rows(attack, train, ctx)
     attack.prepare(model, train, ctx)
-    ctx.train(model, poisoned, Recipe(**spec.training), seed=derive(spec.seed, "victim", spec.task, attack.name))
+    ctx.train(model, poisoned, Recipe(**spec.training), seed=training_seed(spec))
     return model
 
 
-def poison_rows(attack: DataPoisoning, train: TextSet, ctx: AttackContext) -> TextSet:
-    """The training rows with some poisoned, in the same order. Which ones are is known to the attack alone."""
-    poisoned, _ = attack.poison(train, ctx)
+def training_seed(spec: VictimSpec) -> int:
+    """The seed of the batches and the dropout that a data-poisoned victim is trained with."""
+    return derive(spec.seed, "victim", spec.task, spec.attack.name)
+
+
+def poison_rows(attack: DataPoisoning, train: TextSet, ctx: AttackContext) -> tuple[TextSet, npt.NDArray[np.bool_]]:
+    """The training rows with some poisoned, in the same order, and which, (n,). No defender is told the latter.
+
+    Raises ValueError if the attack lost rows.
+    """
+    poisoned, flags = attack.poison(train, ctx)
     if not isinstance(poisoned, TextSet) or len(poisoned) != len(train):
         raise ValueError(
             f"'{attack.name}' got {len(train)} training rows and returned {_size(poisoned)}; it returns all of them"
         )
-    return poisoned
+    return poisoned, flags
 
 
 def check_site(spec: VictimSpec, site: Site) -> None:

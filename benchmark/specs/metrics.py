@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated
@@ -11,6 +12,8 @@ import numpy.typing as npt
 from pydantic import Field
 
 Labels = npt.NDArray[np.int64]
+Scores = npt.NDArray[np.float64]
+REJECTED = -1  # in place of a class, where a detector rejected the row: neither right nor the target
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,49 @@ def majority_rate(gold: Labels) -> Metric:
     """
     labels, counts = np.unique(gold, return_counts=True)
     return _share(gold == labels[counts.argmax()] if len(labels) else gold == 0)
+
+
+def rejection_threshold(scores: Scores, frr: float) -> float:
+    """The threshold t of a detector, from the scores, (n,), of clean validation rows: rows that score above t are rejected.
+
+    It is the smallest of the scores above which no more than a share `frr`, in (0, 1), of them lies. Raises ValueError on no
+    rows, and for another `frr`.
+    """
+    if not 0 < frr < 1:
+        raise ValueError(f"a false rejection rate of {frr} is not between 0 and 1")
+    if not len(scores):
+        raise ValueError("a threshold from no rows")
+    most_rejected = math.floor(Fraction(str(frr)) * len(scores))
+    return float(np.sort(scores)[len(scores) - 1 - most_rejected])
+
+
+def accepted_classes(predicted: Labels, scores: Scores, threshold: float) -> Labels:
+    """The classes, (n,), with REJECTED in place of those whose score lies above the threshold."""
+    return np.where(scores > threshold, REJECTED, predicted).astype(predicted.dtype)
+
+
+def rejection_rate(classes: Labels) -> Metric:
+    """Share of the rows, (n,), that are rejected: on clean rows the FRR. Raises ValueError on no rows."""
+    return _share(classes == REJECTED)
+
+
+def acceptance_rate(classes: Labels) -> Metric:
+    """Share of the rows, (n,), that are not rejected: on triggered rows the FAR. Raises ValueError on no rows."""
+    return _share(classes != REJECTED)
+
+
+def auroc(negative: Scores, positive: Scores) -> Metric:
+    """Area under the ROC curve: the share of pairs of a negative and a positive row in which the positive one scores higher.
+
+    A tie counts one half (Mann and Whitney's U), so that the rate is of twice as many halves of pairs. Raises ValueError
+    on no rows.
+    """
+    if not len(negative) or not len(positive):
+        raise ValueError("an area under the curve of no rows")
+    ranked = np.sort(negative)
+    below, not_above = (np.searchsorted(ranked, positive, side=side).sum() for side in ("left", "right"))
+    halves = 2 * len(negative) * len(positive)
+    return Metric(int(below + not_above) / halves, halves)
 
 
 def _check_same_rows(predicted: Labels, gold: Labels) -> None:

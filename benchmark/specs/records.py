@@ -20,9 +20,10 @@ OF_TRIGGER = ("asr", "base", "floor")  # the metrics of an attack with a trigger
 
 PREDICTIONS_FILE = re.compile(r"predictions/\w[\w.-]*\.npz")  # beside the folder of the records, and nowhere else
 
-# "clean" and, with a trigger, "triggered": the predicted class of every row, each beside its "_gold" classes.
+# "clean" and, with a trigger, "triggered": the predicted class of every row, each beside its "_gold" classes. Of a detector
+# also their "_scores", float64, and "validation_scores", from which its threshold follows.
 CLASS_TYPE = np.int16  # 32,768 classes; records of schema 1 have int8, which overflows beyond 128
-Predictions = dict[str, npt.NDArray[np.int16]]
+Predictions = dict[str, npt.NDArray[np.int16] | npt.NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,16 @@ class Record:
 
     - `metrics` is empty unless `status` is "ok". It has "cacc" always and, but for older records, "majority"
       (the share of the test rows' most frequent label). Where the attack has a trigger it has "asr", "base" (the same share
-      of the same rows without the trigger) and "floor" (the ASR of a never-poisoned model on the same triggered texts).
+      of the same rows without the trigger) and "floor" (the ASR of a never-poisoned model on the same triggered texts). Of a
+      detector these are the rates under rejection, and there are "frr", "far" and "auroc" as well.
     - `error` is the traceback of a failed cell or the reason of a skipped one.
     - `needs` is what the defense asks for.
     - `notes` are what its components noted, by name: a search for a ratio with its trials.
     - `typed` is what the user typed.
     - `victim` is None in a cell that had none, and in records of schema 1.
+    - `cost` is what the defense takes beside time: "trained_rows", the rows that it trained on as often as it visited them,
+      "predicted_rows", those it classified, the evaluation's aside, and of a guard "slowdown", how many times as long as
+      without it a text takes.
     - `seconds` are the victim's "attack", the cell's own "defense" and "evaluation", among them those in the two loops,
       "training" and "prediction", and the cell's "total", with loading.
     """
@@ -62,6 +67,7 @@ class Record:
     typed: dict[str, Any] | None = None
     victim: VictimDigests | None = None
     seconds: dict[str, float] | None = None
+    cost: dict[str, float] | None = None
     env: dict[str, Any] | None = None
     predictions: str | None = None
 
@@ -82,6 +88,7 @@ class Record:
             "metrics": {name: asdict(metric) for name, metric in (self.metrics or {}).items()},
             "victim": None if self.victim is None else asdict(self.victim),
             "seconds": self.seconds or {},
+            "cost": self.cost or {},
             "predictions": self.predictions,
             "env": self.env or {},
         }

@@ -123,9 +123,10 @@ class VictimSpec(Hashed):
 class CellSpec(Hashed):
     """One (model, task, attack, defense, seed): the unit of work, of caching and of record.
 
-    `defense` lists the components of a composition in the order they are applied. `clean_rows` and `validation_rows` are
-    the sizes of the two sets, 0 for a defense that gets none. `even_classes` says that the clean set has as many rows of
-    each class; it is False where there is no clean set.
+    `defense` lists the components of a composition in the order they are applied. `clean_rows`, `validation_rows` and
+    `unlabelled_rows` are the sizes of these sets, 0 for a defense that gets none. `even_classes` says that the clean set has
+    as many rows of each class; it is False where there is no clean set. `peers` are the other models that it gets. `frr` is
+    the share of clean rows that a detector may reject, None for a defense that rejects none.
     """
 
     victim: VictimSpec
@@ -133,6 +134,17 @@ class CellSpec(Hashed):
     clean_rows: int
     validation_rows: int
     even_classes: bool = False
+    unlabelled_rows: int = 0
+    peers: tuple[VictimSpec, ...] = ()
+    frr: float | None = None
+
+    def _canonical(self) -> str:
+        """A field that came after the first keys is left out where it has its default: it decides nothing then."""
+        values = {field.name: vars(self)[field.name] for field in fields(self)}
+        later = {"unlabelled_rows": 0, "peers": (), "frr": None}
+        return canonical_object(
+            {name: _canonical_value(value) for name, value in values.items() if name not in later or value != later[name]}
+        )
 
     @property
     def defense_name(self) -> str:
@@ -149,7 +161,8 @@ class CellSpec(Hashed):
     def from_json(cls, raw: dict[str, Any]) -> CellSpec:
         """The inverse of `dataclasses.asdict`."""
         victim, defense = VictimSpec.from_json(raw["victim"]), tuple(PluginSpec(**part) for part in raw["defense"])
-        return cls(**{**raw, "victim": victim, "defense": defense})
+        peers = tuple(VictimSpec.from_json(peer) for peer in raw.get("peers", ()))
+        return cls(**{**raw, "victim": victim, "defense": defense, "peers": peers})
 
 
 def component_names(defense: tuple[PluginSpec, ...]) -> tuple[str, ...]:
