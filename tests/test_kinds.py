@@ -194,7 +194,7 @@ class Loses(Purifier):
     def purify(self, rows, ctx):
         return rows.take(range(len(rows) - 1))
 '''
-SIZES = ["--train-rows", "200", "--validation-rows", "20", "--clean-rows", "16", "--max-length", "32", "--epochs", "2"]
+SIZES = ["--train-rows", "200", "--validation-rows", "20", "--clean-rows", "16", "--max-length", "32", "--epochs", "8"]
 DEFENSES = [
     "none",
     "sees",
@@ -281,8 +281,13 @@ def test_a_perfect_filter_trains_on_the_clean_rows_alone(run):
         "precision": 1.0,
         "recall": 1.0,
     }
-    assert filtered.metrics["asr"].value <= undefended.metrics["asr"].value
-    assert filtered.cost["trained_rows"] == 2 * 100 and filtered.needs == ("training-control", "training-set")
+    assert (undefended.metrics["asr"].value, filtered.metrics["asr"].value) == (1, 0)
+    assert filtered.cost["trained_rows"] == 8 * 100 and filtered.needs == ("training-control", "training-set")
+
+
+def test_a_planted_trigger_is_more_suspicious_than_clean_texts(run):
+    records, _ = run
+    assert records["badnets-word", "strip"].metrics["auroc"].value > 0.6
 
 
 def test_a_filter_that_drops_nothing_makes_the_victim_again_to_the_bit(run):
@@ -298,7 +303,7 @@ def test_a_filter_that_drops_nothing_makes_the_victim_again_to_the_bit(run):
 def test_a_training_defense_gets_the_poisoned_rows_and_the_start(run):
     records, _ = run
     trained = records["badnets-word", "passes"]
-    assert trained.notes["passes"] == {"poisoned": 100} and trained.cost["trained_rows"] == 2 * 2
+    assert trained.notes["passes"] == {"poisoned": 100} and trained.cost["trained_rows"] == 8 * 2
 
 
 def test_where_weights_are_poisoned_there_is_no_training_set_to_defend(run):
@@ -331,6 +336,37 @@ def test_peers_are_victims_of_their_own_and_part_of_the_key(run, flags, in_proce
     keys = {name: ended.stdout.split("\n") for name, ended in shown.items()}
     assert keys["one"][0] == keys["two"][0] and len({lines[1] for lines in keys.values()}) == 3
     assert "on 3 victims" in shown["one"].stderr and "on 4 victims" in shown["two"].stderr
+
+
+def section(page: str, heading: str) -> dict[str, list[str]]:
+    """A table of a page: the cells of each row, by the words before the numbers."""
+    lines = page.split(f"### {heading}\n\n")[1].split("\n\n")[0].splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return {" / ".join(row[:-4] if "reject" in heading else row[: -3 if "Filters" in heading else 2]): row for row in cells}
+
+
+def test_the_page_groups_by_kind_and_shows_what_each_rejects_finds_and_costs(run, in_process):
+    records, out = run
+    page = (out / "leaderboard.md").read_text()
+    (header,) = [line for line in page.split("## sst2")[1].splitlines() if line.startswith("| Attack")]
+    order = [header.index(f" {name} ") for name in ("none", "e-pur", "wag", "strip", "removes", "drops", "moderate-fitting")]
+    assert order == sorted(order)
+    assert "; detector, on inputs, which it rejects (errs [how=nan], errs [how=short], sees, strip, e-pur+sees); " in page
+    assert "They are not alternatives of one defender" in page
+    of_sees = section(page, "Detectors: what they reject")["sst2 / badnets-word / sees"]
+    assert of_sees[3:] == ["5", "0.0", "0.0", "100.0"]
+    drops = section(page, "Filters: the poison they find")
+    assert drops["sst2 / badnets-word / drops [nothing=False]"][3:] == ["50.0", "100.0", "100.0"]
+    assert drops["sst2 / badnets-word / drops [nothing=True]"][3:] == ["0.0", "–", "0.0"]
+    costs = section(page, "What each defense costs")
+    passes, strip = costs["passes / training"], costs["strip / detector"]
+    assert (passes[2], passes[4], passes[6]) == ("1", "16", "–")
+    rows = records["badnets-word", "strip"].metrics["cacc"].n + records["badnets-word", "strip"].metrics["asr"].n
+    assert strip[5] == f"{10 * (rows + 20):,}" and float(strip[6]) > 1 and strip[7:9] == ["16", "20"]
+    tex = (out / "leaderboard.tex").read_text()
+    assert r"\caption{Kinds: detectors: what they reject.}" in tex
+    (row,) = [line for line in (out / "leaderboard.csv").read_text().splitlines() if '"badnets-word","sees"' in line]
+    assert row.startswith('"sst2","badnets-word","sees","detector","validation",') and ",0.0,0.0,1.0," in row  # FRR, FAR, AUROC
 
 
 @pytest.mark.parametrize(

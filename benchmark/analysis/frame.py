@@ -16,6 +16,7 @@ LONG_COLUMNS = {
     "task": "str",
     "attack": "str",
     "defense": "str",
+    "kind": "str",
     "needs": "str",
     "model": "str",
     "source": "str",
@@ -31,6 +32,9 @@ LONG_COLUMNS = {
     "asr_std": "float64",
     "base_mean": "float64",
     "floor_mean": "float64",
+    "frr_mean": "float64",
+    "far_mean": "float64",
+    "auroc_mean": "float64",
     "cacc_n": "Int64",  # pandas' own integers, which may be missing
     "asr_n": "Int64",
     "majority_mean": "float64",
@@ -46,6 +50,7 @@ def long_table(summaries: Sequence[Summary]) -> pd.DataFrame:
     - Means and deviations are fractions in [0, 1] over the seeds that finished. The deviation has ddof = 1 and is missing
       with fewer than two. ASR, base rate (of the same rows without the trigger) and floor are missing where the attack has
       no trigger.
+    - FRR, FAR and AUROC are those of detectors, missing for others.
     - `cacc_n` and `asr_n` are the rows that one seed's fraction is of.
     - `majority_mean` is the accuracy of answering the most frequent label of the test rows for everything; missing where it is
       not on record.
@@ -65,6 +70,7 @@ def _long_row(summary: Summary, of_attack: list[Victim]) -> dict[str, Any]:
         "task": _encodable(str(summary.task)),
         "attack": _encodable(str(summary.attack)),
         "defense": _encodable(str(summary.defense)),
+        "kind": summary.kind,
         "needs": _encodable("; ".join(summary.needs)),
         "model": _encodable(summary.model),
         "source": _encodable(spec.victim.data.source),
@@ -80,6 +86,9 @@ def _long_row(summary: Summary, of_attack: list[Victim]) -> dict[str, Any]:
         "asr_std": summary.std("asr"),
         "base_mean": summary.mean("base"),
         "floor_mean": summary.mean("floor"),
+        "frr_mean": summary.mean("frr"),
+        "far_mean": summary.mean("far"),
+        "auroc_mean": summary.mean("auroc"),
         "cacc_n": summary.denominator("cacc"),
         "asr_n": summary.denominator("asr"),
         "majority_mean": _majority_mean(summary),

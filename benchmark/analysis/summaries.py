@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from bdbench.analysis.labels import CellLabels, Label, label_cells
 from bdbench.specs.metrics import Metric
-from bdbench.specs.records import Record
+from bdbench.specs.records import KINDS, Record
 from bdbench.specs.tuned import Tuned
 
 
@@ -43,6 +43,11 @@ class Summary:
     def needs(self) -> tuple[str, ...]:
         """What the defense asked to be given, sorted."""
         return longest_needs(tuple(sorted(record.needs)) for record in self.records)
+
+    @property
+    def kind(self) -> str:
+        """The kind of the defense: a cell that failed early may not have recorded it, and says repair."""
+        return max((record.kind for record in self.records), key=KINDS.index)
 
     def count(self, status: str) -> int:
         """The number of cells of this status."""

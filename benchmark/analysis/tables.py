@@ -19,7 +19,7 @@ from bdbench.analysis.labels import Label
 from bdbench.analysis.printed import ABSENT, METRICS, percent, points
 from bdbench.analysis.standing import Shortfall, Victim, victims
 from bdbench.analysis.summaries import Summary, longest_needs
-from bdbench.specs.records import Record
+from bdbench.specs.records import KINDS, Record
 
 FAILED, SKIPPED, NO_TRIGGER = "failed", "skipped", "n/a"  # in place of a number
 MARKS = {  # of a row that is not averaged: one for each reason
@@ -76,14 +76,15 @@ class Table:
     """A table as it is shown, whatever the format: rows, averages, deviations; a column pair per defense, and the ASR floor.
 
     A deviation is an average less that of the undefended victim, as in the seed paper (from memory of its tables).
-    `of` is what a row is, "attack" or "task"; `needs` says of each defense what it asks to be given; `summaries` are of
-    all the cells behind the table, and `victims` those behind its ASRs.
+    `of` is what a row is, "attack" or "task"; `needs` says of each defense what it asks to be given, and `kinds` of which kind
+    it is; `summaries` are of all the cells behind the table, and `victims` those behind its ASRs.
     """
 
     title: str
     of: str
     defenses: tuple[Label, ...]
     needs: tuple[tuple[str, ...], ...]
+    kinds: tuple[str, ...]
     rows: tuple[Row, ...]
     averages: tuple[Row, ...]
     deviations: tuple[Row, ...]
@@ -113,7 +114,7 @@ def overall_table(summaries: Sequence[Summary]) -> Table | None:
     """
     if not summaries:
         return None
-    defenses = _in_order(summary.defense for summary in summaries)
+    defenses = _defenses(summaries)
     seeds = _count_seeds(summaries)
     rows: list[Row] = []
     rows_by_setting: dict[Label, list[Row]] = {}
@@ -131,14 +132,14 @@ def overall_table(summaries: Sequence[Summary]) -> Table | None:
 
 
 def _task_table(task: Label, summaries: Sequence[Summary]) -> Table:
-    defenses = _in_order(summary.defense for summary in summaries)
+    defenses = _defenses(summaries)
     rows = _attack_rows(summaries, defenses, _count_seeds(summaries))
     averages = [_average(f"average ({_counted(rows, 'attack')})", rows, defenses)] if len(rows) > 1 else []
     return _table(str(task), "attack", summaries, rows, averages)
 
 
 def _table(title: str, of: str, summaries: Sequence[Summary], rows: Sequence[Row], averages: Sequence[Row]) -> Table:
-    defenses = _in_order(summary.defense for summary in summaries)
+    defenses, kinds = _defenses(summaries), kind_by_defense(summaries)
     needs_by_defense: dict[Label, list[tuple[str, ...]]] = {defense: [] for defense in defenses}
     for summary in summaries:
         needs_by_defense[summary.defense].append(summary.needs)
@@ -146,7 +147,32 @@ def _table(title: str, of: str, summaries: Sequence[Summary], rows: Sequence[Row
     has_undefended = any(defense.name == "none" for defense in defenses)
     deviations = [_deviation(average, defenses) for average in averages if has_undefended]
     of_table = tuple(victims(summaries).values())
-    return Table(title, of, defenses, tuple(needs), tuple(rows), tuple(averages), tuple(deviations), tuple(summaries), of_table)
+    return Table(
+        title=title,
+        of=of,
+        defenses=defenses,
+        needs=tuple(needs),
+        kinds=tuple(kinds[defense] for defense in defenses),
+        rows=tuple(rows),
+        averages=tuple(averages),
+        deviations=tuple(deviations),
+        summaries=tuple(summaries),
+        victims=of_table,
+    )
+
+
+def kind_by_defense(summaries: Iterable[Summary]) -> dict[Label, str]:
+    """The kind of every defense, by its label."""
+    kinds: dict[Label, str] = {}
+    for summary in summaries:
+        kinds[summary.defense] = max(summary.kind, kinds.get(summary.defense, KINDS[0]), key=KINDS.index)
+    return kinds
+
+
+def _defenses(summaries: Sequence[Summary]) -> tuple[Label, ...]:
+    """The columns of a table: by kind, and of a kind in the order of the labels."""
+    kinds = kind_by_defense(summaries)
+    return tuple(sorted(kinds, key=lambda defense: (KINDS.index(kinds[defense]), defense.rank)))
 
 
 def _grouped(summaries: Iterable[Summary], label: Callable[[Summary], Label]) -> dict[Label, list[Summary]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -81,7 +81,8 @@ def run_cell(
         raise ValueError(f"the cell stands on the victim {spec.victim.key()}, but got the victim {victim.spec.key()}")
     if reason := _reason_to_skip(parts, spec.victim, site):
         env = environment(site) | {"victim": victim.env}
-        return Record(spec, "skipped", reason, needs=needs_of(parts), typed=typed, victim=victim.digests, env=env), None
+        skipped = Record(spec, "skipped", reason, needs=needs_of(parts), kind=parts[-1].kind, typed=typed, env=env)
+        return replace(skipped, victim=victim.digests), None
     splits_of(spec.victim, site)  # whether the data here is what the cell names
     cost: dict[str, float] = {}
     if changes_nothing(spec):
@@ -108,7 +109,7 @@ def run_cell(
             guarded = _guard(spec, parts[-1], repaired, victim, material)
             predictions, metrics = guarded.predictions, guarded.metrics
             notes = notes | {component_names(spec.defense)[-1]: guarded.notes}
-            cost["slowdown"] = guarded.slowdown
+            cost |= {"predicted_rows": guarded.predicted_rows, "slowdown": guarded.slowdown}
         else:
             predictions, metrics = score(repaired, victim, rows, spec, site)
     if "floor" in victim.metrics:
@@ -118,6 +119,7 @@ def run_cell(
         status="ok",
         metrics=metrics,
         needs=needs_of(parts),
+        kind=parts[-1].kind,
         notes=notes,
         typed=typed,
         victim=victim.digests,
@@ -272,7 +274,12 @@ def _reason_of(part: Defense, task: str, model: ModelSpec, folder: Path) -> str 
 
 def failed_record(spec: CellSpec, error: str, site: Site, typed: dict[str, Any] | None = None) -> Record:
     """The record of a cell that ended in an exception; `error` is its traceback."""
-    return Record(spec, "failed", error, needs=_needs_if_known(spec), typed=typed, env=environment(site))
+    record = Record(spec, "failed", error, typed=typed, env=environment(site))
+    try:
+        parts = parts_of(spec)
+        return replace(record, needs=needs_of(parts), kind=parts[-1].kind)
+    except Exception:  # the plugin cannot be had here, which may be why the cell failed, and the record says so already
+        return record
 
 
 def _seeds(spec: CellSpec) -> Iterator[int]:
@@ -284,14 +291,6 @@ def _seeds(spec: CellSpec) -> Iterator[int]:
         times = names.count(part.name)
         role = (part.name,) if times == 1 else (part.name, str(times))
         yield derive(spec.victim.seed, "defense", spec.victim.task, *role)
-
-
-def _needs_if_known(spec: CellSpec) -> tuple[str, ...]:
-    """What the defense asks for; nothing where its plugin cannot be had here, which may be why the cell failed."""
-    try:
-        return needs_of(parts_of(spec))
-    except Exception:  # whatever a plugin raises, the cell has failed already, for a reason that the record gives
-        return ()
 
 
 def _module(result: object, name: str, method: str) -> nn.Module:

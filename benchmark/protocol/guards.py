@@ -50,12 +50,17 @@ class Judged:
 
 @dataclass(eq=False)
 class Guarded:
-    """What came of a guarded classifier, and how many times as long as without the guard a text took."""
+    """What came of a guarded classifier.
+
+    `slowdown` is how many times as long as without the guard a text took, and `predicted_rows` are those that the guard had
+    classified, and the repairs before it.
+    """
 
     predictions: Predictions
     metrics: dict[str, Metric]
     notes: dict[str, Any]
     slowdown: float
+    predicted_rows: int
 
 
 def detect(
@@ -80,7 +85,7 @@ def detect(
     began = time.perf_counter()
     mixed, order = judged.mixed(seed)
     of_validation, of_mixed = scores(validation.without_labels()), scores(mixed)
-    seconds = time.perf_counter() - began
+    seconds, predicted_rows = time.perf_counter() - began, ctx.trace.predicted_rows
     predictions, bare_seconds = _classified(model, judged, judged.rows_by_name, ctx)
     of_judged = np.empty(len(order))
     of_judged[order] = of_mixed
@@ -89,7 +94,7 @@ def detect(
     rates = {f"{rate:g}": _values(metrics_of(predictions, spec, rate)) for rate in FALSE_REJECTION_RATES}
     notes = {"threshold": rejection_threshold(of_validation, frr), "at_frr": rates}
     slowdown = 1 + seconds / (len(validation) + len(mixed)) / (bare_seconds / len(mixed))
-    return Guarded(predictions, metrics_of(predictions, spec, frr), notes, slowdown)
+    return Guarded(predictions, metrics_of(predictions, spec, frr), notes, slowdown, predicted_rows)
 
 
 def purify(
@@ -100,7 +105,7 @@ def purify(
     mixed, order = judged.mixed(seed)
     with fenced(f"'{name}'", seed):
         purified = checked_rows(part.purify(mixed, ctx), mixed, name)
-    seconds = time.perf_counter() - began
+    seconds, predicted_rows = time.perf_counter() - began, ctx.trace.predicted_rows
     in_order = purified.take(np.argsort(order))
     rows_by_name, counts, first = {}, {}, 0
     for rows_name, rows in judged.rows_by_name.items():
@@ -111,7 +116,8 @@ def purify(
             "emptied": sum(not "".join(texts).strip() for texts in _texts(rows_by_name[rows_name])),
         }
     predictions, bare_seconds = _classified(model, judged, rows_by_name, ctx)
-    return Guarded(predictions, metrics_of(predictions, spec), {"rows": counts}, 1 + seconds / bare_seconds)
+    slowdown = 1 + seconds / bare_seconds
+    return Guarded(predictions, metrics_of(predictions, spec), {"rows": counts}, slowdown, predicted_rows)
 
 
 def checked_scores(scores: object, rows: int, name: str) -> npt.NDArray[np.float64]:

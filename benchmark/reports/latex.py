@@ -15,7 +15,9 @@ from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import METRICS, percent
 from bdbench.analysis.standing import Shortfall
 from bdbench.analysis.tables import MARKS, Entry, Row, Table
-from bdbench.reports.tuning_page import TextTable, terms_of, tuning_tables
+from bdbench.reports.kinds_page import kinds_tables
+from bdbench.reports.text_tables import TextTable
+from bdbench.reports.tuning_page import terms_of, tuning_tables
 from bdbench.reports.words import HEADINGS, caption, counts, definitions, notes, one_line
 
 # More column pairs than this, without and with deviations, would shrink to an unreadable size on a page.
@@ -61,10 +63,10 @@ def latex(board: Leaderboard) -> tuple[str, str]:
     """
     tables = [board.overall, *board.by_task] if board.overall else []
     parts = [part for number, table in enumerate(tables) for part in _parts(table, number, terms_of(table, board.tunings))]
-    of_tunings = [_text_table(table, number) for number, table in enumerate(tuning_tables(board))]
+    texts = [*map(_text_table, [*tuning_tables(board), *kinds_tables(board)])]
     template, summary = _template(), tex(counts(board.records))
     document, fragment = (
-        template.render(document=is_document, summary=summary, parts=parts, headings=HEADINGS, of_tunings=of_tunings)
+        template.render(document=is_document, summary=summary, parts=parts, headings=HEADINGS, text_tables=texts)
         for is_document in (True, False)
     )
     return document, fragment
@@ -130,11 +132,12 @@ def _head(defense: Label) -> str:
     return rf"\shortstack{{{stacked}}}" if len(lines) > 1 else stacked
 
 
-def _text_table(table: TextTable, number: int) -> dict[str, Any]:
+def _text_table(table: TextTable) -> dict[str, Any]:
     """What the template reads of a table of texts."""
+    words = re.sub(r"[^a-z]+", "-", f"{table.section} {table.title}".lower()).strip("-")
     return {
-        "caption": tex(f"Tuning: {table.title[0].lower()}{table.title[1:]}."),
-        "label": f"tab:bdbench-tuning-{number}",
+        "caption": tex(f"{table.section}: {table.title[0].lower()}{table.title[1:]}."),
+        "label": f"tab:bdbench-{words}",
         "columns": "l" * table.words + "r" * (len(table.headers) - table.words),
         "rows": [[tex(text) for text in row] for row in (table.headers, *table.rows)],
         "notes": [tex(note) for note in (*table.terms, table.note)],

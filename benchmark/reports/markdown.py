@@ -11,7 +11,9 @@ from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import METRICS, percent
 from bdbench.analysis.summaries import Summary
 from bdbench.analysis.tables import FAILED, SKIPPED, Entry, Table
-from bdbench.reports.tuning_page import TextTable, terms_of, tuning_tables
+from bdbench.reports.kinds_page import kinds_tables
+from bdbench.reports.text_tables import TextTable
+from bdbench.reports.tuning_page import terms_of, tuning_tables
 from bdbench.reports.words import HEADINGS, caption, cautions, counts, definitions, exception_line, notes, one_line, rates
 
 
@@ -24,7 +26,7 @@ def markdown(board: Leaderboard) -> str:
     if board.overall:
         lines += [*_bullets(definitions(board.overall)), ""]
         lines += _section(board.overall, [*terms_of(board.overall, board.tunings), *notes(board.overall)])
-        lines += _tuning(tuning_tables(board))
+        lines += _sections([*tuning_tables(board), *kinds_tables(board)])
         for table in board.by_task:
             lines += _section(table, [rates(table), *terms_of(table, board.tunings), *notes(table)])
     lines += _unfinished(board.summaries, FAILED, "Failed cells") + _unfinished(board.summaries, SKIPPED, "Skipped cells")
@@ -68,12 +70,18 @@ def _section(table: Table, remarks: Iterable[str]) -> list[str]:
     ]
 
 
-def _tuning(tables: Sequence[TextTable]) -> list[str]:
-    lines = ["## Tuning", "", *_bullets(tables[0].terms), ""] if tables else []
-    for table in tables:
-        rows = [[*map(escaped, row[: table.words]), *row[table.words :]] for row in table.rows]
-        lines += [f"### {table.title}", "", github_table(rows, table.headers, left=range(table.words)), ""]
-        lines += [*_bullets([table.note]), ""]
+def _sections(tables: Sequence[TextTable]) -> list[str]:
+    """The tables, each section under one heading and below its terms."""
+    lines: list[str] = []
+    for section in dict.fromkeys(table.section for table in tables):
+        of_section = [table for table in tables if table.section == section]
+        lines += [f"## {section}", ""]
+        if of_section[0].terms:
+            lines += [*_bullets(of_section[0].terms), ""]
+        for table in of_section:
+            rows = [[*map(escaped, row[: table.words]), *row[table.words :]] for row in table.rows]
+            lines += [f"### {table.title}", "", github_table(rows, table.headers, left=range(table.words)), ""]
+            lines += [*_bullets([table.note]), ""]
     return lines
 
 

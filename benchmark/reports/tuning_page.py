@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import ABSENT, percent, points
@@ -11,6 +10,7 @@ from bdbench.analysis.tables import Table
 from bdbench.analysis.tuning_tables import Change, TuningRow
 from bdbench.analysis.tunings import TunedMethod, tuned_methods
 from bdbench.params import Value
+from bdbench.reports.text_tables import TextTable
 from bdbench.specs.tuned import Trial, Tuned
 
 GOALS = {
@@ -36,21 +36,6 @@ CHANGES = (
 )
 
 
-@dataclass(frozen=True)
-class TextTable:
-    """A table of plain texts. The first `words` columns hold names and the like, the others numbers.
-
-    `terms` are those of the tunings in it.
-    """
-
-    title: str
-    headers: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    words: int
-    note: str
-    terms: tuple[str, ...]
-
-
 def terms_of(table: Table, tunings: Iterable[Tuned]) -> list[str]:
     """A line on the terms of every tuning that has a row or column of the table."""
     shown = {defense.terms for defense in table.defenses if defense.terms}
@@ -74,8 +59,8 @@ def tuning_tables(board: Leaderboard) -> list[TextTable]:
         (*name, str(row.victims), *_change(row.cacc), *_change(row.asr)) for name, row in zip(names, rows, strict=True)
     )
     return [
-        TextTable("What was chosen, on validation rows", first + search, choices, len(first) + 1, CHOICES, terms),
-        TextTable("What it changes, on test rows", first + effect, changes, len(first), CHANGES, terms),
+        TextTable("Tuning", "What was chosen, on validation rows", first + search, choices, len(first) + 1, CHOICES, terms),
+        TextTable("Tuning", "What it changes, on test rows", first + effect, changes, len(first), CHANGES, terms),
     ]
 
 

@@ -50,6 +50,17 @@ AVERAGES = (
     "without a trigger."
 )
 DEVIATION = "Deviation: the average less that of the undefended victim (none), in points."
+KIND_ACTS = {
+    "repair": "on weights",
+    "detector": "on inputs, which it rejects",
+    "purifier": "on inputs, which it rewrites",
+    "filter": "on the training set, whose rest trains a new classifier",
+    "training": "in training, which is in the hands of the defender",
+}
+KINDS_DIFFER = (
+    "They are not alternatives of one defender: who repairs or guards has somebody's classifier, who filters or trains has the "
+    "training set and trains it."
+)
 EVEN_CLASSES_SINCE = 2  # the protocol that brought clean sets with even classes; captions of older cells are silent on it
 
 _WHY = {
@@ -144,7 +155,7 @@ def notes(table: Table) -> list[str]:
         lines.append(" ".join(legend))
     if short := [victim for victim in table.victims if not victim.works]:
         lines.append(f"Not averaged: {'; '.join(map(left_out, short))}.")
-    lines += [*not_judged(table.victims), _needs(table), *cautions(table.records)]
+    lines += [*not_judged(table.victims), _needs(table), *_kinds(table), *cautions(table.records)]
     if unequal := unequal_victims(table.records):
         lines.append(
             "These cells did not stand on the same victim as the undefended cell of their row (where there is none, as most of "
@@ -237,6 +248,18 @@ def _needs(table: Table) -> str:
     fewest_first = sorted(defenses_by_needs, key=lambda needs: (len(needs), needs))
     groups = [f"{' and '.join(needs) or 'nothing'} ({', '.join(defenses_by_needs[needs])})" for needs in fewest_first]
     return f"Needs: {'; '.join(groups)}."
+
+
+def _kinds(table: Table) -> list[str]:
+    """Where the defenses act, if not all of them at the same place."""
+    if set(table.kinds) <= {"repair"}:
+        return []
+    of_kinds = []
+    for kind, acts in KIND_ACTS.items():
+        named = [str(defense) for defense, own in zip(table.defenses, table.kinds, strict=True) if own == kind]
+        if named:
+            of_kinds.append(f"{kind}, {acts} ({', '.join(named)})")
+    return [f"Kinds: {'; '.join(of_kinds)}. {KINDS_DIFFER}"]
 
 
 def _clean_rows(records: Iterable[Record]) -> str:

@@ -15,6 +15,7 @@ from bdbench.specs.upgrade import SCHEMA, upgrade
 from bdbench.specs.work import CellSpec
 
 STATUSES = ("ok", "failed", "skipped")
+KINDS = ("repair", "detector", "purifier", "filter", "training")  # of defenses, in the order of the tables
 ROUNDING = 1e-9  # of a share that was written as a float
 OF_TRIGGER = ("asr", "base", "floor")  # the metrics of an attack with a trigger, all of the same rows
 
@@ -47,7 +48,7 @@ class Record:
       of the same rows without the trigger) and "floor" (the ASR of a never-poisoned model on the same triggered texts). Of a
       detector these are the rates under rejection, and there are "frr", "far" and "auroc" as well.
     - `error` is the traceback of a failed cell or the reason of a skipped one.
-    - `needs` is what the defense asks for.
+    - `needs` is what the defense asks for, and `kind` is its kind, of a composition that of its last component.
     - `notes` are what its components noted, by name: a search for a ratio with its trials.
     - `typed` is what the user typed.
     - `victim` is None in a cell that had none, and in records of schema 1.
@@ -63,6 +64,7 @@ class Record:
     error: str | None = None
     metrics: dict[str, Metric] | None = None
     needs: tuple[str, ...] = ()
+    kind: str = KINDS[0]
     notes: dict[str, Any] | None = None
     typed: dict[str, Any] | None = None
     victim: VictimDigests | None = None
@@ -84,6 +86,7 @@ class Record:
             "spec": asdict(self.spec),
             "typed": self.typed or {},
             "needs": list(self.needs),
+            "kind": self.kind,
             "notes": self.notes or {},
             "metrics": {name: asdict(metric) for name, metric in (self.metrics or {}).items()},
             "victim": None if self.victim is None else asdict(self.victim),
@@ -120,6 +123,8 @@ def _check_status(record: Record) -> None:
     """Raises ValueError if what the record holds is not what a cell with its status leaves."""
     if record.status not in STATUSES:
         raise ValueError(f"status {record.status!r} is not one of {', '.join(STATUSES)}")
+    if record.kind not in KINDS:
+        raise ValueError(f"kind {record.kind!r} is not one of {', '.join(KINDS)}")
     if record.status != "ok" and record.metrics:
         raise ValueError(f"it is {record.status}, but has metrics")
     if record.status == "ok" and "cacc" not in (record.metrics or {}):

@@ -1,0 +1,125 @@
+"""What a leaderboard shows beside CACC and ASR: how well detectors tell, what filters find, what each defense costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from bdbench.analysis.labels import Label
+from bdbench.analysis.summaries import Summary
+from bdbench.specs.records import Record
+from bdbench.specs.work import component_names
+
+
+@dataclass(frozen=True)
+class DetectionRow:
+    """Means over seeds, fractions in [0, 1]; FAR and AUROC are None where the attack has no trigger."""
+
+    task: Label
+    attack: Label
+    defense: Label
+    stated_frr: float
+    frr: float
+    far: float | None
+    auroc: float | None
+
+
+@dataclass(frozen=True)
+class FilterRow:
+    """Over seeds: the share of the rows that was dropped, and of these the share that was poisoned (None: none was dropped);
+    and of the poisoned rows the share that was dropped (None: none was poisoned)."""
+
+    task: Label
+    attack: Label
+    defense: Label
+    dropped: float
+    precision: float | None
+    recall: float | None
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """Means over `cells`, of a victim each: seconds, rows trained on, rows predicted, slowdown of a guard (else None).
+
+    `clean_rows` and `validation_rows` are the labelled rows that it sees, `peak_memory_mb` the most that a process took.
+    """
+
+    defense: Label
+    kind: str
+    cells: int
+    seconds: float
+    trained_rows: float
+    predicted_rows: float
+    slowdown: float | None
+    clean_rows: int
+    validation_rows: int
+    peak_memory_mb: int
+
+
+def detection_rows(summaries: Iterable[Summary]) -> list[DetectionRow]:
+    """A row for every task, attack and detector with a cell that ended well."""
+    return [
+        DetectionRow(
+            summary.task,
+            summary.attack,
+            summary.defense,
+            summary.records[0].spec.frr,
+            summary.mean("frr"),
+            summary.mean("far"),
+            summary.mean("auroc"),
+        )
+        for summary in summaries
+        if summary.kind == "detector" and summary.values("frr")
+    ]
+
+
+def filter_rows(summaries: Iterable[Summary]) -> list[FilterRow]:
+    """A row for every task, attack and filter with a cell that ended well."""
+    rows = []
+    for summary in summaries:
+        notes = [counts for record in summary.records if (counts := _filter_counts(record))]
+        if summary.kind == "filter" and notes:
+            rows.append(
+                FilterRow(
+                    summary.task,
+                    summary.attack,
+                    summary.defense,
+                    fmean(counts["dropped"] / counts["rows"] for counts in notes),
+                    _mean([counts["precision"] for counts in notes if "precision" in counts]),
+                    _mean([counts["recall"] for counts in notes if "recall" in counts]),
+                )
+            )
+    return rows
+
+
+def cost_rows(summaries: Sequence[Summary], kinds: dict[Label, str]) -> list[CostRow]:
+    """A row for every defense whose cells say what they cost, in the order of `kinds`."""
+    rows = []
+    for defense, kind in kinds.items():
+        records = [record for summary in summaries if summary.defense == defense for record in summary.records if record.cost]
+        if records:
+            specs, costs = [record.spec for record in records], [record.cost for record in records]
+            rows.append(
+                CostRow(
+                    defense,
+                    kind,
+                    len(records),
+                    fmean(record.seconds["defense"] + record.seconds["evaluation"] for record in records),
+                    fmean(cost["trained_rows"] for cost in costs),
+                    fmean(cost["predicted_rows"] for cost in costs),
+                    _mean([cost["slowdown"] for cost in costs if "slowdown" in cost]),
+                    max(spec.clean_rows for spec in specs),
+                    max(spec.validation_rows for spec in specs),
+                    max(record.env.get("peak_memory_mb", 0) for record in records),
+                )
+            )
+    return rows
+
+
+def _filter_counts(record: Record) -> dict[str, float]:
+    return (record.notes or {}).get(component_names(record.spec.defense)[-1], {}) if record.status == "ok" else {}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return fmean(values) if values else None

@@ -1,0 +1,21 @@
+"""Tables of plain texts: what a report shows beside its tables of CACC and ASR."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TextTable:
+    """A table of plain texts. The first `words` columns hold names and the like, the others numbers.
+
+    Tables of one `section` stand under one heading, below its `terms`.
+    """
+
+    section: str
+    title: str
+    headers: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    words: int
+    note: str
+    terms: tuple[str, ...] = ()
