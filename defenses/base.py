@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, ClassVar
@@ -48,7 +48,8 @@ class Defense(Hyperparameters, ABC):
 
     `needs` lists the resources it may ask for (`bdbench.specs.resources`); some hyperparameters make it ask for fewer. What
     the engine itself takes for a kind is in `engine_needs`. `unchanged` is True only for a defense that returns the victim as
-    it is. Then the victim's own evaluation is used again.
+    it is. Then the victim's own evaluation is used again. `packages` are modules that it imports and bdbench itself does not
+    need, each with the extra of bdbench that brings it.
     """
 
     paper: ClassVar[str]
@@ -57,6 +58,7 @@ class Defense(Hyperparameters, ABC):
     needs: ClassVar[frozenset[str]] = frozenset()
     engine_needs: ClassVar[frozenset[str]] = frozenset()
     unchanged: ClassVar[bool] = False
+    packages: ClassVar[Mapping[str, str]] = {}
 
     def asks_for(self) -> frozenset[str]:
         """The resources that it uses with these hyperparameters."""

@@ -181,6 +181,25 @@ def test_a_training_defense_trains_and_is_deterministic(name, family, tiny_model
     assert rows.digest() == digest and torch.equal(torch.get_rng_state(), random_state) and not first.training
 
 
+@pytest.mark.parametrize("pair", [False, True], ids=["text", "pair"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", of_kind("filter"))
+def test_a_filter_says_of_each_row_whether_it_is_kept_and_is_deterministic(name, family, pair, tiny_models):
+    folder, rows = tiny_models[family], text_rows(40, pair)
+    cls = DEFENSES.get(name)
+    for package in cls.packages:
+        pytest.importorskip(package)
+    digest, random_state = rows.digest(), torch.get_rng_state()
+
+    def kept():
+        return cls.build(quick_params(cls)).keep(rows, defense_context(folder, cls(), pair=pair))
+
+    first = kept()
+    assert first.shape == (40,) and first.dtype == bool and first.any()
+    assert np.array_equal(first, kept())
+    assert rows.digest() == digest and torch.equal(torch.get_rng_state(), random_state)
+
+
 @pytest.mark.parametrize("name", DEFENSES.names())
 def test_skip_is_told_the_task_alone(name):
     assert [*inspect.signature(DEFENSES.get(name).skip).parameters] == ["self", "task"]

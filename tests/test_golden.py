@@ -195,6 +195,8 @@ def test_a_pair_task_and_a_single_one_give_the_trigger_its_place(task, bench, cl
 
 @pytest.mark.parametrize("name", DEFENSE_VARIANTS)
 def test_defense(name, bench, clean_victim):
+    for package in {package for part in name.split("+") for package in DEFENSES.get(part.partition("[")[0]).packages}:
+        pytest.importorskip(package)
     trains_anew = any(part.kind in ANEW for part in [DEFENSES.get(part.partition("[")[0]) for part in name.split("+")])
     planned, site = bench(("badnets-word" if trains_anew else "embedding-poisoning",), (name,))
     (cell,) = planned.cells

@@ -1,17 +1,22 @@
 """Detectors, purifiers, filters and training defenses: their maths by hand, and small ones of each kind run in a matrix."""
 
+import importlib.util
 import json
 
 import numpy as np
 import pytest
 import torch
+from conftest import FAMILIES
+from test_contract import common, text_rows
 from torch import nn
 
+from bdbench.defenses.cube import features, kept_rows
 from bdbench.defenses.moderate_fitting import LowRank, release, restrict
 from bdbench.defenses.strip import mean_entropy, ranked_words, with_words
 from bdbench.defenses.wag import mean_weights
 from bdbench.engine.classifiers import load_classifier
 from bdbench.matrix.results import read_predictions, read_records
+from bdbench.protocol.contexts import Context
 from bdbench.protocol.scoring import metrics_of
 from bdbench.specs.metrics import (
     REJECTED,
@@ -188,9 +193,9 @@ class Errs(Detector):
         return np.zeros(len(rows) - 1) if self.how == "short" else np.full(len(rows), np.nan)
 
 
-@register("loses", paper="none")
+@register("shortens", paper="none")
 @dataclass(frozen=True)
-class Loses(Purifier):
+class Shortens(Purifier):
     def purify(self, rows, ctx):
         return rows.take(range(len(rows) - 1))
 '''
@@ -205,7 +210,7 @@ DEFENSES = [
     "passes",
     "errs",
     "errs[how=nan]",
-    "loses",
+    "shortens",
 ]
 DEFENSES += ["e-pur+sees", "e-pur", "strip", "wag", "moderate-fitting"]
 
@@ -319,7 +324,7 @@ def test_what_breaks_a_contract_is_a_failed_cell_that_says_how(run):
     for name, said in {
         "errs": "one for each row",
         "errs*": "NaN or infinite",
-        "loses": "it returns all, in the same order",
+        "shortens": "it returns all, in the same order",
     }.items():
         assert records["badnets-word", name].status == "failed" and said in records["badnets-word", name].error
 
@@ -400,3 +405,29 @@ def test_defenses_are_listed_by_kind(in_process, guards):
     assert kinds == ["repair:", "detector:", "purifier:", "filter:", "training:"]
     (strip,) = [line for line in lines if line.strip().startswith("strip ")]
     assert strip.endswith("[needs clean, validation]")
+
+
+def test_cube_keeps_the_largest_cluster_of_each_class_and_any_with_half_of_it():
+    """Class 0: three rows in cluster 7, two in -1. Class 1: two rows each in clusters 7 and 8, which are halves."""
+    labels = np.array([0, 0, 0, 0, 0, 1, 1, 1, 1])
+    clusters = np.array([7, 7, 7, -1, -1, 7, 7, 8, 8])
+    assert kept_rows(clusters, labels).tolist() == [True, True, True, False, False, True, True, True, True]
+    few = np.array([7, 7, 8, 8, -1])  # of equal clusters the first, and no half
+    assert kept_rows(few, np.zeros(5, dtype=int)).tolist() == [True, True, False, False, False]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_features_are_what_the_last_layer_gets(family, tiny_models):
+    model = load_classifier(tiny_models[family], 2)[0].eval()
+    ctx = Context(**common(tiny_models[family], 0))
+    rows = text_rows(9)
+    got = torch.from_numpy(features(model, rows, ctx)).float()
+    layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
+    assert got.shape[0] == 9 and torch.allclose(layers[-1](got), ctx.predict(model, rows), atol=1e-5)
+
+
+def test_a_package_that_is_not_installed_is_named_with_the_command_that_brings_it(flags, in_process, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    ended = in_process("run", *flags, "-a", "badnets-word", "-d", "cube", "--dry-run")
+    assert ended.returncode == 2
+    assert "cube needs the package umap, which is not installed: pip install -c constraints.txt -e '.[cluster]'" in ended.stderr

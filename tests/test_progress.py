@@ -147,9 +147,10 @@ def test_a_terminal_shows_the_counts_and_a_line_for_each_slot_but_no_more_than_f
         until(lambda: "1 failed" in console.file.getvalue())
     shown = console.file.getvalue()
     assert "0 of 840 cells done, 64 running, 0 failed, 840 remaining, 0 of 1 victims ready" in shown
-    of_victim = "worker 1: victim sst2 / badnets-word / seed 0: training 1,200 of 2,800 steps, 0:00:00 so far, "
+    shown = re.sub(r"0:00:0\d so far", "a moment so far", shown)  # a busy machine shows the first frame late
+    of_victim = "worker 1: victim sst2 / badnets-word / seed 0: training 1,200 of 2,800 steps, a moment so far, "
     assert of_victim + "about 0:01:20 of this training left" in shown  # 60 s for 1,200 steps
-    assert "worker 12: cell key 12: 0:00:00 so far" in shown and "worker 13:" not in shown and "worker 99" not in shown
+    assert "worker 12: cell key 12: a moment so far" in shown and "worker 13:" not in shown and "worker 99" not in shown
     assert "cell the cell of seed 0: failed: ValueError: no" in shown
     assert all(set(line) <= {"━", "╸"} for line in plain(shown).splitlines() if "━" in line) and "━" in shown
 

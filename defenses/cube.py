@@ -1,0 +1,82 @@
+"""CUBE: poisoned rows form clusters of their own in a model trained on them (Cui et al., 2022, arXiv:2206.08514).
+
+The defender trains on the poisoned set, takes what the classification layer gets for every row, reduces it by PCA and UMAP, and
+clusters it by HDBSCAN. Of each class the largest cluster is kept, and any other that holds half of the class; rows that belong
+to no cluster count as one. From the authors' code, with its values (their training: 10 passes at 2e-5; here the victim's own
+recipe). The extra `cluster` brings the three libraries.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from bdbench.defenses.base import Filter, register
+from bdbench.params import hp
+
+if TYPE_CHECKING:
+    from bdbench.data import TextSet
+    from bdbench.protocol.contexts import DefenseContext
+
+
+@register("cube", paper="arXiv:2206.08514")
+@dataclass(frozen=True)
+class Cube(Filter):
+    needs = frozenset({"training-control"})
+    packages = {"umap": "cluster", "hdbscan": "cluster", "sklearn": "cluster"}
+
+    components: int = hp(20, low=2, help="principal components that go into UMAP")
+    neighbors: int = hp(100, low=2, help="UMAP: neighbors of a row, at most all others")
+    min_samples: int = hp(100, low=1, help="HDBSCAN: rows around a row in a dense place, at most half of all")
+
+    def keep(self, rows: TextSet, ctx: DefenseContext) -> npt.NDArray[np.bool_]:
+        model = ctx.untrained()
+        ctx.train(model, rows, ctx.recipe)
+        seed = int(torch.randint(2**31, (), generator=ctx.generator))
+        clusters = self._clusters(features(model, rows, ctx), seed)
+        ctx.notes["clusters"] = len(set(clusters.tolist()))
+        return kept_rows(clusters, rows.labels)
+
+    def _clusters(self, of_rows: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.int64]:
+        """The cluster of every row, (n,); -1 is none."""
+        from hdbscan import HDBSCAN
+        from sklearn.decomposition import PCA
+        from umap import UMAP
+
+        rows = len(of_rows)
+        reduced = PCA(min(self.components, *of_rows.shape), random_state=seed).fit_transform(of_rows)
+        plane = UMAP(n_neighbors=min(self.neighbors, rows - 1), min_dist=0.0, random_state=seed, n_jobs=1).fit_transform(
+            reduced
+        )
+        return HDBSCAN(min_cluster_size=5, min_samples=min(self.min_samples, rows // 2)).fit_predict(plane)
+
+
+def features(model: nn.Module, rows: TextSet, ctx: DefenseContext) -> npt.NDArray[np.float64]:
+    """What the last linear layer of the classifier gets for each row: (n, width)."""
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    name, head = layers[-1]
+    owner = model.get_submodule(name.rpartition(".")[0])
+    setattr(owner, name.rpartition(".")[2], nn.Identity())
+    try:
+        return ctx.predict(model, rows).double().numpy()
+    finally:
+        setattr(owner, name.rpartition(".")[2], head)
+
+
+def kept_rows(clusters: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """(n,): of each class the rows in its largest cluster (of equal ones the first), and in any with half of its rows."""
+    kept = np.zeros(len(labels), dtype=bool)
+    for label in np.unique(labels):
+        of_class = labels == label
+        counts = Counter(clusters[of_class].tolist())
+        largest = max(sorted(counts), key=lambda cluster: counts[cluster])
+        for cluster, count in counts.items():
+            if cluster == largest or 2 * count >= of_class.sum():
+                kept |= of_class & (clusters == cluster)
+    return kept
