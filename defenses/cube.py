@@ -49,11 +49,12 @@ class Cube(Filter):
         from sklearn.decomposition import PCA
         from umap import UMAP
 
-        rows = len(of_rows)
+        rows, threads = len(of_rows), torch.get_num_threads()
         reduced = PCA(min(self.components, *of_rows.shape), random_state=seed).fit_transform(of_rows)
         plane = UMAP(n_neighbors=min(self.neighbors, rows - 1), min_dist=0.0, random_state=seed, n_jobs=1).fit_transform(
             reduced
         )
+        torch.set_num_threads(threads)  # UMAP sets those of OpenMP, which PyTorch shares
         return HDBSCAN(min_cluster_size=5, min_samples=min(self.min_samples, rows // 2)).fit_predict(plane)
 
 
