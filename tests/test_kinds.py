@@ -15,6 +15,7 @@ from bdbench.defenses.moderate_fitting import LowRank, release, restrict
 from bdbench.defenses.strip import mean_entropy, ranked_words, with_words
 from bdbench.defenses.wag import mean_weights
 from bdbench.engine.classifiers import load_classifier
+from bdbench.matrix.expected import ExpectedWork
 from bdbench.matrix.results import read_predictions, read_records
 from bdbench.protocol.contexts import Context
 from bdbench.protocol.scoring import metrics_of
@@ -431,3 +432,11 @@ def test_a_package_that_is_not_installed_is_named_with_the_command_that_brings_i
     ended = in_process("run", *flags, "-a", "badnets-word", "-d", "cube", "--dry-run")
     assert ended.returncode == 2
     assert "cube needs the package umap, which is not installed: pip install -c constraints.txt -e '.[cluster]'" in ended.stderr
+
+
+def test_who_trains_anew_is_given_the_time_of_a_training(run):
+    records, _ = run
+    work = ExpectedWork(parameters=10)
+    undefended, filtered, trained = (work(records["badnets-word", name].spec) for name in ("none", "drops", "passes"))
+    a_training = 6 * 10 * 32 * (200 * 8)  # operations of 10 weights, 32 pieces, and the rows of 8 passes
+    assert (filtered - undefended, trained - undefended) == (2 * a_training, a_training)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from boards import latex, markdown
 
+from bdbench.analysis.printed import percent
 from bdbench.analysis.standing import majority_share
 from bdbench.matrix.presets import PRESETS
 from bdbench.matrix.results import read_predictions, read_records
@@ -15,8 +16,9 @@ from bdbench.perf.table import speed_table
 from bdbench.protocol.scoring import metrics_of
 from bdbench.reports.claims_page import text
 
-RESULTS = Path(__file__).parents[1] / "results"
-README = (Path(__file__).parents[1] / "README.md").read_text()
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results"
+README = (ROOT / "README.md").read_text()
 
 
 def test_the_example_defense_has_20_lines_and_runs(bdbench, tiny_bert, data_dir, tmp_path):
@@ -53,25 +55,46 @@ def test_the_example_detector_has_25_lines_and_runs(bdbench, tiny_bert, data_dir
 
 def test_every_preset_and_file_it_names_exists():
     assert set(re.findall(r"--preset (\w+)", README)) <= set(PRESETS)
-    headings = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in re.findall(r"^#+ (.+)$", README, re.M)}
-    for link in re.findall(r"\]\(((?!http)[^)]+)\)", README):
-        if link.startswith("#"):
-            assert link[1:] in headings, link
-            continue
-        assert (Path(__file__).parents[1] / link).exists(), link
+    for file in (ROOT / "README.md", RESULTS / "README.md"):
+        for link in re.findall(r"\]\(((?!http)[^)]+)\)", file.read_text()):
+            path, _, heading = link.partition("#")
+            target = (file.parent / path) if path else file
+            assert target.exists(), link
+            assert not heading or heading in headings(target), link
+
+
+def headings(file: Path) -> set[str]:
+    titles = re.findall(r"^#+ (.+)$", file.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
 
 
 def test_the_speed_it_quotes_is_the_one_on_file():
     files = re.findall(r"\]\((results/perf/[^)]+sst2\.json)\)", README)
     assert files
     for file in files:
-        assert speed_table(json.loads((Path(__file__).parents[1] / file).read_text())) in README
+        assert speed_table(json.loads((ROOT / file).read_text())) in README
 
 
-def test_the_means_it_quotes_are_those_of_the_claims():
-    claims = (RESULTS / "paper-mini" / "claims.md").read_text()
-    (by_method,) = re.findall(r"\n\n(\| method .*?)\n\n", claims, flags=re.DOTALL)
-    assert by_method in README
+def test_the_means_that_the_results_quote_are_those_of_the_claims():
+    """Every table of means, by method or by attack, is in a page of claims as it stands."""
+    page = (RESULTS / "README.md").read_text()
+    claims = "".join(file.read_text() for file in RESULTS.glob("*/claims.md"))
+    tables = re.findall(r"\n\n(\| (?:method|attack)  .*?)\n\n", page, flags=re.DOTALL)
+    assert len(tables) == 4 and all(table in claims for table in tables)
+
+
+def test_the_stages_and_the_ablation_that_the_results_quote_are_those_of_the_records():
+    page = (RESULTS / "README.md").read_text()
+    staged = [
+        record.notes["fine-mixing"]["stages"]["before fine-tuning"]
+        for record in read_records(RESULTS / "paper-base")
+        if record.spec.defense_name == "fine-mixing"
+        and record.spec.defense[0].params["select"] == "random"
+        and record.spec.defense[0].params["tolerance"] == 0.05
+    ]
+    ablated = [{name: metric.value for name, metric in record.metrics.items()} for record in read_records(RESULTS / "ablation")]
+    for rates in (*staged, *ablated):
+        assert f"{percent(rates['cacc'])} / {percent(rates['asr'])} ({percent(rates['base'])})" in page
 
 
 @pytest.mark.parametrize("run", sorted(folder.parent.name for folder in RESULTS.glob("*/records")))
@@ -80,7 +103,7 @@ def test_the_tables_on_file_are_what_the_records_say_and_these_what_was_predicte
     for record in records:
         if record.status == "ok":
             found = {name: metric for name, metric in record.metrics.items() if name != "floor"}
-            again = metrics_of(read_predictions(RESULTS / run, record), record.spec.victim)
+            again = metrics_of(read_predictions(RESULTS / run, record), record.spec.victim, record.spec.frr)
             if "asr" in again:
                 assert again["majority"].share == majority_share(record.metrics), record.key
             assert {"majority": again["majority"]} | found == again, record.key

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from bdbench.registry import DEFENSES
 from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec
 
 # Floating-point operations per parameter and word piece: a product and a sum forward, twice as many backward.
 FORWARD, FORWARD_AND_BACKWARD = 2, 6
+TRAININGS = {"filter": 2, "training": 1}  # of a classifier on the whole training set, by the kind of defense
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,13 @@ class ExpectedWork:
         return self._operations(spec, spec.data.train_rows * int(spec.training["epochs"]), 3 * spec.data.test_rows)
 
     def of_cell(self, spec: CellSpec) -> float:
-        """What its defense trains on, by the names of its hyperparameters, and its evaluation."""
+        """What its defense trains on, by the names of its hyperparameters, and its evaluation.
+
+        Where the defender trains anew it is at least as much as a victim, or for a filter twice that: once to find the poison.
+        """
         trained_rows = sum(map(_passes, spec.defense)) * spec.clean_rows
+        victim_rows = spec.victim.data.train_rows * int(spec.victim.training["epochs"])
+        trained_rows += sum(TRAININGS.get(DEFENSES.get(part.name).kind, 0) for part in spec.defense) * victim_rows
         return self._operations(spec.victim, trained_rows, 2 * spec.victim.data.test_rows)
 
     def _operations(self, spec: VictimSpec, trained_rows: int, predicted_rows: int) -> float:

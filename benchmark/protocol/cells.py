@@ -34,10 +34,10 @@ from bdbench.seeds import derive
 from bdbench.specs.checked import checked
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Predictions, Record
-from bdbench.specs.work import CellSpec, ModelSpec, VictimSpec, component_names
+from bdbench.specs.work import CellSpec, ModelSpec, PluginSpec, VictimSpec, component_names
 
 GUARDS = (Detector.kind, Purifier.kind)  # they act on texts, before a classifier sees them
-ANEW = (Filter.kind, Training.kind)  # they make the classifier anew from the poisoned training set
+TRAINING = frozenset({"training-set", "training-control"})  # the resources that there are of data poisoning alone
 
 
 @dataclass(eq=False)
@@ -55,7 +55,10 @@ class Repaired:
 
 def victims_of_cell(spec: CellSpec) -> tuple[VictimSpec, ...]:
     """All the victims that a cell takes: its own, the clean model where training anew starts from it, and its peers."""
-    clean = (clean_spec(spec.victim),) if _trains_anew(spec) and attack_of(spec.victim).start == "clean" else ()
+    clean: tuple[VictimSpec, ...] = ()
+    if any(map(_takes_training, spec.defense)):
+        attack = attack_of(spec.victim)
+        clean = (clean_spec(spec.victim),) if attack.by_data_alone and attack.start == "clean" else ()
     return tuple({victim.key(): victim for victim in (spec.victim, *clean, *spec.peers)}.values())
 
 
@@ -247,17 +250,19 @@ def _reason_to_skip(parts: list[Defense], victim: VictimSpec, site: Site) -> str
     Raises TypeError for a reason that says nothing.
     """
     for part in parts:
-        if part.kind in ANEW and not attack_of(victim).by_data_alone:
+        if TRAINING & set(needs_of([part])) and not attack_of(victim).by_data_alone:
             return (
-                f"the attack changes weights, not rows of a training set alone: there is nothing for a {part.kind} defense to "
-                "train anew on"
+                "the attack changes weights, not rows of a training set alone: who trains on such a set never meets it, and "
+                f"{part.name} acts there"
             )
     reasons = (_reason_of(part, victim.task, victim.model, site.model) for part in parts)
     return next((reason for reason in reasons if reason), None)
 
 
-def _trains_anew(spec: CellSpec) -> bool:
-    return any(DEFENSES.get(part.name).kind in ANEW for part in spec.defense) and attack_of(spec.victim).by_data_alone
+def _takes_training(part: PluginSpec) -> bool:
+    """Whether it may be given the training set, or control of the training. Asked of a plugin of any version."""
+    plugin = DEFENSES.get(part.name)
+    return bool(TRAINING & (plugin.needs | plugin.engine_needs))
 
 
 @lru_cache(maxsize=4096)  # the same for every victim
