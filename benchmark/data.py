@@ -44,6 +44,11 @@ class TextSet:
         """The n texts a trigger goes into: the second of a pair, else the only one."""
         return self.first if self.second is None else self.second
 
+    @property
+    def texts(self) -> list[tuple[str, ...]]:
+        """The texts of each of the n rows: one, or a pair."""
+        return list(zip(self.first, strict=True) if self.second is None else zip(self.first, self.second, strict=True))
+
     def with_carrier(self, texts: Sequence[str]) -> TextSet:
         """The same rows with other carrier texts, in the same order."""
         return replace(self, first=texts) if self.second is None else replace(self, second=texts)

@@ -44,8 +44,8 @@ class Strip(Detector):
 
     def score(self, model: nn.Module, rows: TextSet, ctx: DefenseContext) -> npt.NDArray[np.float64]:
         seed = int(torch.randint(2**62, (), generator=ctx.generator))
-        sources = ranked_words([" ".join(texts) for texts in _texts(ctx.clean)])
-        copies = [self._copy(texts, copy, sources, seed) for texts in _texts(rows) for copy in range(self.copies)]
+        sources = ranked_words([" ".join(texts) for texts in ctx.clean.texts])
+        copies = [self._copy(texts, copy, sources, seed) for texts in rows.texts for copy in range(self.copies)]
         first, *second = (tuple(column) for column in zip(*copies, strict=True))
         perturbed = TextSet(first, second[0] if second else None, np.zeros(len(copies), dtype=np.int64))
         return -mean_entropy(ctx.predict(model, perturbed), self.copies).double().numpy()
@@ -88,7 +88,3 @@ def with_words(text: str, words: Sequence[str], share: float, generator: np.rand
     for number, place in enumerate(places):
         own[place] = words[number % len(words)]
     return " ".join(own)
-
-
-def _texts(rows: TextSet) -> list[tuple[str, ...]]:
-    return list(zip(rows.first, *([] if rows.second is None else [rows.second]), strict=True))

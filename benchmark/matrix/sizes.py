@@ -81,5 +81,4 @@ def overlaps(where: str, rows: Rows) -> list[str]:
 
 
 def _folded(rows: TextSet) -> list[tuple[str, ...]]:
-    pairs = zip(rows.first, rows.second or [""] * len(rows), strict=True)
-    return [tuple(" ".join(text.lower().split()) for text in pair) for pair in pairs]
+    return [tuple(" ".join(text.lower().split()) for text in texts) for texts in rows.texts]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,8 +112,8 @@ def purify(
         rows_by_name[rows_name] = in_order.take(range(first, first + len(rows))).with_labels(rows.labels)
         first += len(rows)
         counts[rows_name] = {
-            "changed": sum(one != other for one, other in zip(_texts(rows), _texts(rows_by_name[rows_name]), strict=True)),
-            "emptied": sum(not "".join(texts).strip() for texts in _texts(rows_by_name[rows_name])),
+            "changed": sum(one != other for one, other in zip(rows.texts, rows_by_name[rows_name].texts, strict=True)),
+            "emptied": sum(not "".join(texts).strip() for texts in rows_by_name[rows_name].texts),
         }
     predictions, bare_seconds = _classified(model, judged, rows_by_name, ctx)
     slowdown = 1 + seconds / bare_seconds
@@ -153,10 +153,6 @@ def _classified(
     seconds = time.perf_counter() - began
     gold = {f"{name}_gold": rows.labels.astype(CLASS_TYPE) for name, rows in rows_by_name.items()}
     return {**judged.parted(classes), **gold}, seconds
-
-
-def _texts(rows: TextSet) -> Sequence[tuple[str, ...]]:
-    return list(zip(rows.first, *([] if rows.second is None else [rows.second]), strict=True))
 
 
 def _values(metrics: Mapping[str, Metric]) -> dict[str, float]:
