@@ -284,6 +284,13 @@ def test_clean_sets_have_verdicts_of_their_own():
     assert {len(setting.records) for setting in gather(records).settings} == {24}
 
 
+def test_cells_of_other_defenses_make_no_defender():
+    cells = [cell("strip", task=task) for task in ("qqp", "sst2")]
+    others = [replace(record, spec=replace(record.spec, frr=0.05, validation_rows=200)) for record in cells]
+    of_both, of_rules = (gather(records).settings for records in ([*under_rules(), *others], under_rules()))
+    assert [setting.setting for setting in of_both] == [setting.setting for setting in of_rules]
+
+
 def test_a_verdict_says_on_how_few_seeds_it_stands():
     row = "| all tasks | Fine-mixing – fine-tuning  | {} | -65.0 [-65.0, -65.0] | +0.0 [+0.0, +0.0] | < 0.001 | supported{} |"
     for seeds, remark in (((0,), " (1 seed)"), ((0, 1), " (2 seeds)"), ((0, 1, 2), "")):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from conftest import FAMILIES
 from test_contract import common, text_rows
 from torch import nn
 
+from bdbench.analysis.labels import label_cells
 from bdbench.defenses.cube import features, kept_rows
 from bdbench.defenses.moderate_fitting import LowRank, release, restrict
 from bdbench.defenses.strip import mean_entropy, ranked_words, with_words
@@ -183,6 +185,15 @@ class Passes(Training):
         ctx.train(model, rows.take(range(2)), ctx.recipe)
         ctx.notes["poisoned"] = sum(map(has_trigger, rows.carrier))
         return model
+
+
+@register("takes", paper="none")
+@dataclass(frozen=True)
+class Takes(Detector):
+    needs = frozenset({"unlabelled"})
+
+    def score(self, model, rows, ctx):
+        return np.zeros(len(rows))
 
 
 @register("errs", paper="none")
@@ -440,3 +451,25 @@ def test_who_trains_anew_is_given_the_time_of_a_training(run):
     undefended, filtered, trained = (work(records["badnets-word", name].spec) for name in ("none", "drops", "passes"))
     a_training = 6 * 10 * 32 * (200 * 8)  # operations of 10 weights, 32 pieces, and the rows of 8 passes
     assert (filtered - undefended, trained - undefended) == (2 * a_training, a_training)
+
+
+def test_what_a_defense_gets_beside_its_hyperparameters_tells_its_rows_apart(run):
+    """Another rate, other texts, two peers instead of one, a peer with a backdoor: each is a row of its own in a folder."""
+    records, _ = run
+    detector, merged = records["badnets-word", "strip"].spec, records["badnets-word", "wag"].spec
+    (peer,) = merged.peers
+    backdoored = replace(peer, attack=replace(peer.attack, name="badnets-sentence"))
+    cells = [detector, replace(detector, frr=0.1), replace(detector, unlabelled_rows=5)]
+    cells += [merged, replace(merged, peers=(peer, replace(peer, seed=2000))), replace(merged, peers=(backdoored,))]
+    labels = [str(labels[0].defense) for labels in label_cells(cells)]
+    assert len(set(labels)) == len(cells), labels
+
+
+def test_unlabelled_rows_are_what_is_left_and_no_more_than_asked_for(flags, in_process):
+    def key(asked):
+        return in_process(*command, "--unlabelled-rows", asked, "--dry-run").stdout.split()[0]
+
+    command = ["run", *flags, "-a", "badnets-word", "-d", "takes"]
+    assert key("999999") == key("all") != key("5")
+    refused = in_process(*command, "--unlabelled-rows", "0", "--dry-run")
+    assert refused.returncode == 2 and "--unlabelled-rows 0: at least 1" in refused.stderr

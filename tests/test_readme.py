@@ -21,34 +21,35 @@ RESULTS = ROOT / "results"
 README = (ROOT / "README.md").read_text()
 
 
-def test_the_example_defense_has_20_lines_and_runs(bdbench, tiny_bert, data_dir, tmp_path):
-    code, _ = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(code.splitlines()) <= 20
-    (tmp_path / "shrink.py").write_text(code)
-    (command,) = re.findall(r"^bdbench (run --plugin shrink.py .*)$", README, flags=re.MULTILINE)
-    sizes = "--train-rows 100 --validation-rows 20 --max-length 32 --epochs 1 --inline"
-    flags = ["--preset", "laptop", "--data", data_dir, "--model", tiny_bert, "-a", "badnets-word", *sizes.split()]
-    ended = bdbench(*command.split(), *flags, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    records = read_records(tmp_path / "results" / "shrink")
-    assert {record.status for record in records} == {"ok"}
-    assert {record.spec.defense_name for record in records} == {"none", "fine-tuning", "shrink", "e-pur+shrink"}
-    (shrunk,) = (record for record in records if record.spec.defense_name == "shrink")
+@pytest.fixture
+def run_example(bdbench, tiny_bert, data_dir, tmp_path):
+    """(place among the README's examples, file, most lines, flags) -> what its command leaves: the records by defense."""
+
+    def run(place, name, most_lines, *more):
+        code = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[place]
+        assert len(code.splitlines()) <= most_lines
+        (tmp_path / f"{name}.py").write_text(code)
+        (command,) = re.findall(rf"^bdbench (run --plugin {name}.py .*)$", README, flags=re.MULTILINE)
+        sizes = "--train-rows 100 --validation-rows 20 --max-length 32 --epochs 1 --inline"
+        flags = ["--preset", "laptop", "--data", data_dir, "--model", tiny_bert, "-a", "badnets-word", *sizes.split(), *more]
+        ended = bdbench(*command.split(), *flags, cwd=tmp_path)
+        assert ended.returncode == 0, ended.stderr
+        records = {record.spec.defense_name: record for record in read_records(tmp_path / "results" / name)}
+        assert {record.status for record in records.values()} == {"ok"}
+        return records
+
+    return run
+
+
+def test_the_example_defense_has_20_lines_and_runs(run_example):
+    records = run_example(0, "shrink", 20)
+    assert set(records) == {"none", "fine-tuning", "shrink", "e-pur+shrink"}
+    shrunk = records["shrink"]
     assert shrunk.spec.defense[0].params["factor"] == 0.3 and shrunk.needs == ("clean", "pretrained")
 
 
-def test_the_example_detector_has_25_lines_and_runs(bdbench, tiny_bert, data_dir, tmp_path):
-    _, code = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
-    assert len(code.splitlines()) <= 25
-    (tmp_path / "novelty.py").write_text(code)
-    (command,) = re.findall(r"^bdbench (run --plugin novelty.py .*)$", README, flags=re.MULTILINE)
-    sizes = "--train-rows 100 --validation-rows 20 --max-length 32 --epochs 1 --unlabelled-rows 40 --inline"
-    flags = ["--preset", "laptop", "--data", data_dir, "--model", tiny_bert, "-a", "badnets-word", *sizes.split()]
-    ended = bdbench(*command.split(), *flags, cwd=tmp_path)
-    assert ended.returncode == 0, ended.stderr
-    records = {record.spec.defense_name: record for record in read_records(tmp_path / "results" / "novelty")}
-    assert {record.status for record in records.values()} == {"ok"}
-    novelty = records["novelty"]
+def test_the_example_detector_has_25_lines_and_runs(run_example):
+    novelty = run_example(1, "novelty", 25, "--unlabelled-rows", "40")["novelty"]
     assert (novelty.kind, novelty.needs, novelty.spec.frr) == ("detector", ("unlabelled", "validation"), 0.1)
     assert novelty.spec.unlabelled_rows == 40 and novelty.metrics["auroc"].value > 0.9  # "cf" is in no clean text
 

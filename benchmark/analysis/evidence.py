@@ -11,12 +11,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from bdbench.analysis.labels import Label, Setting
+from bdbench.analysis.labels import Label, Setting, separating_fields, set_fields
+from bdbench.analysis.methods import METHODS
 from bdbench.analysis.provenance import UnequalVictim, unequal_victims
 from bdbench.analysis.standing import Victim, victims
 from bdbench.analysis.summaries import Summary, summarize
 from bdbench.analysis.tunings import rows_of_cells
-from bdbench.params import Value
 from bdbench.specs.records import Record
 from bdbench.specs.tuned import Tuned
 from bdbench.specs.work import CellSpec
@@ -105,41 +105,36 @@ def gather(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> Evidence
 def by_defender(evidence: SettingEvidence) -> list[SettingEvidence]:
     """The evidence, cut into that of each defender: who has one clean set, and one rule for the reserve ratio.
 
-    A cell without either, such as that of no defense, is evidence for each of them.
+    A cell without either, such as that of no defense, is evidence for each of them. Cells of no method of the paper are left
+    out: no claim is about them.
     """
-    place_by_key = {record.key: _defender_fields(record.spec) for record in evidence.records}
-    places = list({tuple(place.items()): place for place in place_by_key.values()}.values())
+    records = [record for record in evidence.records if any(method.fits(record) for method in METHODS)]
+    fields_by_key = {record.key: _defender_fields(record.spec) for record in records}
+    distinct = list({tuple(fields.items()): fields for fields in fields_by_key.values()}.values())
     # one that leaves a field open is no defender of its own where another fills it
-    defenders = [place for place in places if not any(place.items() < other.items() for other in places)]
-    telling: list[str] = []
-    for field in DEFENDER_FIELDS:
-        if _distinct(defenders, [*telling, field]) > _distinct(defenders, telling):
-            telling.append(field)
+    defenders = [fields for fields in distinct if not any(fields.items() < other.items() for other in distinct)]
+    telling = separating_fields(defenders, DEFENDER_FIELDS)
     cut = []
     for defender in defenders:
         own = tuple((field, defender[field]) for field in telling if field in defender)
-        label = Label(evidence.setting.name, evidence.setting.variant + own)
         of_defender = {
-            attack: [record for record in records if place_by_key[record.key].items() <= defender.items()]
-            for attack, records in evidence.records_by_attack.items()
+            attack: [
+                record
+                for record in of_attack
+                if record.key in fields_by_key and fields_by_key[record.key].items() <= defender.items()
+            ]
+            for attack, of_attack in evidence.records_by_attack.items()
         }
-        cut.append(SettingEvidence(label, of_defender))
+        cut.append(SettingEvidence(Label(evidence.setting.name, evidence.setting.variant + own), of_defender))
     return sorted(cut, key=lambda of_defender: of_defender.setting.rank) or [evidence]
 
 
-def _distinct(defenders: Iterable[Setting], fields: Iterable[str]) -> int:
-    return len({tuple(defender.get(field) for field in fields) for defender in defenders})
-
-
 def _defender_fields(cell: CellSpec) -> Setting:
-    fields: dict[str, Value] = {}
-    if cell.clean_rows:
-        fields |= {"clean_rows": cell.clean_rows, "even_classes": cell.even_classes}
-    if cell.validation_rows:
-        fields["validation_rows"] = cell.validation_rows
+    """Those of DEFENDER_FIELDS that a cell fills."""
+    fields = {**set_fields(cell)}
     for part in cell.defense:
         if part.params.get("search"):
-            fields |= {field: part.params[field] for field in ("search", "tolerance", "trials")}
+            fields |= part.params
         elif "search" in part.params:
             fields["search"] = False
-    return fields
+    return {field: fields[field] for field in DEFENDER_FIELDS if field in fields}

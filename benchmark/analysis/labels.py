@@ -173,8 +173,14 @@ def telling_fields(settings: Sequence[Setting], candidates: Iterable[str], alway
     fields = list(always)
     others = [field for field in candidates if field not in fields]
     fields += [field for field in others if field not in OPAQUE and _count_distinct(settings, [field]) > 1]
-    for field in others:
-        if field in OPAQUE and _count_distinct(settings, [*fields, field]) > _count_distinct(settings, fields):
+    return separating_fields(settings, [field for field in others if field in OPAQUE], fields)
+
+
+def separating_fields(settings: Sequence[Setting], candidates: Iterable[str], before: Sequence[str] = ()) -> list[str]:
+    """`before`, and of the candidates each that separates settings which the fields before it leave together."""
+    fields = list(before)
+    for field in candidates:
+        if _count_distinct(settings, [*fields, field]) > _count_distinct(settings, fields):
             fields.append(field)
     return fields
 
@@ -208,10 +214,10 @@ def _defense_labels(cells: Sequence[CellSpec], tunings: Iterable[Tuned]) -> list
     rows = [(place, row) for place, of_cell in enumerate(rows_of_cells(cells, tunings)) for row in of_cell]
     sets_of_default: dict[Hashable, Setting] = {}
     if any(row.terms for _, row in rows):
-        sets_of_default = {setting_of(row.components): _set_fields(cells[place]) for place, row in rows if row.terms is None}
+        sets_of_default = {setting_of(row.components): set_fields(cells[place]) for place, row in rows if row.terms is None}
     settings = []
     for place, row in rows:
-        sets = own_sets = _set_fields(cells[place])
+        sets = own_sets = set_fields(cells[place])
         if row.terms and (of_default := sets_of_default.get(setting_of(row.components))):
             # a tuning may change whether there is such a set, which makes no other row
             sets = {field: own_sets.get(field, value) for field, value in of_default.items()}
@@ -248,13 +254,21 @@ def _plugin_setting(plugin: PluginSpec) -> dict[str, Value]:
     return {**plugin.params, "version": plugin.version}
 
 
-def _set_fields(cell: CellSpec) -> dict[str, Value]:
-    """What the sets are that a defense gets."""
+def set_fields(cell: CellSpec) -> dict[str, Value]:
+    """What a defense gets beside its hyperparameters: its sets, its peers, and the share that a detector may reject."""
     fields: dict[str, Value] = {}
     if cell.clean_rows:
         fields |= {"clean_rows": cell.clean_rows, "even_classes": cell.even_classes}
     if cell.validation_rows:
         fields["validation_rows"] = cell.validation_rows
+    if cell.unlabelled_rows:
+        fields["unlabelled_rows"] = cell.unlabelled_rows
+    if cell.frr is not None:
+        fields["frr"] = cell.frr
+    if cell.peers:  # all of one attack and one task
+        peer = cell.peers[0]
+        fields |= {"peers": peer.attack.name, "peers_task": peer.task, "peer_count": len(cell.peers)}
+        fields |= {f"peers.{name}": value for name, value in peer.attack.params.items()}
     return fields
 
 

@@ -10,7 +10,7 @@ import typer
 from bdbench.cli.arguments import REGISTRIES, Plugins, Text, load_plugins
 from bdbench.defenses.base import KINDS
 from bdbench.errors import UsageError
-from bdbench.registry import DEFENSES
+from bdbench.registry import DEFENSES, ClassOutline
 
 
 def list_plugins(
@@ -37,19 +37,20 @@ def list_plugins(
 def _show_defenses() -> None:
     """By kind. That of a plugin which an installed library publishes is not known before it is imported."""
     names_by_kind: dict[str, list[str]] = {name: [] for name in (*KINDS, "installed")}
-    for name in DEFENSES.names():
-        bases = {outline.name for outline in DEFENSES.outline(name)}
+    outlines = {name: DEFENSES.outline(name) for name in DEFENSES.names()}
+    for name in outlines:
+        bases = {outline.name for outline in outlines[name]}
         kinds = [kind for kind, base in KINDS.items() if base.__name__ in bases]
         names_by_kind[kinds[0] if kinds else "installed"].append(name)
     for kind, names in names_by_kind.items():
         if names:
             typer.echo(f"  {kind}:")
             of_kind = KINDS[kind].engine_needs if kind in KINDS else frozenset()
-            _show(((name, DEFENSES.summary(name) + _needs(name, of_kind)) for name in names), indent=4)
+            _show(((name, DEFENSES.summary(name) + _needs(outlines[name], of_kind)) for name in names), indent=4)
 
 
-def _needs(name: str, of_kind: frozenset[str]) -> str:
-    stated = (outline.needs for outline in DEFENSES.outline(name) if outline.needs is not None)
+def _needs(outlines: list[ClassOutline], of_kind: frozenset[str]) -> str:
+    stated = (outline.needs for outline in outlines if outline.needs is not None)
     needs = next(stated, frozenset()) | of_kind
     return f" [needs {', '.join(sorted(needs))}]" if needs else ""
 

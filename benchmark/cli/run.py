@@ -49,7 +49,7 @@ def run(
     test_rows: Annotated[Text, typer.Option(help="rows tested on, or 'all'")] = None,
     clean_rows: Annotated[int | None, typer.Option(help="rows of the defender's small clean set")] = None,
     unlabelled_rows: Annotated[
-        Text, typer.Option(help="clean texts without labels, for a defense that takes them (default: up to 1,000), or 'all'")
+        Text, typer.Option(help="most clean texts without labels, for a defense that takes them (default: 1000), or 'all'")
     ] = None,
     even_classes: Annotated[
         bool | None,

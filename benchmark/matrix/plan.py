@@ -121,14 +121,10 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
                 _check_target(attack, len(task.label_names))
                 with refusing(f"'{attack.name}'"):
                     attack.check(rows.train, len(task.label_names), tokenizer, selection.max_length)
-                of_victim = {**settings}
-                if peers is not None:
-                    others = peers(victim)
-                    of_victim |= {
-                        parts: setting | {"peers": others} for parts, setting in settings.items() if "peers" in needs_of(parts)
-                    }
+                of_victim = () if peers is None else peers(victim)
                 cells[seed, attack, task_name] = [
-                    CellSpec(victim, **of_victim[parts]) for parts in tuned.of(task_name, attack.name)
+                    CellSpec(victim, **settings[parts], peers=of_victim if "peers" in needs_of(parts) else ())
+                    for parts in tuned.of(task_name, attack.name)
                 ]
     in_order = itertools.product(selection.seeds, attacks, tasks)
     ordered_cells = tuple(cell for place in in_order for cell in cells[place])
@@ -200,8 +196,8 @@ def _check_counts(selection: Selection) -> None:
         raise UsageError("no seed to run; give --seeds 0 or --seeds 0-2")
     if selection.max_length < SHORTEST_MAX_LENGTH:
         raise UsageError(f"--max-length {selection.max_length}: at least {SHORTEST_MAX_LENGTH} word pieces are needed")
-    counts = {"clean-rows": selection.clean_rows, "train-rows": selection.train_rows, "peer-count": selection.peer_count}
-    for flag, value in counts.items():
+    counted = ("clean_rows", "train_rows", "unlabelled_rows", "peer_count")
+    for flag, value in ((name.replace("_", "-"), getattr(selection, name)) for name in counted):
         if value is not None and value < 1:
             raise UsageError(f"--{flag} {value}: at least 1 is needed")
     if not 0 < selection.frr < 1:

@@ -62,23 +62,26 @@ BASE_ATTACKS = (
     "badnets-word[start=scratch]",
     "badnets-sentence[start=scratch]",
 )
-BASE_SEARCHED = ("fine-pruning", "fine-mixing", "fine-mixing[select=activation]", "e-pur+fine-mixing")
-BASE_RULES = ("", "tolerance=0.02", "search=false")
-
-
-def _with_values(defense: str, values: str) -> str:
-    """The defense with these values, in brackets, for its last component."""
-    if not values:
-        return defense
-    return f"{defense.removesuffix(']')},{values}]" if defense.endswith("]") else f"{defense}[{values}]"
-
-
 BASE_DEFENSES = (
     "none",
     "fine-tuning",
     "e-pur",
-    *(_with_values(defense, rule) for rule in BASE_RULES for defense in BASE_SEARCHED),
+    "fine-pruning",
+    "fine-mixing",
+    "fine-mixing[select=activation]",
+    "e-pur+fine-mixing",
+    "fine-pruning[tolerance=0.02]",
+    "fine-mixing[tolerance=0.02]",
+    "fine-mixing[select=activation,tolerance=0.02]",
+    "e-pur+fine-mixing[tolerance=0.02]",
+    "fine-pruning[search=false]",
+    "fine-mixing[search=false]",
+    "fine-mixing[select=activation,search=false]",
+    "e-pur+fine-mixing[search=false]",
 )
+# On two cores: a grid half as fine, and embedding poisoning in some 110 steps, as many as it needs to work, on few rows a step.
+FEW_TRIALS = {"fine-pruning.trials": 3, "fine-mixing.trials": 3}
+FEW_POISONED = {"embedding-poisoning.rate": 0.4, "embedding-poisoning.batch_size": 8}
 
 
 @dataclass(frozen=True)
@@ -200,18 +203,11 @@ PRESETS = {
             training={"epochs": 3, "learning_rate": 1e-4},
             attack_params={
                 **PAPER_ATTACK_PARAMS,
-                # some 110 steps, as many as either needs to work, on few rows a step
-                "embedding-poisoning.rate": 0.4,
-                "embedding-poisoning.batch_size": 8,
+                **FEW_POISONED,
                 "data-free-embedding-poisoning.samples": 300,
                 "data-free-embedding-poisoning.batch_size": 8,
             },
-            defense_params={
-                **PAPER_DEFENSE_PARAMS,
-                "fine-pruning.trials": 3,
-                "fine-mixing.trials": 3,
-                **_fine_tuning(epochs=5, learning_rate=1e-4),
-            },
+            defense_params={**PAPER_DEFENSE_PARAMS, **FEW_TRIALS, **_fine_tuning(epochs=5, learning_rate=1e-4)},
         ),
     ),
     "paper-base": Preset(
@@ -230,17 +226,8 @@ PRESETS = {
             max_length=48,
             # chosen on validation rows of SST-2, as is the fine-tuning of the defenses (results/README.md)
             training={"epochs": 2, "learning_rate": 3e-5},
-            attack_params={
-                **PAPER_ATTACK_PARAMS,
-                "embedding-poisoning.rate": 0.4,
-                "embedding-poisoning.batch_size": 8,
-            },
-            defense_params={
-                **PAPER_DEFENSE_PARAMS,
-                "fine-pruning.trials": 3,
-                "fine-mixing.trials": 3,
-                **_fine_tuning(epochs=5, learning_rate=3e-5),
-            },
+            attack_params={**PAPER_ATTACK_PARAMS, **FEW_POISONED},
+            defense_params={**PAPER_DEFENSE_PARAMS, **FEW_TRIALS, **_fine_tuning(epochs=5, learning_rate=3e-5)},
         ),
     ),
 }

@@ -25,8 +25,9 @@ class Selection:
     rows of each class. `training` holds the victim's recipe. `attack_params` and `defense_params` hold "plugin.parameter"
     values that differ from the plugins' defaults.
 
-    `frr` is the share of clean rows that a detector may reject. Defenses that take peers get `peer_count` other models of the
-    task, or of `peers_task`, each the victim of the attack `peers` with a seed of its own; "none" makes clean ones.
+    `unlabelled_rows` is the most that a defense gets: where a split has fewer, it gets these. `frr` is the share of clean rows
+    that a detector may reject. Defenses that take peers get `peer_count` other models of the task, or of `peers_task`, each the
+    victim of the attack `peers` with a seed of its own; "none" makes clean ones.
     """
 
     model: str
@@ -44,7 +45,7 @@ class Selection:
     attack_params: Mapping[str, Value] = field(default_factory=dict)
     defense_params: Mapping[str, Value] = field(default_factory=dict)
     even_classes: bool = True
-    unlabelled_rows: int | None = None
+    unlabelled_rows: int | None = 1000
     frr: float = 0.05
     peers: str = "none"
     peers_task: str | None = None

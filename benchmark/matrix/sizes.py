@@ -11,7 +11,6 @@ from bdbench.tasks.base import Splits
 
 # Training rows that "all" leaves to the clean set, so that any usual size of it changes no victim.
 HELD_BACK_ROWS = 1000
-MOST_UNLABELLED_ROWS = 1000  # unless the user wants more
 
 
 def data_spec(task: str, splits: Splits, selection: Selection) -> DataSpec:
@@ -44,15 +43,14 @@ def row_count(task: str, rows: int | None, most: int, flag: str) -> int:
 
 
 def unlabelled_row_count(task: str, splits: Splits, data: DataSpec, selection: Selection) -> int:
-    """The unlabelled rows that a defense gets. Raises UsageError if there are not so many, or none at all."""
+    """The unlabelled rows that a defense gets: what the others leave, up to those selected. Raises UsageError if none is."""
     left = len(splits.train) - data.train_rows - selection.clean_rows
     if left < 1:
         raise UsageError(
             f"{task}: {data.train_rows} training rows and {selection.clean_rows} clean rows leave no unlabelled ones of a "
             f"train split of {len(splits.train)}; lower --train-rows"
         )
-    rows = selection.unlabelled_rows
-    return min(left, MOST_UNLABELLED_ROWS) if rows is None else row_count(task, rows, left, "--unlabelled-rows")
+    return left if selection.unlabelled_rows is None else min(left, selection.unlabelled_rows)
 
 
 def checked_rows(victim: VictimSpec, splits: Splits, sets: DefenderSets) -> Rows:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from bdbench.defenses.base import Defense, Detector, Filter, ModelRepair, Purifier, Training
+from bdbench.defenses.base import Defense, Detector, Filter, Purifier, Training
 from bdbench.engine.classifiers import classifier_skeleton
 from bdbench.engine.tokenizers import unchanged_tokenizer
 from bdbench.engine.trace import Trace
@@ -44,13 +44,13 @@ TRAINING = frozenset({"training-set", "training-control"})  # the resources that
 class Repaired:
     """What a defense left: the classifier, what its components noted, by name, and what its loops did.
 
-    `looked` are the seconds in which the engine scored stages of it, which are not the defense's.
+    `stage_seconds` are those in which the engine scored stages of it, which are not the defense's.
     """
 
     model: nn.Module
     notes: dict[str, Any] = field(default_factory=dict)
     trace: Trace = field(default_factory=Trace)
-    looked: float = 0.0
+    stage_seconds: float = 0.0
 
 
 def victims_of_cell(spec: CellSpec) -> tuple[VictimSpec, ...]:
@@ -104,7 +104,7 @@ def run_cell(
         began = time.perf_counter()
         with unchanged_tokenizer(site.model):
             repaired = apply_defense(spec, parts, victim, material, stage_metrics)
-        began += repaired.looked
+        began += repaired.stage_seconds
         trace, notes = repaired.trace, repaired.notes
         cost = {"trained_rows": trace.trained_rows, "predicted_rows": trace.predicted_rows}
         defense_ended = time.perf_counter()
@@ -162,27 +162,27 @@ def apply_defense(
         stages: dict[str, dict[str, float]] = {}
         observer = None if stage_metrics is None else _observer(stage_metrics, stages, repaired)
         ctx = _context(part, seed, material, repaired.trace, observer)
-        found: dict[str, Any] = {}
-        if part.kind == ModelRepair.kind:
-            with fenced(f"'{name}'", seed):
-                repaired.model = _module(part.repair(repaired.model, ctx), name, "repair")
+        counts: dict[str, Any] = {}
+        if part.kind == Filter.kind:
+            repaired.model, counts = _trained_on_kept(part, name, seed, ctx, material)
         else:
-            repaired.model, found = _trained_anew(part, name, seed, ctx, material)
-        notes = _json_values(ctx.notes, part.name) | found | ({"stages": stages} if stages else {})
+            with fenced(f"'{name}'", seed):
+                if part.kind == Training.kind:
+                    repaired.model = _module(part.train(material.start(), material.poisoned[0], ctx), name, "train").eval()
+                else:
+                    repaired.model = _module(part.repair(repaired.model, ctx), name, "repair")
+        notes = _json_values(ctx.notes, part.name) | counts | ({"stages": stages} if stages else {})
         if notes:
             repaired.notes[name] = notes
     return repaired
 
 
-def _trained_anew(
-    part: Filter | Training, name: str, seed: int, ctx: DefenseContext, material: Material
+def _trained_on_kept(
+    part: Filter, name: str, seed: int, ctx: DefenseContext, material: Material
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The classifier of a defender who has the poisoned training set, and what the engine knows of the rows it kept."""
+    """The classifier trained anew on the rows that a filter keeps, and how many of them are poisoned."""
     spec = material.spec.victim
-    rows, flags = material.poisoned()
-    if part.kind == Training.kind:
-        with fenced(f"'{name}'", seed):
-            return _module(part.train(material.start(), rows, ctx), name, "train").eval(), {}
+    rows, flags = material.poisoned
     with fenced(f"'{name}'", seed):
         kept = _checked_mask(part.keep(rows, ctx), len(rows), name)
     model = material.start()
@@ -232,7 +232,7 @@ def _observer(
     def observe(stage: str, model: nn.Module) -> None:
         began = time.perf_counter()
         stages[stage] = {name: metric.value for name, metric in stage_metrics(model).items()}
-        repaired.looked += time.perf_counter() - began
+        repaired.stage_seconds += time.perf_counter() - began
 
     return observe
 
@@ -251,10 +251,7 @@ def _reason_to_skip(parts: list[Defense], victim: VictimSpec, site: Site) -> str
     """
     for part in parts:
         if TRAINING & set(needs_of([part])) and not attack_of(victim).by_data_alone:
-            return (
-                "the attack changes weights, not rows of a training set alone: who trains on such a set never meets it, and "
-                f"{part.name} acts there"
-            )
+            return f"the attack changes weights, not training rows alone: {part.name} would have no training set to act on"
     reasons = (_reason_of(part, victim.task, victim.model, site.model) for part in parts)
     return next((reason for reason in reasons if reason), None)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ class Material:
     clean_victim: Victim | None = None
     peers: Sequence[Victim] = ()
 
+    @cached_property
     def poisoned(self) -> tuple[TextSet, npt.NDArray[np.bool_]]:
         """What trained the victim, with the flags of the poisoned rows, which are the engine's alone."""
         victim = self.spec.victim
@@ -64,6 +66,6 @@ LOADERS: Mapping[str, Callable[[Material], Any]] = {
     "unlabelled": lambda material: material.rows.unlabelled,
     "pretrained": _pretrained,
     "peers": lambda material: [peer.weights for peer in material.peers],
-    "training-set": lambda material: material.poisoned()[0],
+    "training-set": lambda material: material.poisoned[0],
     "training-control": lambda material: TrainingControl(Recipe(**material.spec.victim.training), material.start),
 }
