@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,6 +64,14 @@ class Defense(Hyperparameters, ABC):
     def asks_for(self) -> frozenset[str]:
         """The resources that it uses with these hyperparameters."""
         return self.needs
+
+    def unavailable(self) -> str | None:
+        """Why it cannot run on this machine, with what to do, or None. Asked before anything is trained."""
+        missing = ((package, extra) for package, extra in self.packages.items() if importlib.util.find_spec(package) is None)
+        for package, extra in missing:
+            install = f"pip install -c constraints.txt -e '.[{extra}]'"
+            return f"{self.name} needs the package {package}, which is not installed: {install}"
+        return None
 
     def chooses(self) -> frozenset[str]:
         """The hyperparameters that it does not use with these values, since it chooses them by itself: a tuner leaves them."""

@@ -196,6 +196,14 @@ def save_tiny_model(family: str, folder: Path, **changed: object) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_home(tmp_path_factory):
+    """The cache folder of every process of the tests: what another version of the code computed is in none of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory) -> dict[str, Path]:
     """Family name -> folder of a tiny pre-trained encoder."""

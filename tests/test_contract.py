@@ -160,6 +160,28 @@ def test_a_detector_works_with_three_classes(name, tiny_bert):
     assert part.score(model, guarded_rows(False, 3).without_labels(), ctx).shape == (24,)
 
 
+@pytest.mark.parametrize("pair", [False, True], ids=["text", "pair"])
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("name", of_kind("purifier"))
+def test_a_purifier_rewrites_each_row_by_itself_and_leaves_all_else_alone(name, family, pair, tiny_models):
+    folder, rows = tiny_models[family], guarded_rows(pair).without_labels()
+    cls = DEFENSES.get(name)
+    for package in cls.packages:
+        pytest.importorskip(package)
+    digest, random_state = rows.digest(), torch.get_rng_state()
+
+    def purified(rows):
+        part = cls.build(quick_params(cls))
+        return part.purify(rows, defense_context(folder, part, pair=pair))
+
+    first = purified(rows)
+    assert len(first) == 24 and (first.second is not None) == pair and not first.labels.any()
+    assert first.digest() == purified(rows).digest() != digest
+    some = np.arange(23, -1, -2)
+    assert purified(rows.take(some)).digest() == first.take(some).digest()
+    assert rows.digest() == digest and torch.equal(torch.get_rng_state(), random_state)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", of_kind("training"))
 def test_a_training_defense_trains_and_is_deterministic(name, family, tiny_models):

@@ -57,6 +57,7 @@ DEFENSE_VARIANTS = (
     "e-pur+fine-mixing",
     "fine-mixing+fine-mixing",
     "e-pur+strip",
+    "e-pur+onion[removed=0.2]",
     "moderate-fitting[rank=2]",
 )
 

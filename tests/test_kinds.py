@@ -359,7 +359,8 @@ def section(page: str, heading: str) -> dict[str, list[str]]:
     """A table of a page: the cells of each row, by the words before the numbers."""
     lines = page.split(f"### {heading}\n\n")[1].split("\n\n")[0].splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
-    return {" / ".join(row[:-4] if "reject" in heading else row[: -3 if "Filters" in heading else 2]): row for row in cells}
+    names = 2 if "costs" in heading else 3
+    return {" / ".join(row[:names]): row for row in cells}
 
 
 def test_the_page_groups_by_kind_and_shows_what_each_rejects_finds_and_costs(run, in_process):
@@ -372,6 +373,9 @@ def test_the_page_groups_by_kind_and_shows_what_each_rejects_finds_and_costs(run
     assert "They are not alternatives of one defender" in page
     of_sees = section(page, "Detectors: what they reject")["sst2 / badnets-word / sees"]
     assert of_sees[3:] == ["5", "0.0", "0.0", "100.0"]
+    purified = section(page, "Purifiers: what they change")
+    assert purified["sst2 / badnets-word / removes [everything=False]"][3:] == ["0.0", "100.0", "0.0", "0.0"]
+    assert purified["sst2 / badnets-word / removes [everything=True]"][3:] == ["100.0"] * 4
     drops = section(page, "Filters: the poison they find")
     assert drops["sst2 / badnets-word / drops [nothing=False]"][3:] == ["50.0", "100.0", "100.0"]
     assert drops["sst2 / badnets-word / drops [nothing=True]"][3:] == ["0.0", "–", "0.0"]

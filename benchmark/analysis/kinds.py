@@ -1,10 +1,11 @@
-"""What a leaderboard shows beside CACC and ASR: how well detectors tell, what filters find, what each defense costs."""
+"""What a leaderboard shows beside CACC and ASR: what detectors tell apart, purifiers change and filters find, and all costs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 from bdbench.analysis.labels import Label
 from bdbench.analysis.summaries import Summary
@@ -23,6 +24,19 @@ class DetectionRow:
     frr: float
     far: float | None
     auroc: float | None
+
+
+@dataclass(frozen=True)
+class PurifierRow:
+    """Over seeds, shares of the clean test rows and of the triggered ones (None: the attack has no trigger)."""
+
+    task: Label
+    attack: Label
+    defense: Label
+    clean_changed: float
+    triggered_changed: float | None
+    clean_emptied: float
+    triggered_emptied: float | None
 
 
 @dataclass(frozen=True)
@@ -74,11 +88,29 @@ def detection_rows(summaries: Iterable[Summary]) -> list[DetectionRow]:
     ]
 
 
+def purifier_rows(summaries: Iterable[Summary]) -> list[PurifierRow]:
+    """A row for every task, attack and purifier with a cell that ended well."""
+    return [
+        PurifierRow(
+            summary.task,
+            summary.attack,
+            summary.defense,
+            *(
+                _mean([share for record in summary.records for share in _purified_shares(record, rows, what)])
+                for what in ("changed", "emptied")
+                for rows in ("clean", "triggered")
+            ),
+        )
+        for summary in summaries
+        if summary.kind == "purifier" and summary.values("cacc")
+    ]
+
+
 def filter_rows(summaries: Iterable[Summary]) -> list[FilterRow]:
     """A row for every task, attack and filter with a cell that ended well."""
     rows = []
     for summary in summaries:
-        notes = [counts for record in summary.records if (counts := _filter_counts(record))]
+        notes = [counts for record in summary.records if (counts := _last_notes(record))]
         if summary.kind == "filter" and notes:
             rows.append(
                 FilterRow(
@@ -117,7 +149,14 @@ def cost_rows(summaries: Sequence[Summary], kinds: dict[Label, str]) -> list[Cos
     return rows
 
 
-def _filter_counts(record: Record) -> dict[str, float]:
+def _purified_shares(record: Record, rows: str, what: str) -> list[float]:
+    """The share of the "clean" or "triggered" rows that a purifier has "changed" or "emptied"; none where there is none."""
+    counts = _last_notes(record).get("rows", {}).get(rows)
+    return [] if counts is None else [counts[what] / record.metrics[{"clean": "cacc", "triggered": "asr"}[rows]].n]
+
+
+def _last_notes(record: Record) -> dict[str, Any]:
+    """What the engine noted of the last component of a cell that ended well."""
     return (record.notes or {}).get(component_names(record.spec.defense)[-1], {}) if record.status == "ok" else {}
 
 

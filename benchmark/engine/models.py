@@ -55,7 +55,7 @@ def find_model(model: str, digest: str | None = None) -> ModelSource:
     elif _is_folder(model):
         folder, name = Path(model), Path(model).resolve().name
     elif HUB_ID.fullmatch(model):
-        folder, name = _fetch(model), model
+        folder, name = fetch(model, "--model ", "--model bundled or --model DIR"), model
     else:
         raise UsageError(
             f"--model {model}: no such directory, and not a Hugging Face id; give {' or '.join(map(repr, BUNDLED_MODELS))}, a "
@@ -141,7 +141,11 @@ def _check_safetensors(file: Path) -> None:
             raise UsageError(f"--model {file.parent}: {name} has numbers of type {kind}; weights are {', '.join(WEIGHT_TYPES)}")
 
 
-def _fetch(model: str) -> Path:
+def fetch(model: str, flag: str, instead: str) -> Path:
+    """The folder of a model of the Hugging Face hub, `name` or `name@revision`, fetched and cached.
+
+    Raises UsageError if it is not to be had, which names it behind `flag` and says to use `instead`.
+    """
     from huggingface_hub import snapshot_download
 
     name, _, revision = model.partition("@")
@@ -149,6 +153,6 @@ def _fetch(model: str) -> Path:
         return Path(snapshot_download(name, revision=revision or None, allow_patterns=HUB_FILES))
     except Exception as error:  # the client raises a different type for each way of not getting there
         raise UsageError(
-            f"--model {model}: not on this machine, and the Hugging Face hub cannot be reached or has no such model "
-            f"({type(error).__name__}); use --model bundled or --model DIR"
+            f"{flag}{model}: not on this machine, and the Hugging Face hub cannot be reached or has no such model "
+            f"({type(error).__name__}); use {instead}"
         ) from error

@@ -16,7 +16,8 @@ class Trace:
     `seconds` counts those in the two loops, under "training" and "prediction". `kernels` names the kernels that ran in place
     of PyTorch's own, `halved_batches` counts the batches that were cut in halves because they did not fit on the device. Both
     decide how sums are rounded, and so the bits of a result. `trained_rows` counts the rows trained on, as often as they were
-    visited, `predicted_rows` those that were classified.
+    visited, `predicted_rows` those that were classified. `saved_seconds` are those of work that need not
+    be done again (`TextMemo`).
     """
 
     seconds: Counter[str] = field(default_factory=Counter)
@@ -24,6 +25,7 @@ class Trace:
     halved_batches: int = 0
     trained_rows: int = 0
     predicted_rows: int = 0
+    saved_seconds: float = 0.0
 
     @contextmanager
     def timed(self, what: str) -> Iterator[None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,12 +73,8 @@ def defenses_of(selection: Selection) -> list[tuple[Any, ...]]:
         for part in defense:
             if not part.needs <= set(RESOURCES):
                 raise UsageError(f"{part.name} needs {sorted(part.needs)}; a defense can get {', '.join(RESOURCES)}")
-            for package, extra in part.packages.items():
-                if importlib.util.find_spec(package) is None:
-                    raise UsageError(
-                        f"{part.name} needs the package {package}, which is not installed: "
-                        f"pip install -c constraints.txt -e '.[{extra}]'"
-                    )
+            if reason := part.unavailable():
+                raise UsageError(reason)
         if reason := why_not_composed(defense):
             raise UsageError(reason)
     return list(dict.fromkeys(defenses))

@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from bdbench.data import TextSet
 from bdbench.engine.encoding import Encoded, encode, kept_ends
 from bdbench.engine.prediction import predict
+from bdbench.engine.text_memo import text_memo
 from bdbench.engine.trace import Trace
 from bdbench.engine.training import Loss, Passes, Recipe, cross_entropy, train
 from bdbench.protocol.site import give_back_memory
@@ -117,6 +118,18 @@ class Context:
     def accuracy(self, model: nn.Module, rows: TextSet) -> float:
         """Share of the rows classified correctly, in [0, 1]. Raises what `classify` raises."""
         return clean_accuracy(self.classify(model, rows), rows.labels).value
+
+    def once_per_text(
+        self, identity: str, texts: Sequence[str], compute: Callable[[str], npt.NDArray[np.float64]]
+    ) -> list[npt.NDArray[np.float64]]:
+        """`compute(text)`, (m,) float64, of each text: computed once for all victims, cells and runs of a user.
+
+        `identity` names all that decides it beside the text: the method, its version, its model's digest. A cost that tells
+        guards apart counts what was saved as if it had been spent.
+        """
+        numbers, saved_seconds = text_memo(identity).of(texts, compute)
+        self.trace.saved_seconds += saved_seconds
+        return numbers
 
 
 def check_logits(logits: Tensor, classes: int) -> None:

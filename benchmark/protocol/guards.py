@@ -85,7 +85,7 @@ def detect(
     began = time.perf_counter()
     mixed, order = judged.mixed(seed)
     of_validation, of_mixed = scores(validation.without_labels()), scores(mixed)
-    seconds, predicted_rows = time.perf_counter() - began, ctx.trace.predicted_rows
+    seconds, predicted_rows = time.perf_counter() - began + ctx.trace.saved_seconds, ctx.trace.predicted_rows
     predictions, bare_seconds = _classified(model, judged, judged.rows_by_name, ctx)
     of_judged = np.empty(len(order))
     of_judged[order] = of_mixed
@@ -105,7 +105,7 @@ def purify(
     mixed, order = judged.mixed(seed)
     with fenced(f"'{name}'", seed):
         purified = checked_rows(part.purify(mixed, ctx), mixed, name)
-    seconds, predicted_rows = time.perf_counter() - began, ctx.trace.predicted_rows
+    seconds, predicted_rows = time.perf_counter() - began + ctx.trace.saved_seconds, ctx.trace.predicted_rows
     in_order = purified.take(np.argsort(order))
     rows_by_name, counts, first = {}, {}, 0
     for rows_name, rows in judged.rows_by_name.items():

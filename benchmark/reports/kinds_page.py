@@ -1,8 +1,17 @@
-"""What a report says of kinds of defenses, in plain text: how well detectors tell, what filters find, what each costs."""
+"""What a report says of kinds of defenses, in plain text: what guards and filters do to rows, and what each defense costs."""
 
 from __future__ import annotations
 
-from bdbench.analysis.kinds import CostRow, DetectionRow, FilterRow, cost_rows, detection_rows, filter_rows
+from bdbench.analysis.kinds import (
+    CostRow,
+    DetectionRow,
+    FilterRow,
+    PurifierRow,
+    cost_rows,
+    detection_rows,
+    filter_rows,
+    purifier_rows,
+)
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import ABSENT, percent
 from bdbench.reports.text_tables import TextTable
@@ -12,6 +21,10 @@ DETECTION = (
     "clean test rows that are rejected; FAR: share of the triggered ones that are not. AUROC: share of the pairs of a clean "
     "and a triggered row of which the triggered one is more suspicious, 50 by chance. All in per cent, means over seeds. In "
     "the tables of CACC and ASR a rejected clean row is an error, and a rejected triggered row no success."
+)
+PURIFYING = (
+    "Changed: share of the rows of which the classifier gets another text. Emptied: share of those of which nothing is left, "
+    "which are classified all the same. In per cent, means over seeds."
 )
 FILTERING = (
     "Dropped: share of the training rows. Precision: share of the dropped rows that are poisoned; recall: share of the "
@@ -32,6 +45,10 @@ def kinds_tables(board: Leaderboard) -> list[TextTable]:
         headers = (*names, "Stated FRR", "FRR", "FAR", "AUROC")
         rows = tuple(map(_detection, detection))
         tables.append(TextTable("Kinds", "Detectors: what they reject", headers, rows, len(names), DETECTION))
+    if purifying := purifier_rows(board.summaries):
+        headers = (*names, "Clean changed", "Triggered changed", "Clean emptied", "Triggered emptied")
+        rows = tuple(map(_purifying, purifying))
+        tables.append(TextTable("Kinds", "Purifiers: what they change", headers, rows, len(names), PURIFYING))
     if filtering := filter_rows(board.summaries):
         headers = (*names, "Dropped", "Precision", "Recall")
         rows = tuple(map(_filtering, filtering))
@@ -47,6 +64,11 @@ def kinds_tables(board: Leaderboard) -> list[TextTable]:
 def _detection(row: DetectionRow) -> tuple[str, ...]:
     rates = (row.frr, row.far, row.auroc)
     return (*map(str, (row.task, row.attack, row.defense)), f"{100 * row.stated_frr:g}", *map(_rate, rates))
+
+
+def _purifying(row: PurifierRow) -> tuple[str, ...]:
+    shares = (row.clean_changed, row.triggered_changed, row.clean_emptied, row.triggered_emptied)
+    return (*map(str, (row.task, row.attack, row.defense)), *map(_rate, shares))
 
 
 def _filtering(row: FilterRow) -> tuple[str, ...]:
