@@ -7,6 +7,8 @@ The paper takes GPT-2; "gpt2" or "gpt2-large" of the hub is one choice of `lm`. 
 of the bigrams of the unlabelled clean texts, for two cores, and "bundled" is SmolLM2-135M-Instruct. The paper leaves the bar
 to a small validation set, and its code shows every bar on the test set. Here the bar is the smallest that removes no more than
 a stated share of the words of the clean validation texts. It hangs on no classifier: a text is purified alike for all victims.
+A share of 0.05 costs a never-poisoned model 5 points of accuracy on validation rows of SST-2, and 2 of QQP; 0.1 costs 6 to 11
+and 4.
 
 A text's only word stays. Of a pair both texts are purified. A text of more than 128 words is taken in parts of 128 words.
 """
@@ -40,7 +42,7 @@ class Onion(Purifier):
     packages = {"nltk": "lm"}
 
     lm: str = hp("ngram", help="language model: ngram, bundled, a directory, or a Hugging Face id such as gpt2")
-    removed: float = hp(0.1, low=0.0, high=1.0, help="share of the words of clean validation texts that may be removed")
+    removed: float = hp(0.05, low=0.0, high=1.0, help="share of the words of clean validation texts that may be removed")
 
     def asks_for(self) -> frozenset[str]:
         return self.needs if self.lm == NGRAM else self.needs - {"unlabelled"}
