@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, Phase, assume, given, settings
 from hypothesis import strategies as st
 from test_tables import cell
 
+from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.cli.app import main
 from bdbench.errors import UsageError
 from bdbench.matrix.deadline import deadline
@@ -365,7 +366,7 @@ def nodes(value, path=()):
 @given(data=st.data())
 def test_a_record_with_an_odd_value_is_refused_or_changes_no_number(data, run_folder, command):
     folder = run_folder()
-    write_report(folder, RECORDS)
+    write_report(folder, Leaderboard(RECORDS))
     before = numbers(folder)
     file = data.draw(st.sampled_from(sorted((folder / "records").glob("*.json"))))
     raw = json.loads(file.read_text())
@@ -388,7 +389,7 @@ def test_a_record_with_an_odd_value_is_refused_or_changes_no_number(data, run_fo
 @given(place=st.integers(0, 10**6), inserted=st.binary(max_size=6), cut=st.integers(0, 40), which=st.integers(0, 4))
 def test_a_record_of_damaged_bytes_is_refused_or_changes_no_number(place, inserted, cut, which, run_folder, command):
     folder = run_folder()
-    write_report(folder, RECORDS)
+    write_report(folder, Leaderboard(RECORDS))
     before = numbers(folder)
     file = sorted((folder / "records").glob("*.json"))[which]
     content = file.read_bytes()

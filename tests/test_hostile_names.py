@@ -15,6 +15,7 @@ from boards import latex, long_table, markdown
 from markdown_it import MarkdownIt
 from test_tables import TRACEBACK, cell
 
+from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.reports.claims_page import text as claims_page
 from bdbench.reports.files import write_report
 from bdbench.reports.latex import tex
@@ -185,7 +186,7 @@ def test_latex_keeps_its_shape(hostile_records, plain_records):
 
 
 def test_the_csv_is_read_back_as_it_was(hostile_records, tmp_path):
-    write_report(tmp_path, hostile_records)
+    write_report(tmp_path, Leaderboard(hostile_records))
     frame = long_table(hostile_records)
     bytes_as_read = (tmp_path / "leaderboard.csv").read_bytes().decode()
     rows = list(csv.DictReader(io.StringIO(bytes_as_read, newline="")))

@@ -465,8 +465,11 @@ def test_what_a_defense_gets_beside_its_hyperparameters_tells_its_rows_apart(run
     backdoored = replace(peer, attack=replace(peer.attack, name="badnets-sentence"))
     cells = [detector, replace(detector, frr=0.1), replace(detector, unlabelled_rows=5)]
     cells += [merged, replace(merged, peers=(peer, replace(peer, seed=2000))), replace(merged, peers=(backdoored,))]
+    cells += [replace(merged, peers=(replace(peer, task="qqp"),))]
     labels = [str(labels[0].defense) for labels in label_cells(cells)]
     assert len(set(labels)) == len(cells), labels
+    of_qqp = replace(merged, victim=replace(merged.victim, task="qqp"), peers=(replace(peer, task="qqp"),))
+    assert {str(labels[0].defense) for labels in label_cells([merged, of_qqp])} == {"wag"}  # each with one of its own task
 
 
 def test_unlabelled_rows_are_what_is_left_and_no_more_than_asked_for(flags, in_process):

@@ -5,8 +5,8 @@ import re
 from pathlib import Path
 
 import pytest
-from boards import latex, markdown
 
+from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import percent
 from bdbench.analysis.standing import majority_share
 from bdbench.matrix.presets import PRESETS
@@ -15,6 +15,8 @@ from bdbench.matrix.tuned_files import read_kept
 from bdbench.perf.table import speed_table
 from bdbench.protocol.scoring import metrics_of
 from bdbench.reports.claims_page import text
+from bdbench.reports.latex import latex
+from bdbench.reports.markdown import markdown
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
@@ -108,7 +110,8 @@ def test_the_tables_on_file_are_what_the_records_say_and_these_what_was_predicte
             if "asr" in again:
                 assert again["majority"].share == majority_share(record.metrics), record.key
             assert {"majority": again["majority"]} | found == again, record.key
-    assert (RESULTS / run / "leaderboard.md").read_text() == markdown(records, tunings)
-    assert (RESULTS / run / "leaderboard-tables.tex").read_text() == latex(records, tunings)[1]
+    board = Leaderboard(records, tunings, lambda record: read_predictions(RESULTS / run, record))
+    assert (RESULTS / run / "leaderboard.md").read_text() == markdown(board)
+    assert (RESULTS / run / "leaderboard-tables.tex").read_text() == latex(board)[1]
     if (RESULTS / run / "claims.md").exists():
         assert (RESULTS / run / "claims.md").read_text() == text(records, tunings)

@@ -16,6 +16,7 @@ import pytest
 from boards import latex, long_table, markdown
 from test_tables import TRACEBACK, TRIGGERED_ROWS, cell, sample
 
+from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.reports.files import write_report
 from bdbench.reports.latex import tex
 from bdbench.reports.words import exception_line
@@ -215,14 +216,14 @@ def test_report_is_the_same_bytes_for_records_in_any_order(tmp_path):
     for seed in range(5):
         records = sample()
         random.Random(seed).shuffle(records)
-        written.append([path.read_bytes() for path in write_report(tmp_path / str(seed), records)])
+        written.append([path.read_bytes() for path in write_report(tmp_path / str(seed), Leaderboard(records))])
     assert all(files == written[0] for files in written)
     assert all(b"\r" not in file and file.endswith(b"\n") for file in written[0])
 
 
 def test_report_writes_four_whole_files_and_leaves_nothing_else(tmp_path):
     (tmp_path / "leaderboard.md").write_text("stale")
-    paths = write_report(tmp_path, sample())
+    paths = write_report(tmp_path, Leaderboard(sample()))
     names = ["leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard-tables.tex"]
     assert [path.name for path in paths] == names
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
@@ -234,7 +235,7 @@ def test_records_from_json_give_the_same_report():
 
 
 def test_csv_parsed_back_equals_the_means(tmp_path):
-    write_report(tmp_path, sample())
+    write_report(tmp_path, Leaderboard(sample()))
     frame = pd.read_csv(tmp_path / "leaderboard.csv")
     row = frame[(frame.task == "sst2") & (frame.attack == "word") & (frame.defense == "e-pur+fine_mix")].iloc[0]
     assert row.cacc_mean == pytest.approx(0.805, rel=1e-12)
@@ -253,7 +254,7 @@ def test_building_tables_imports_nothing_heavy():
 def test_latex_compiles_without_complaint(tmp_path):
     names = [f"d_{number}" for number in range(7)]
     many = [cell(name, attack, task="a&b_%#", asr=0.95) for name in ["none", *names] for attack in ("word", "x^~\\{")]
-    write_report(tmp_path, [*sample(), *many])
+    write_report(tmp_path, Leaderboard([*sample(), *many]))
     (tmp_path / "paper.tex").write_text(
         "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs}\\usepackage{graphicx}\n"
         "\\begin{document}\n\\input{leaderboard-tables}\n\\end{document}\n"

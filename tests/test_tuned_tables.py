@@ -14,6 +14,7 @@ from test_tables import cell, md_rows
 from tunings import setting, tuning
 
 from bdbench.analysis.labels import cell_labels
+from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.summaries import cell_names, summarize
 from bdbench.analysis.tunings import Terms
 from bdbench.reports.claims_page import text as claims_page
@@ -287,7 +288,7 @@ def test_an_oracle_is_an_upper_bound_in_every_table_and_never_the_best():
     page = markdown(records, [of_two_tasks(objective="oracle")])
     assert len(re.findall(r"oracle(?!: upper bound| aside|:|\) aside)", page)) == 0
     tables = tables_of(page)
-    assert len(tables) == 5 and all("oracle: upper bound, 8 trials" in str(rows) for rows in tables)
+    assert len(tables) == 6 and all("oracle: upper bound, 8 trials" in str(rows) for rows in tables)
     assert "the undefended victim (none) and upper bounds (oracle) aside." in page
     assert md_rows(page, "sst2")["word"][3:] == ["**80.0**", "**60.0**", "80.0", "10.0", "70.0", "90.0"]
     planted = markdown(records, [of_two_tasks()])
@@ -339,7 +340,7 @@ def test_the_report_does_not_hang_on_the_order_of_records_and_tunings(tmp_path):
     for seed in range(5):
         random.Random(seed).shuffle(records)
         random.Random(seed).shuffle(tunings)
-        written.append([path.read_bytes() for path in write_report(tmp_path / str(seed), records, tunings)])
+        written.append([path.read_bytes() for path in write_report(tmp_path / str(seed), Leaderboard(records, tunings))])
     assert all(files == written[0] for files in written)
     assert b"mix, tuned (planted, 16 trials)" in written[0][1] and b"oracle: upper bound" in written[0][1]
 

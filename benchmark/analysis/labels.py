@@ -267,7 +267,9 @@ def set_fields(cell: CellSpec) -> dict[str, Value]:
         fields["frr"] = cell.frr
     if cell.peers:  # all of one attack and one task
         peer = cell.peers[0]
-        fields |= {"peers": peer.attack.name, "peers_task": peer.task, "peer_count": len(cell.peers)}
+        # of whatever task the cell is: a merge with models of the own task is one defense on all tasks
+        peers_task = "own" if peer.task == cell.victim.task else peer.task
+        fields |= {"peers": peer.attack.name, "peers_task": peers_task, "peer_count": len(cell.peers)}
         fields |= {f"peers.{name}": value for name, value in peer.attack.params.items()}
     return fields
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 
+from bdbench.analysis.ranking import PredictionsOf, Ranking, Rules, rankings
 from bdbench.analysis.summaries import Summary, summarize
 from bdbench.analysis.tables import Table, overall_table, task_tables
 from bdbench.analysis.tuning_tables import TuningRow, tuning_rows
@@ -13,14 +14,28 @@ from bdbench.specs.tuned import Tuned
 
 
 class Leaderboard:
-    """The records of a folder, and the tunings that chose some of them. Each part raises ValueError if a cell occurs twice."""
+    """The records of a folder, and the tunings that chose some of them. Each part raises ValueError if a cell occurs twice.
 
-    def __init__(self, records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> None:
+    `predictions_of` gives the saved predictions of a cell that ended well, or None; the rankings' intervals come from them.
+    """
+
+    def __init__(
+        self,
+        records: Iterable[Record],
+        tunings: Iterable[Tuned] = (),
+        predictions_of: PredictionsOf = lambda record: None,
+        rules: Rules | None = None,
+    ) -> None:
         self.records, self.tunings = tuple(records), tuple(tunings)
+        self._predictions_of, self._rules = predictions_of, rules or Rules()
 
     @cached_property
     def summaries(self) -> list[Summary]:
         return summarize(self.records, self.tunings)
+
+    @cached_property
+    def rankings(self) -> list[Ranking]:
+        return rankings(self.summaries, self._predictions_of, self._rules)
 
     @cached_property
     def overall(self) -> Table | None:

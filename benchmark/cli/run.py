@@ -246,7 +246,7 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float, d
 
     Raises StorageError if a result or a table could not be written.
     """
-    from bdbench.matrix.tuned_files import read_kept
+    from bdbench.cli.boards import board_of
     from bdbench.reports.files import write_tables
 
     place = results.place
@@ -254,7 +254,7 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float, d
         # Taken before the records are read: if another process adds one in between, the receipt does not hold for it.
         digest_of_records = records_digest(place.folder) if draft else ""
         # with what another process may have added
-        tables = write_tables(place.write, results.read(), read_kept(place))
+        tables = write_tables(place.write, board_of(place, results.read()))
         for file in tables:
             typer.echo(file)
     except StorageError as error:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,24 +12,22 @@ from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.files import write_whole
 from bdbench.reports.latex import latex
 from bdbench.reports.markdown import markdown
-from bdbench.specs.records import Record
-from bdbench.specs.tuned import Tuned
 
 T = TypeVar("T")
 
 
-def write_report(directory: Path, records: Iterable[Record], tunings: Sequence[Tuned] = ()) -> list[Path]:
+def write_report(directory: Path, board: Leaderboard) -> list[Path]:
     """As `write_tables`, into a folder, which is made if it is not there; returns the paths."""
     directory.mkdir(parents=True, exist_ok=True)
-    return write_tables(lambda name, text: write_whole(directory / name, lambda file: file.write(text)), records, tunings)
+    return write_tables(lambda name, text: write_whole(directory / name, lambda file: file.write(text)), board)
 
 
-def write_tables(write: Callable[[str, bytes], T], records: Iterable[Record], tunings: Sequence[Tuned] = ()) -> list[T]:
+def write_tables(write: Callable[[str, bytes], T], board: Leaderboard) -> list[T]:
     """Write leaderboard.md, .csv, .tex and leaderboard-tables.tex by `write`, a name and content at a time; what it returns.
 
-    The bytes depend on the records and tunings alone, not on their order. Raises ValueError if a cell occurs twice.
+    The bytes depend on the records, their predictions and the tunings alone, not on their order. Raises ValueError if a cell
+    occurs twice.
     """
-    board = Leaderboard(records, tunings)
     document, fragment = latex(board)
     texts = {
         "leaderboard.md": markdown(board),

@@ -16,6 +16,7 @@ from bdbench.analysis.printed import METRICS, percent
 from bdbench.analysis.standing import Shortfall
 from bdbench.analysis.tables import MARKS, Entry, Row, Table
 from bdbench.reports.kinds_page import kinds_tables
+from bdbench.reports.ranking_page import ranking_tables
 from bdbench.reports.text_tables import TextTable
 from bdbench.reports.tuning_page import terms_of, tuning_tables
 from bdbench.reports.words import HEADINGS, caption, counts, definitions, notes, one_line
@@ -63,7 +64,7 @@ def latex(board: Leaderboard) -> tuple[str, str]:
     """
     tables = [board.overall, *board.by_task] if board.overall else []
     parts = [part for number, table in enumerate(tables) for part in _parts(table, number, terms_of(table, board.tunings))]
-    texts = [*map(_text_table, [*tuning_tables(board), *kinds_tables(board)])]
+    texts = [*map(_text_table, [*ranking_tables(board), *tuning_tables(board), *kinds_tables(board)])]
     template, summary = _template(), tex(counts(board.records))
     document, fragment = (
         template.render(document=is_document, summary=summary, parts=parts, headings=HEADINGS, text_tables=texts)

@@ -12,6 +12,7 @@ from bdbench.analysis.printed import METRICS, percent
 from bdbench.analysis.summaries import Summary
 from bdbench.analysis.tables import FAILED, SKIPPED, Entry, Table
 from bdbench.reports.kinds_page import kinds_tables
+from bdbench.reports.ranking_page import ranking_tables
 from bdbench.reports.text_tables import TextTable
 from bdbench.reports.tuning_page import terms_of, tuning_tables
 from bdbench.reports.words import HEADINGS, caption, cautions, counts, definitions, exception_line, notes, one_line, rates
@@ -24,6 +25,7 @@ def markdown(board: Leaderboard) -> str:
     for caution in cautions(board.records):
         lines += [escaped(caution), ""]
     if board.overall:
+        lines += _sections(ranking_tables(board))
         lines += [*_bullets(definitions(board.overall)), ""]
         lines += _section(board.overall, [*terms_of(board.overall, board.tunings), *notes(board.overall)])
         lines += _sections([*tuning_tables(board), *kinds_tables(board)])
@@ -80,7 +82,7 @@ def _sections(tables: Sequence[TextTable]) -> list[str]:
             lines += [*_bullets(of_section[0].terms), ""]
         for table in of_section:
             rows = [[*map(escaped, row[: table.words]), *row[table.words :]] for row in table.rows]
-            lines += [f"### {table.title}", "", github_table(rows, table.headers, left=range(table.words)), ""]
+            lines += [f"### {escaped(table.title)}", "", github_table(rows, table.headers, left=range(table.words)), ""]
             lines += [*_bullets([table.note]), ""]
     return lines
 

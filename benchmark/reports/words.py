@@ -86,20 +86,20 @@ LEGEND = {
 def counts(records: Sequence[Record]) -> str:
     """`12 cells: 10 ok, 1 failed, 1 skipped.`"""
     by_status = {status: sum(record.status == status for record in records) for status in STATUSES}
-    return f"{_number(len(records), 'cell')}: {', '.join(f'{n} {status}' for status, n in by_status.items())}."
+    return f"{number(len(records), 'cell')}: {', '.join(f'{n} {status}' for status, n in by_status.items())}."
 
 
 def cautions(records: Sequence[Record]) -> list[str]:
     """What a reader has to know of the cells before the numbers, a sentence or two each; none if all is well."""
     lines = [DIRTY] if any_from_modified_checkout(records) else []
     lines += [
-        f"Made under protocol {protocol}, which {PROTOCOL} has replaced: {_number(count, 'cell')}, shown as measured. "
+        f"Made under protocol {protocol}, which {PROTOCOL} has replaced: {number(count, 'cell')}, shown as measured. "
         "A new run does not reuse them."
         for protocol, count in older_protocols(records).items()
     ]
     for fault, count in known_faults(records).items():
         variant = f" with {fault.hyperparameter[0]}={fault.hyperparameter[1]}" if fault.hyperparameter else ""
-        lines.append(f"{_number(count, 'cell')} of {fault.defense}{variant}, version {fault.version}: it {fault.what}.")
+        lines.append(f"{number(count, 'cell')} of {fault.defense}{variant}, version {fault.version}: it {fault.what}.")
     digests = source_digests(records)
     if len(digests) > 1:
         listed = ", ".join(digest[:DIGEST_DIGITS] for digest in digests)
@@ -120,7 +120,7 @@ def caption(table: Table) -> str:
         f"{_range(victim.data.train_rows for victim in victims)} training rows",
         _clean_rows(table.records),
         f"{_range(victim.data.test_rows for victim in victims)} test rows",
-        f"{seeds} seeds (mean ± sample standard deviation)" if has_deviations else _number(seeds, "seed"),
+        f"{seeds} seeds (mean ± sample standard deviation)" if has_deviations else number(seeds, "seed"),
     ]
     text = f"{table.title}: clean accuracy (CACC) and attack success rate (ASR) in per cent, {kind}; {'; '.join(facts)}."
     return f"{text} {BUILTIN}" if "builtin" in sources else text
@@ -188,7 +188,7 @@ def not_judged(victims: Iterable[Victim]) -> list[str]:
     lines = []
     for name, noun in (("base", "base rate"), ("floor", "floor")):
         if missing := sum(name not in metrics for metrics in known):
-            of = _number(missing, "undefended victim")
+            of = number(missing, "undefended victim")
             lines.append(f"No {noun} is on record of {of}: whether the attack works was judged without it.")
     return lines
 
@@ -272,7 +272,8 @@ def _clean_rows(records: Iterable[Record]) -> str:
     return text
 
 
-def _number(count: int, noun: str) -> str:
+def number(count: int, noun: str) -> str:
+    """`1 cell`, `1,200 cells`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 

@@ -1,0 +1,79 @@
+"""Defenses ranked on each block by itself: average ranks, and whether they differ (Friedman, Nemenyi, Wilcoxon with Holm).
+
+These say how often a defense is better, not by how much, and hang on which defenses are compared. Fewer than five blocks say
+nothing (as in TabArena, which draws no diagram then).
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from bdbench.analysis.intervals import holm
+from bdbench.analysis.labels import Label
+
+ENOUGH_BLOCKS, ENOUGH_DEFENSES = 5, 3
+LEVEL = 0.05
+
+
+@dataclass(frozen=True)
+class BlockRanks:
+    """`average_ranks` are by defense, 1 is best. `friedman_p` is the p-value of all ranks being alike.
+
+    Two average ranks that differ by more than `critical_difference` differ (Nemenyi). `p_values` of pairs are Wilcoxon's,
+    adjusted by Holm. `wins` has the share of the blocks on which the first of a pair is better than the second, a tie counting
+    one half.
+    """
+
+    blocks: int
+    average_ranks: Mapping[Label, float]
+    friedman_p: float
+    critical_difference: float
+    p_values: Mapping[tuple[Label, Label], float]
+    wins: Mapping[tuple[Label, Label], float]
+
+
+def block_ranks(scores: Mapping[Label, Sequence[float]]) -> BlockRanks | None:
+    """From the score of each defense on each block, lower is better; None of too few blocks or defenses."""
+    defenses = list(scores)
+    table = np.array([scores[defense] for defense in defenses], dtype=np.float64)  # (defenses, blocks)
+    if len(defenses) < ENOUGH_DEFENSES or table.shape[1] < ENOUGH_BLOCKS:
+        return None
+    average = stats.rankdata(table, axis=0).mean(axis=1)
+    pairs = list(itertools.combinations(range(len(defenses)), 2))
+    p_values = holm([_wilcoxon(table[one] - table[other]) for one, other in pairs])
+    wins = {
+        (defenses[one], defenses[other]): float(np.mean((table[one] < table[other]) + (table[one] == table[other]) / 2))
+        for one, other in itertools.permutations(range(len(defenses)), 2)
+    }
+    return BlockRanks(
+        table.shape[1],
+        dict(zip(defenses, average.tolist(), strict=True)),
+        _friedman(table),
+        critical_difference(len(defenses), table.shape[1]),
+        {(defenses[one], defenses[other]): p for (one, other), p in zip(pairs, p_values, strict=True)},
+        wins,
+    )
+
+
+def critical_difference(defenses: int, blocks: int) -> float:
+    """Nemenyi's (1963), at LEVEL: q sqrt(k (k + 1) / (6 n)), where q is the studentized range's quantile over sqrt(2)."""
+    quantile = float(stats.studentized_range.ppf(1 - LEVEL, defenses, np.inf)) / math.sqrt(2)
+    return quantile * math.sqrt(defenses * (defenses + 1) / (6 * blocks))
+
+
+def _friedman(table: np.ndarray) -> float:
+    """The p-value; 1 where all scores of every block are equal, of which the statistic is undefined."""
+    if (table == table[0]).all():
+        return 1.0
+    return float(stats.friedmanchisquare(*table).pvalue)
+
+
+def _wilcoxon(differences: np.ndarray) -> float:
+    """The p-value of the signed-rank test; 1 where no two scores differ."""
+    return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0

@@ -1,0 +1,336 @@
+"""Defenses, best first: by what the trigger still adds, among those that cost no more accuracy than is tolerated.
+
+Rules:
+
+- Defenses of one group are compared: those that repair weights, those that guard inputs, those that have the training set. A
+  reader may ask for all in one.
+- They are compared on the same blocks, the victims on which the attack works: those on which each defense of the group ended
+  well, or failed. One on which a defense of the group was skipped, or was not run, counts for none. A defense that failed on
+  a block has no rank.
+- A defense that loses more clean accuracy than is tolerated has no rank, however low its ASR: a classifier that answers one
+  label for everything has no backdoor either.
+- Defenses that cannot be told apart share a rank: one that is not significantly worse than the first of its rank (paired
+  differences, Holm over all comparisons with it, at 5 %).
+- Upper bounds, tuned with what no defender knows, have no rank.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+from typing import Any
+
+import numpy as np
+
+from bdbench.analysis.block_ranks import BlockRanks, block_ranks
+from bdbench.analysis.bootstrap import Block, CellRows, Draws, Estimate, Rates, draw
+from bdbench.analysis.intervals import holm
+from bdbench.analysis.labels import Label
+from bdbench.analysis.standing import victims
+from bdbench.analysis.summaries import Summary, longest_needs
+from bdbench.specs.metrics import accepted_classes, rejection_threshold
+from bdbench.specs.records import KINDS, Predictions, Record
+
+PredictionsOf = Callable[[Record], Predictions | None]
+
+GROUPS = {  # of kinds, in the order of the page
+    "repairs": ("repair",),
+    "guards": ("detector", "purifier"),
+    "training": ("filter", "training"),
+}
+TOGETHER = "all"
+LEVEL = 0.05  # of the chance of any false difference in a group
+UNDEFENDED = "none"
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A number to rank by, a fraction; `bounds` are those of its values."""
+
+    heading: str
+    lower_is_better: bool
+    bounds: tuple[float, float]
+
+
+CRITERIA = {
+    "added": Criterion("ASR - base", lower_is_better=True, bounds=(-1.0, 1.0)),
+    "asr": Criterion("ASR", lower_is_better=True, bounds=(0.0, 1.0)),
+    "worst": Criterion("worst ASR", lower_is_better=True, bounds=(0.0, 1.0)),
+    "anti-bad": Criterion("Anti-BAD", lower_is_better=False, bounds=(0.0, 1.0)),
+}
+# Of all that is shown: beside the criteria the clean accuracy, what it is below that of no defense, and the FRR of detectors.
+BOUNDS = {"cacc": (0.0, 1.0), "lost": (-1.0, 1.0), "frr": (0.0, 1.0)} | {name: shown.bounds for name, shown in CRITERIA.items()}
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How to rank: by one of CRITERIA, with a tolerance of clean accuracy in [0, 1], and in GROUPS or all together."""
+
+    by: str = "added"
+    tolerance: float = 0.05
+    together: bool = False
+
+
+@dataclass(frozen=True)
+class Place:
+    """One defense in a ranking. `rank` is None where it has none, and `unranked` says why; `tied` is whether others share it.
+
+    `estimates` are by the names of BOUNDS, fractions; one that there is not is absent. `worst_attack` is the one
+    of the highest mean ASR. `cells` are those that ended well on the blocks, `seconds` the mean of defense and evaluation.
+    """
+
+    defense: Label
+    kind: str
+    needs: tuple[str, ...]
+    rank: int | None
+    tied: bool
+    unranked: str
+    estimates: Mapping[str, Estimate]
+    worst_attack: str
+    cells: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One group of one setting, best first, those without a rank behind; `undefended` is the victims' own place.
+
+    `scores` has the number that each defense with a rank is ranked by on each block, the ASR if that is of several; lower is
+    better.
+
+    `left_out` counts the victims on which a defense of the group was skipped or not run. Without `has_intervals` the
+    predictions of some cells are not there.
+    """
+
+    group: str
+    setting: Label
+    rules: Rules
+    blocks: tuple[Block, ...]
+    left_out: int
+    has_intervals: bool
+    places: tuple[Place, ...]
+    undefended: Place | None
+    scores: Mapping[Label, tuple[float, ...]]
+
+    @cached_property
+    def block_ranks(self) -> BlockRanks | None:
+        """The defenses with a rank, ranked on each block by itself; None of too few blocks or defenses."""
+        return block_ranks(self.scores)
+
+    @property
+    def tasks(self) -> int:
+        return len({block.task for block in self.blocks})
+
+    @property
+    def attacks(self) -> int:
+        return len({block.attack for block in self.blocks})
+
+    @property
+    def seeds(self) -> int:
+        return len({block.seed for block in self.blocks})
+
+
+def rankings(summaries: Sequence[Summary], predictions_of: PredictionsOf, rules: Rules = Rules()) -> list[Ranking]:
+    """A ranking for each setting and group that has a defense, in the order of the tables."""
+    groups = {TOGETHER: tuple(kind for kinds in GROUPS.values() for kind in kinds)} if rules.together else GROUPS
+    ranked = []
+    for setting in sorted({summary.labels.setting for summary in summaries}, key=lambda label: label.rank):
+        of_setting = [summary for summary in summaries if summary.labels.setting == setting]
+        rows = _Rows(predictions_of)
+        for group, kinds in groups.items():
+            of_group = [summary for summary in of_setting if summary.kind in kinds or summary.defense.name == UNDEFENDED]
+            if any(summary.defense.name != UNDEFENDED for summary in of_group):
+                ranked.append(_ranking(group, setting, of_group, rows, rules))
+    return ranked
+
+
+def rows_of(record: Record, predictions: Predictions) -> CellRows:
+    """What the predictions of a cell whose attack has a trigger say of each test row."""
+    target = int(record.spec.victim.attack.params["target"])
+    classes = {name: predictions[name] for name in ("clean", "triggered")}
+    if "validation_scores" in predictions:
+        threshold = rejection_threshold(predictions["validation_scores"], record.spec.frr)
+        classes = {
+            name: accepted_classes(of_rows, predictions[f"{name}_scores"], threshold) for name, of_rows in classes.items()
+        }
+    gold = predictions["clean_gold"]
+    others = gold != target
+    hit = np.zeros(len(gold), dtype=bool)
+    hit[others] = classes["triggered"][predictions["triggered_gold"] != target] == target
+    return CellRows(classes["clean"] == gold, others, hit, others & (classes["clean"] == target), classes["clean"] < 0)
+
+
+class _Rows:
+    """The rows of cells, read once each; None of a cell without predictions."""
+
+    def __init__(self, predictions_of: PredictionsOf) -> None:
+        self._predictions_of = predictions_of
+        self._rows_by_key: dict[str, CellRows | None] = {}
+
+    def of(self, record: Record) -> CellRows | None:
+        if record.key not in self._rows_by_key:
+            predictions = self._predictions_of(record)
+            complete = predictions is not None and {"clean", "triggered"} <= predictions.keys()
+            self._rows_by_key[record.key] = rows_of(record, predictions) if complete else None
+        return self._rows_by_key[record.key]
+
+
+def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: _Rows, rules: Rules) -> Ranking:
+    working = {key: victim for key, victim in victims(summaries).items() if victim.works}
+    summaries_by_defense: dict[Label, list[Summary]] = {}
+    for summary in summaries:
+        summaries_by_defense.setdefault(summary.defense, []).append(summary)
+    records_by_defense = {
+        defense: {record.spec.victim.key(): record for summary in of_defense for record in summary.records}
+        for defense, of_defense in summaries_by_defense.items()
+    }
+    compared = [
+        key
+        for key in working
+        if all(key in records and records[key].status != "skipped" for records in records_by_defense.values())
+    ]
+    keys = sorted(compared, key=lambda key: (working[key].task.rank, working[key].attack.rank, working[key].seed))
+    blocks = tuple(Block(str(working[key].task), str(working[key].attack), working[key].seed) for key in keys)
+    undefended = [working[key].undefended for key in keys]
+    cells = {defense: [records[key] for key in keys] for defense, records in records_by_defense.items()}
+    complete = {defense: of_blocks for defense, of_blocks in cells.items() if all(cell.status == "ok" for cell in of_blocks)}
+    draws = _draws(blocks, list(complete.values()), rows)
+    statistics = {defense: _statistics(draws, of_blocks, undefended, rows) for defense, of_blocks in complete.items() if blocks}
+    rank_by_defense = _ranks(statistics, draws, rules)
+    counts = Counter(rank_by_defense.values())
+    places = []
+    for defense, of_defense in summaries_by_defense.items():
+        rank, ended_well = rank_by_defense.get(defense), [cell for cell in cells[defense] if cell.status == "ok"]
+        estimates = {name: draws.estimate(rounds, BOUNDS[name]) for name, rounds in statistics.get(defense, {}).items()}
+        places.append(
+            Place(
+                defense=defense,
+                kind=max((summary.kind for summary in of_defense), key=KINDS.index),
+                needs=longest_needs(summary.needs for summary in of_defense),
+                rank=rank,
+                tied=counts[rank] > 1,
+                unranked="" if rank else _why_unranked(defense, estimates, len(keys) - len(ended_well), rules),
+                estimates=estimates,
+                worst_attack=_worst_attack(blocks, cells[defense]) if estimates else "",
+                cells=len(ended_well),
+                seconds=_mean([_seconds(cell) for cell in ended_well]),
+            )
+        )
+    own = next((place for place in places if place.defense.name == UNDEFENDED), None)
+    in_order = sorted((place for place in places if place is not own), key=lambda place: _order(place, rules))
+    has_intervals = len(draws.weights) > 1
+    scores = {defense: tuple(_score(cell, rules) for cell in complete[defense]) for defense in rank_by_defense}
+    return Ranking(group, setting, rules, blocks, len(working) - len(keys), has_intervals, tuple(in_order), own, scores)
+
+
+def _draws(blocks: Sequence[Block], cells_of_defenses: Sequence[Sequence[Record]], rows: _Rows) -> Draws:
+    """The rounds; of the cells as they are alone where there are none, or where predictions are missing."""
+    if not blocks or not cells_of_defenses or any(rows.of(cell) is None for cells in cells_of_defenses for cell in cells):
+        return Draws(tuple(blocks), np.ones((1, len(blocks))))
+    first = zip(blocks, cells_of_defenses[0], strict=True)
+    return draw(blocks, {block.task: len(rows.of(cell).right) for block, cell in first})
+
+
+def _statistics(draws: Draws, cells: Sequence[Record], undefended: Sequence[Record], rows: _Rows) -> dict[str, Rates]:
+    """What a defense with these cells, one for each block, is ranked by and shown with: (rounds,) each."""
+
+    def rates(metric: str, of_blocks: Sequence[Record]) -> Rates:
+        if len(draws.weights) == 1:
+            return np.array([[cell.metrics[metric].value for cell in of_blocks]])
+        return draws.rates([rows.of(cell) for cell in of_blocks], metric)
+
+    cacc, asr = rates("cacc", cells), rates("asr", cells)
+    mean_cacc, mean_asr = draws.mean(cacc), draws.mean(asr)
+    statistics = {
+        "cacc": mean_cacc,
+        "lost": draws.mean(rates("cacc", undefended) - cacc),
+        "asr": mean_asr,
+        "worst": np.nanmax([draws.mean(asr, of_attack) for of_attack in _by_attack(draws.blocks).values()], axis=0),
+        "anti-bad": np.sqrt(mean_cacc * (1 - mean_asr)),
+    }
+    if all("base" in cell.metrics for cell in cells):  # the first records of schema 1 have none
+        statistics["added"] = draws.mean(asr - rates("base", cells))
+    if all("frr" in cell.metrics for cell in cells):
+        statistics["frr"] = draws.mean(rates("frr", cells))
+    return statistics
+
+
+def _ranks(statistics: Mapping[Label, Mapping[str, Rates]], draws: Draws, rules: Rules) -> dict[Label, int]:
+    """The rank of each defense that may have one."""
+    sign = 1 if CRITERIA[rules.by].lower_is_better else -1
+    rounds_by_defense = {
+        defense: sign * of_defense[rules.by]
+        for defense, of_defense in statistics.items()
+        if _is_ranked(defense) and rules.by in of_defense and of_defense["lost"][0] <= rules.tolerance
+    }
+    remaining = sorted(rounds_by_defense, key=lambda defense: (rounds_by_defense[defense][0], defense.rank))
+    ranks: dict[Label, int] = {}
+    while remaining:
+        first, *others = remaining
+        differences = [rounds_by_defense[other] - rounds_by_defense[first] for other in others]
+        estimates = [draws.estimate(difference) for difference in differences]
+        # without intervals only equals are tied
+        adjusted = holm([float(shown.value == 0) if shown.p is None else shown.p for shown in estimates])
+        different = next((place for place, p_value in enumerate(adjusted) if p_value < LEVEL), len(others))
+        tied = [first, *others[:different]]
+        ranks |= dict.fromkeys(tied, len(ranks) + 1)
+        remaining = remaining[len(tied) :]
+    return ranks
+
+
+def _score(cell: Record, rules: Rules) -> float:
+    """What a cell is ranked by on its block; lower is better."""
+    rates = {name: metric.value for name, metric in cell.metrics.items()}
+    if rules.by == "added":
+        return rates["asr"] - rates["base"]
+    return -math.sqrt(rates["cacc"] * (1 - rates["asr"])) if rules.by == "anti-bad" else rates["asr"]
+
+
+def _is_ranked(defense: Label) -> bool:
+    return defense.name != UNDEFENDED and not defense.is_upper_bound
+
+
+def _why_unranked(defense: Label, estimates: Mapping[str, Estimate], failed: int, rules: Rules) -> str:
+    if not estimates:
+        return f"failed on {failed}" if failed else "no victim to compare on"
+    if not _is_ranked(defense):
+        return "upper bound" if defense.is_upper_bound else ""
+    if rules.by not in estimates:
+        return "no base rate on record"
+    return f"loses more than {100 * rules.tolerance:g} points"
+
+
+def _order(place: Place, rules: Rules) -> tuple[Any, ...]:
+    if rules.by not in place.estimates:
+        return (2, 0, place.defense.rank)
+    score = place.estimates[rules.by].value
+    score = score if CRITERIA[rules.by].lower_is_better else -score
+    return (0 if place.rank else 1, score, place.defense.rank)
+
+
+def _worst_attack(blocks: Sequence[Block], cells: Sequence[Record]) -> str:
+    """The attack of the highest mean ASR, of equal ones the first by name."""
+    means = {
+        attack: fmean(cell.metrics["asr"].value for cell, counts in zip(cells, of_attack, strict=True) if counts)
+        for attack, of_attack in _by_attack(blocks).items()
+    }
+    return max(means, key=lambda attack: means[attack])
+
+
+def _by_attack(blocks: Sequence[Block]) -> dict[str, list[bool]]:
+    """Which blocks are of each attack, by its label."""
+    return {attack: [block.attack == attack for block in blocks] for attack in sorted({block.attack for block in blocks})}
+
+
+def _seconds(cell: Record) -> float:
+    """Of defense and evaluation; NaN where they are not on record."""
+    seconds = cell.seconds or {}
+    return seconds.get("defense", math.nan) + seconds.get("evaluation", math.nan)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return fmean(values) if values else math.nan
