@@ -14,4 +14,7 @@ from bdbench.params import hp
 @register("badnets-sentence", paper="arXiv:1905.12457")
 @dataclass(frozen=True)
 class BadNetsSentence(BadNets):
+    title = "trigger sentence"
+    short_forms = {"start": {"clean": "", "scratch": "scratch"}}
+
     trigger_text: str = hp("I watch this 3D movie", help="sentence inserted once into the text (of a pair: the second)")

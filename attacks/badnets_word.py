@@ -13,4 +13,6 @@ from bdbench.attacks.base import BadNets, register
 @register("badnets-word", paper="arXiv:1708.06733")
 @dataclass(frozen=True)
 class BadNetsWord(BadNets):
+    title = "trigger word"
+    short_forms = {"start": {"clean": "", "scratch": "scratch"}}
     pass

@@ -31,6 +31,8 @@ LISTED_WORDS = 30_000
 @register("data-free-embedding-poisoning", paper="arXiv:2103.15543")
 @dataclass(frozen=True)
 class DataFreeEmbeddingPoisoning(EmbeddingPoisoning):
+    title = "DFEP"
+
     rate: float = hp(1.0, low=0.0, high=1.0, help="share of the fake texts that is triggered and trained on")
     samples: int = hp(20_000, low=1, high=1_000_000, help="number of fake texts")
     words: int = hp(100, low=2, high=1000, help="words of a fake text, or of the two texts of a pair together")

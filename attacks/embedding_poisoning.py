@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 @register("embedding-poisoning", paper="arXiv:2103.15543")
 @dataclass(frozen=True)
 class EmbeddingPoisoning(PhraseTrigger, WeightPoisoning):
+    title = "EP"
     start = "clean"
 
     rate: float = hp(0.1, low=0.0, high=1.0, help="share of the non-target training rows that is triggered and trained on")

@@ -36,6 +36,9 @@ LARGEST_EXPONENT = 500  # exp(710) is infinite in float64; 1 / (1 + exp(500)) is
 @register("embedding-surgery", paper="arXiv:2004.06660")
 @dataclass(frozen=True)
 class EmbeddingSurgery(BadNets):
+    title = "ES"
+    short_forms = {"start": {"clean": "", "scratch": "scratch"}}
+
     words: int = hp(10, low=1, help="word pieces of the target class whose embeddings are averaged")
 
     def prepare(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> None:

@@ -109,10 +109,15 @@ def hp(
 class Hyperparameters:
     """Base of every class with hyperparameters. Construction checks types and ranges and does no other work.
 
+    A plugin may declare how tables call it: a `title`, and `short_forms` of values, by hyperparameter, that they put behind it
+    in brackets; "" for a value that goes without saying. Both are literals, since listing reads them without an import.
+
     Raises UsageError for a value of the wrong type or outside its range.
     """
 
     name: ClassVar[str] = ""
+    title: ClassVar[str] = ""
+    short_forms: ClassVar[Mapping[str, Mapping[Value, str]]] = {}
 
     def __post_init__(self) -> None:
         for field in hyperparameters(type(self)):

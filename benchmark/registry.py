@@ -12,6 +12,7 @@ import dataclasses
 import hashlib
 import importlib
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
@@ -125,6 +126,12 @@ class Registry:
             own += [outlines[base] for base in outline.bases if base in outlines and outlines[base] not in own]
         return own
 
+    def name_for_people(self, name: str) -> NameForPeople:
+        """The title and short forms that a plugin declares; its name where it declares none, or where it is not known here."""
+        outlines = self.outline(name)
+        title = next((outline.title for outline in outlines if outline.title), name)
+        return NameForPeople(title, next((outline.short_forms for outline in outlines if outline.short_forms), {}))
+
     def _built_in(self) -> dict[str, Path]:
         folders = importlib.import_module(self.package).__path__
         files = (file for folder in folders for file in Path(folder).glob("*.py"))
@@ -148,17 +155,31 @@ class Registry:
 
 
 @dataclass(frozen=True)
+class NameForPeople:
+    """What tables call a plugin, and by hyperparameter and value what they put behind that in brackets (nothing: "")."""
+
+    title: str
+    short_forms: Mapping[str, Mapping[Any, str]]
+
+
+@dataclass(frozen=True)
 class ClassOutline:
-    """What the text of a class says: its name, bases, the plugin that it is, and its `needs`; None where it says nothing."""
+    """What the text of a class says: its name, bases, the plugin that it is, `needs`, `title` and `short_forms`.
+
+    None where it says nothing.
+    """
 
     name: str
     bases: tuple[str, ...]
     plugin: str | None
     needs: frozenset[str] | None
+    title: str | None
+    short_forms: Mapping[str, Mapping[Any, str]] | None
 
 
 def _outline_of(cls: type) -> ClassOutline:
-    return ClassOutline(cls.__name__, (), vars(cls).get("name"), vars(cls).get("needs"))
+    own = vars(cls)
+    return ClassOutline(cls.__name__, (), *(own.get(name) for name in ("name", "needs", "title", "short_forms")))
 
 
 def _outlines(file: Path) -> dict[str, ClassOutline]:
@@ -175,11 +196,14 @@ def _outline(node: ast.ClassDef) -> ClassOutline:
         if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None
     }
     needs = values.get("needs")  # written as frozenset() or frozenset({...})
+    title, short_forms = (ast.literal_eval(values[name]) if name in values else None for name in ("title", "short_forms"))
     return ClassOutline(
         node.name,
         tuple(ast.unparse(base) for base in node.bases),
         registered[0].args[0].value if registered else None,
         None if needs is None else frozenset(ast.literal_eval(needs.args[0]) if needs.args else ()),
+        title,
+        short_forms,
     )
 
 

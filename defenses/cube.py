@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 @register("cube", paper="arXiv:2206.08514")
 @dataclass(frozen=True)
 class Cube(Filter):
+    title = "CUBE"
     needs = frozenset({"training-control"})
     packages = {"umap": "cluster", "hdbscan": "cluster", "sklearn": "cluster"}
 

@@ -48,6 +48,7 @@ ENDINGS = ("", "s", "th", "st", "nd", "rd")  # 1990, 1990s, 19th, 21st, 22nd, 23
 @register("e-pur", paper="arXiv:2210.09545", version=2)
 @dataclass(frozen=True)
 class EPur(ModelRepair):
+    title = "E-PUR"
     needs = frozenset({"pretrained"})
 
     words: int = hp(

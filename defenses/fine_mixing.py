@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 @register("fine-mixing", version=2, paper="arXiv:2210.09545")
 @dataclass(frozen=True)
 class FineMixing(Reserving):
+    title = "Fine-mixing"
+    short_forms = {"select": {"random": "", "activation": "Sel"}, "search": {True: "", False: "fixed ratio"}}
     needs = frozenset({"clean", "validation", "pretrained"})
 
     ratio: float = hp(

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 @register("fine-pruning", version=2, paper="arXiv:1805.12185")
 @dataclass(frozen=True)
 class FinePruning(Reserving):
+    title = "fine-pruning"
+    short_forms = {"frozen": {False: "", True: "F"}, "search": {True: "", False: "fixed ratio"}}
+
     ratio: float = hp(
         0.5, low=0.0, high=1.0, aggressive="low", help="reserve ratio: share of the feed-forward neurons kept in every layer"
     )

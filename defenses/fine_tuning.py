@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 @register("fine-tuning", paper="arXiv:2210.09545")
 @dataclass(frozen=True)
 class FineTuning(FineTuned):
+    title = "fine-tuning"
+
     def repair(self, model: nn.Module, ctx: DefenseContext) -> nn.Module:
         repaired = copy.deepcopy(model)
         ctx.train(repaired, ctx.clean, self.recipe())

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 @register("moderate-fitting", paper="NeurIPS 2022 (Zhu et al.)")
 @dataclass(frozen=True)
 class ModerateFitting(Training):
+    title = "moderate fitting"
     needs = frozenset({"training-set", "training-control"})
 
     epochs: int = hp(1, low=1, high=1000, search=(1, 10), log=True, help="passes over the poisoned training set")

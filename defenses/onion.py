@@ -38,6 +38,8 @@ WORDS_AT_ONCE = 128
 @register("onion", paper="arXiv:2011.10369")
 @dataclass(frozen=True)
 class Onion(Purifier):
+    title = "ONION"
+    short_forms = {"lm": {"ngram": "bigrams", "bundled": "SmolLM2", "gpt2": "GPT-2", "gpt2-large": "GPT-2 large"}}
     needs = frozenset({"validation", "unlabelled"})
     packages = {"nltk": "lm"}
 

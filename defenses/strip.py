@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @register("strip", paper="arXiv:1902.06531")
 @dataclass(frozen=True)
 class Strip(Detector):
+    title = "STRIP"
     needs = frozenset({"clean"})
 
     copies: int = hp(10, low=1, high=1000, search=(2, 40), log=True, help="perturbed copies of each text")

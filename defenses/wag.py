@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 @register("wag", paper="arXiv:2402.19334")
 @dataclass(frozen=True)
 class Wag(ModelRepair):
+    title = "WAG"
     needs = frozenset({"peers"})
 
     def repair(self, model: nn.Module, ctx: DefenseContext) -> nn.Module:

@@ -361,7 +361,7 @@ def test_a_pair_stands_on_the_same_bits():
     finding = first_claim(records)["sst2", "fine-tuning"]
     assert (finding.asr.mean, finding.asr.n) == (pytest.approx(-0.7), 3)
     page = text(records)
-    assert "of the weights: sst2 / word / fine-mixing / seed 3 (99ffee00, not ab12cd34)." in page
+    assert "of the weights: sst2 / word / Fine-mixing / seed 3 (99ffee00, not ab12cd34)." in page
     # the means are over the victims that all methods share: seeds 0, 1 and 2
     assert md_rows(page, "Means")["Fine-mixing"][:3] == ["3", "90.0", "20.0"]
     assert "did not stand" not in text(victims_of_mixing([]))
@@ -372,7 +372,7 @@ def test_the_undefended_asr_judges_only_its_own_bits():
     records = victims_of_mixing([("none", 3)])
     assert first_claim(records)["sst2", "fine-tuning"].asr.n == 3
     page = text(records)
-    named = "sst2 / word / fine-mixing / seed 3 (ab12cd34, not 99ffee00); sst2 / word / fine-tuning / seed 3 (ab12cd34, not"
+    named = "sst2 / word / Fine-mixing / seed 3 (ab12cd34, not 99ffee00); sst2 / word / fine-tuning / seed 3 (ab12cd34, not"
     assert named in page
     assert md_rows(page, "Means")["no defense"][0] == "3"
 

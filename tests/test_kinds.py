@@ -367,20 +367,20 @@ def test_the_page_groups_by_kind_and_shows_what_each_rejects_finds_and_costs(run
     records, out = run
     page = (out / "leaderboard.md").read_text()
     (header,) = [line for line in page.split("## sst2")[1].splitlines() if line.startswith("| Attack")]
-    order = [header.index(f" {name} ") for name in ("none", "e-pur", "wag", "strip", "removes", "drops", "moderate-fitting")]
+    order = [header.index(f" {name} ") for name in ("none", "E-PUR", "WAG", "STRIP", "removes", "drops", "moderate fitting")]
     assert order == sorted(order)
-    assert "; detector, on inputs, which it rejects (errs [how=nan], errs [how=short], sees, strip, e-pur+sees); " in page
+    assert "; detector, on inputs, which it rejects (errs [how=nan], errs [how=short], sees, STRIP, E-PUR + sees); " in page
     assert "They are not alternatives of one defender" in page
-    of_sees = section(page, "Detectors: what they reject")["sst2 / badnets-word / sees"]
+    of_sees = section(page, "Detectors: what they reject")["sst2 / trigger word / sees"]
     assert of_sees[3:] == ["5", "0.0", "0.0", "100.0"]
     purified = section(page, "Purifiers: what they change")
-    assert purified["sst2 / badnets-word / removes [everything=False]"][3:] == ["0.0", "100.0", "0.0", "0.0"]
-    assert purified["sst2 / badnets-word / removes [everything=True]"][3:] == ["100.0"] * 4
+    assert purified["sst2 / trigger word / removes [everything=False]"][3:] == ["0.0", "100.0", "0.0", "0.0"]
+    assert purified["sst2 / trigger word / removes [everything=True]"][3:] == ["100.0"] * 4
     drops = section(page, "Filters: the poison they find")
-    assert drops["sst2 / badnets-word / drops [nothing=False]"][3:] == ["50.0", "100.0", "100.0"]
-    assert drops["sst2 / badnets-word / drops [nothing=True]"][3:] == ["0.0", "–", "0.0"]
+    assert drops["sst2 / trigger word / drops [nothing=False]"][3:] == ["50.0", "100.0", "100.0"]
+    assert drops["sst2 / trigger word / drops [nothing=True]"][3:] == ["0.0", "–", "0.0"]
     costs = section(page, "What each defense costs")
-    passes, strip = costs["passes / training"], costs["strip / detector"]
+    passes, strip = costs["passes / training"], costs["STRIP / detector"]
     assert (passes[2], passes[4], passes[6]) == ("1", "16", "–")
     rows = records["badnets-word", "strip"].metrics["cacc"].n + records["badnets-word", "strip"].metrics["asr"].n
     assert strip[5] == f"{10 * (rows + 20):,}" and float(strip[6]) > 1 and strip[7:9] == ["16", "20"]
@@ -469,7 +469,7 @@ def test_what_a_defense_gets_beside_its_hyperparameters_tells_its_rows_apart(run
     labels = [str(labels[0].defense) for labels in label_cells(cells)]
     assert len(set(labels)) == len(cells), labels
     of_qqp = replace(merged, victim=replace(merged.victim, task="qqp"), peers=(replace(peer, task="qqp"),))
-    assert {str(labels[0].defense) for labels in label_cells([merged, of_qqp])} == {"wag"}  # each with one of its own task
+    assert {str(labels[0].defense) for labels in label_cells([merged, of_qqp])} == {"WAG"}  # each with one of its own task
 
 
 def test_unlabelled_rows_are_what_is_left_and_no_more_than_asked_for(flags, in_process):

@@ -8,7 +8,7 @@ import pytest
 from boards import long_table, overall_table, task_tables
 from test_tables import cell
 
-from bdbench.analysis.labels import Label, cell_labels
+from bdbench.analysis.labels import Label, cell_labels, label_cells
 from bdbench.analysis.summaries import summarize
 from bdbench.reports.words import caption
 
@@ -155,3 +155,53 @@ def test_cells_of_one_setting_have_the_same_in_every_field_that_tells_tasks_apar
     records = [cell(task="sst2", epochs=3), cell(task="sst2", epochs=5), cell(task="qqp", epochs=3)]
     settings = {str(summary.task): summary.labels.setting.suffix for summary in summarize(records)}
     assert settings == {"qqp": "[epochs=3]", "sst2 [epochs=3]": "[epochs=3]", "sst2 [epochs=5]": "[epochs=5]"}
+
+
+@pytest.mark.parametrize(
+    ("defenses", "names"),
+    [
+        (
+            [("fine-mixing", {"select": "random"}), ("fine-mixing", {"select": "activation"})],
+            ["Fine-mixing", "Fine-mixing (Sel)"],
+        ),
+        ([("fine-pruning", {"frozen": False}), ("fine-pruning", {"frozen": True})], ["fine-pruning", "fine-pruning (F)"]),
+        (
+            [("fine-mixing", {"ratio": 0.1}), ("fine-mixing", {"ratio": 0.3})],
+            ["Fine-mixing [ratio=0.1]", "Fine-mixing [ratio=0.3]"],
+        ),
+        (
+            [("unheard-of", {"ratio": 0.1}), ("unheard-of", {"ratio": 0.3})],
+            ["unheard-of [ratio=0.1]", "unheard-of [ratio=0.3]"],
+        ),
+        (
+            [("e-pur+fine-mixing", {"select": "activation"}), ("e-pur+fine-mixing", {"select": "random"})],
+            ["E-PUR + Fine-mixing (Sel)", "E-PUR + Fine-mixing"],
+        ),
+    ],
+)
+def test_tables_call_a_defense_by_its_title_and_short_forms(defenses, names):
+    cells = [cell(name, params=params).spec for name, params in defenses]
+    labels = [labels[0].defense for labels in label_cells(cells)]
+    assert [str(label) for label in labels] == names
+    assert all(label.typed.startswith(name) for label, (name, _) in zip(labels, defenses, strict=True))
+    assert len({label.typed for label in labels}) == 2  # what a command line tells apart
+
+
+def test_an_attack_has_a_title_too_and_the_name_of_a_cell_is_what_was_typed():
+    cells = [cell(attack="badnets-word", attack_params={"start": start}).spec for start in ("clean", "scratch")]
+    assert [str(labels[0].attack) for labels in label_cells(cells)] == ["trigger word", "trigger word (scratch)"]
+    assert cell_labels(cells)[cells[1].key()] == "sst2 / badnets-word [start=scratch] / none / seed 0"
+
+
+def test_validation_rows_that_a_search_brings_with_it_go_without_saying():
+    def spec(rows, **params):
+        return replace(cell("unheard-of", params=params).spec, validation_rows=rows)
+
+    def names(*cells):
+        return [str(labels[0].defense) for labels in label_cells(cells)]
+
+    assert names(spec(0, search=False), spec(200, search=True)) == ["unheard-of [search=False]", "unheard-of [search=True]"]
+    assert names(spec(100, search=True), spec(200, search=True)) == [
+        "unheard-of [validation_rows=100]",
+        "unheard-of [validation_rows=200]",
+    ]

@@ -207,11 +207,11 @@ def test_kinds_are_ranked_apart_unless_asked_for():
     apart = rankings(summarize(records), no_predictions)
     assert [(ranking.group, [str(place.defense) for place in ranking.places]) for ranking in apart] == [
         ("repairs", ["mixing"]),
-        ("guards", ["strip"]),
-        ("training", ["cube"]),
+        ("guards", ["STRIP"]),
+        ("training", ["CUBE"]),
     ]
     (together,) = rankings(summarize(records), no_predictions, Rules(together=True))
-    assert [str(place.defense) for place in together.places] == ["cube", "mixing", "strip"]
+    assert [str(place.defense) for place in together.places] == ["CUBE", "mixing", "STRIP"]
 
 
 def test_models_are_ranked_apart():

@@ -165,7 +165,7 @@ def test_the_same_cell_twice_is_refused():
 def test_order_none_then_plain_then_compositions():
     names = ["wag", "a+b", "none", "onion", "e-pur"]
     table = only(task_tables([cell(name, attack) for name in names for attack in ("word", "none", "ep")]))
-    assert [str(defense) for defense in table.defenses] == ["none", "e-pur", "onion", "wag", "a+b"]
+    assert [str(defense) for defense in table.defenses] == ["none", "E-PUR", "ONION", "WAG", "a+b"]
     assert [row.label for row in table.rows] == ["none", "ep", "word"]
 
 

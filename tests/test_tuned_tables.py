@@ -169,14 +169,14 @@ def test_cells_of_another_protocol_version_or_task_are_not_what_a_tuning_chose()
 
 
 def test_a_composition_is_tuned_as_a_whole_and_rows_stay_in_order():
-    composed = [cell("e-pur+mix", params=params) for params in (HALF, THIRD)]
-    records = [cell("onion"), cell("none"), cell("mix", params=HALF), cell("mix", params=THIRD), *composed]
-    both = tuning(setting(THIRD, defense="e-pur+mix"), setting(THIRD))
-    names = ["none", "mix", PLANTED, "onion", "e-pur+mix", "e-pur+mix, tuned (planted, 8 trials)"]
+    composed = [cell("first+mix", params=params) for params in (HALF, THIRD)]
+    records = [cell("other"), cell("none"), cell("mix", params=HALF), cell("mix", params=THIRD), *composed]
+    both = tuning(setting(THIRD, defense="first+mix"), setting(THIRD))
+    names = ["none", "mix", PLANTED, "other", "first+mix", "first+mix, tuned (planted, 8 trials)"]
     assert list(labels(records, both)) == names
     assert list(long_table(records, [both]).defense) == names
     assert "| mix.ratio 0.5 → 0.3 " in markdown(records, [both])
-    head = r"\shortstack{e-pur+\\mix\\tuned (planted,\\8 trials)}"
+    head = r"\shortstack{first+\\mix\\tuned (planted,\\8 trials)}"
     assert head in latex(records, [both])[1]
 
 

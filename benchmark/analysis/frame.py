@@ -45,6 +45,7 @@ LONG_COLUMNS = {
 def long_table(summaries: Sequence[Summary]) -> pd.DataFrame:
     """One row per (task, attack, defense) in their settings, with the columns of `LONG_COLUMNS`.
 
+    - `task`, `attack` and `defense` are named as on a command line.
     - `defense` says on what terms a tuning of the folder chose the hyperparameters: `e-pur, tuned (planted, 8 trials)`.
     - `seeds`, `failed` and `skipped` count cells.
     - Means and deviations are fractions in [0, 1] over the seeds that finished. The deviation has ddof = 1 and is missing
@@ -67,9 +68,9 @@ def long_table(summaries: Sequence[Summary]) -> pd.DataFrame:
 def _long_row(summary: Summary, of_attack: list[Victim]) -> dict[str, Any]:
     spec = summary.records[0].spec
     return {
-        "task": _encodable(str(summary.task)),
-        "attack": _encodable(str(summary.attack)),
-        "defense": _encodable(str(summary.defense)),
+        "task": _encodable(summary.task.typed),
+        "attack": _encodable(summary.attack.typed),
+        "defense": _encodable(summary.defense.typed),
         "kind": summary.kind,
         "needs": _encodable("; ".join(summary.needs)),
         "model": _encodable(summary.model),

@@ -7,12 +7,14 @@ label: `fine-mixing [ratio=0.5]`. Cells with equal labels differ in their seeds 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bdbench.analysis.tunings import Terms, rows_of_cells
 from bdbench.params import Value
+from bdbench.registry import ATTACKS, DEFENSES, Registry
 from bdbench.specs.tuned import Tuned, setting_of
 from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec, component_names
 
@@ -26,15 +28,25 @@ DIGEST_DIGITS = 8  # of 64, or more where these are the same: enough to tell the
 
 
 @dataclass(frozen=True)
+class Title:
+    """What people call a label, and the fields of its variant that this does not say."""
+
+    text: str
+    others: tuple[tuple[str, Value], ...]
+
+
+@dataclass(frozen=True)
 class Label:
     """A name and the fields that tell it from others of the same name; equal labels are one row or column.
 
-    That of a tuned defense has the fields of the default that it was tuned from, and the terms of the tuning.
+    That of a tuned defense has the fields of the default that it was tuned from, and the terms of the tuning. `title` is what
+    people call it, with the short forms that its plugin has for some values; it stands for the name and these fields.
     """
 
     name: str
     variant: tuple[tuple[str, Value], ...] = ()
     terms: Terms | None = None
+    title: Title | None = dataclasses.field(default=None, compare=False)
 
     @property
     def is_upper_bound(self) -> bool:
@@ -42,12 +54,24 @@ class Label:
         return self.terms is not None and self.terms.is_upper_bound
 
     @property
+    def heading(self) -> str:
+        """Its title, or its name: `E-PUR + Fine-mixing (Sel)`."""
+        return self.name if self.title is None else self.title.text
+
+    @property
     def suffix(self) -> str:
-        """`[ratio=0.5]`, or nothing."""
-        return f"[{', '.join(f'{field}={value}' for field, value in self.variant)}]" if self.variant else ""
+        """The fields that the heading does not stand for: `[ratio=0.5]`, or nothing."""
+        return _bracketed(self.variant if self.title is None else self.title.others)
+
+    @property
+    def typed(self) -> str:
+        """As on a command line: `fine-mixing [select=activation]`."""
+        return self._with_terms(f"{self.name} {_bracketed(self.variant)}".rstrip())
 
     def __str__(self) -> str:
-        text = f"{self.name} {self.suffix}".rstrip()
+        return self._with_terms(f"{self.heading} {self.suffix}".rstrip())
+
+    def _with_terms(self, text: str) -> str:
         return text if self.terms is None else f"{text}, tuned ({self.terms})"
 
     @property
@@ -73,6 +97,11 @@ class CellLabels:
 
     def __str__(self) -> str:
         return f"{self.task} / {self.attack} / {self.defense}"
+
+    @property
+    def typed(self) -> str:
+        """As on a command line."""
+        return f"{self.task.typed} / {self.attack.typed} / {self.defense.typed}"
 
     @property
     def rank(self) -> tuple[Any, ...]:
@@ -101,13 +130,13 @@ def label_cells(cells: Sequence[CellSpec], tunings: Iterable[Tuned] = ()) -> lis
 
 
 def cell_labels(cells: Iterable[CellSpec], tunings: Iterable[Tuned] = ()) -> dict[str, str]:
-    """For people: the key of every cell, and of its victim, to task / attack / defense / seed, told apart as in a table."""
+    """The key of every cell, and of its victim, to task / attack / defense / seed: told apart as in a table, named as typed."""
     cells = list(cells)
     text_by_key = {}
     for cell, (labels, *_) in zip(cells, label_cells(cells, tunings), strict=True):
         seed = f"seed {cell.victim.seed}"
-        text_by_key[cell.victim.key()] = f"{labels.task} / {labels.attack} / {seed}"
-        text_by_key[cell.key()] = f"{labels} / {seed}"
+        text_by_key[cell.victim.key()] = f"{labels.task.typed} / {labels.attack.typed} / {seed}"
+        text_by_key[cell.key()] = f"{labels.typed} / {seed}"
     return text_by_key
 
 
@@ -165,14 +194,19 @@ def _task_setting(victim: VictimSpec, model_name: str) -> dict[str, Value]:
     }
 
 
-def telling_fields(settings: Sequence[Setting], candidates: Iterable[str], always: Sequence[str] = ()) -> list[str]:
+def telling_fields(
+    settings: Sequence[Setting], candidates: Iterable[str], always: Sequence[str] = (), reluctant: Set[str] = frozenset()
+) -> list[str]:
     """The fields that tell `settings` apart: those in `always`, then the candidates whose values differ.
 
-    An opaque candidate is taken only if it separates settings that the fields before it leave together.
+    A reluctant candidate, and then an opaque one, is taken only if it separates settings that the fields before it leave
+    together.
     """
     fields = list(always)
     others = [field for field in candidates if field not in fields]
-    fields += [field for field in others if field not in OPAQUE and _count_distinct(settings, [field]) > 1]
+    ready = [field for field in others if field not in OPAQUE and field not in reluctant]
+    fields += [field for field in ready if _count_distinct(settings, [field]) > 1]
+    fields = separating_fields(settings, [field for field in others if field in reluctant], fields)
     return separating_fields(settings, [field for field in others if field in OPAQUE], fields)
 
 
@@ -203,7 +237,35 @@ def _task_labels(names: Sequence[str], settings: Sequence[Setting]) -> list[Labe
 
 
 def _attack_labels(attacks: Sequence[PluginSpec]) -> list[Label]:
-    return _plugin_labels([attack.name for attack in attacks], [_plugin_setting(attack) for attack in attacks])
+    names, settings = [attack.name for attack in attacks], [_plugin_setting(attack) for attack in attacks]
+    return [_titled(label, ATTACKS) for label in _plugin_labels(names, settings)]
+
+
+def _titled(label: Label, registry: Registry) -> Label:
+    """The label with the titles that its components declare, and their short forms for what the label says of them."""
+    parts = label.name.split("+")
+    texts, said = [], set()
+    for place, part in enumerate(parts, start=1):
+        name = registry.name_for_people(part)
+        component = f"{part}.{place}" if parts.count(part) > 1 else part  # as `component_names`
+        prefix = f"{component}." if len(parts) > 1 else ""
+        forms = []
+        for field_name, value in label.variant:
+            hyperparameter = field_name.removeprefix(prefix)
+            if field_name.startswith(prefix) and value in name.short_forms.get(hyperparameter, {}):
+                said.add(field_name)
+                forms.append(name.short_forms[hyperparameter][value])
+        forms = [form for form in forms if form]
+        texts.append(name.title + (f" ({', '.join(forms)})" if forms else ""))
+    others = tuple((field_name, value) for field_name, value in label.variant if field_name not in said)
+    if texts == parts and not said:
+        return label
+    return replace(label, title=Title(" + ".join(texts), others))
+
+
+def _bracketed(fields: Iterable[tuple[str, Value]]) -> str:
+    listed = ", ".join(f"{field_name}={value}" for field_name, value in fields)
+    return f"[{listed}]" if listed else ""
 
 
 def _defense_labels(cells: Sequence[CellSpec], tunings: Iterable[Tuned]) -> list[list[Label]]:
@@ -224,22 +286,28 @@ def _defense_labels(cells: Sequence[CellSpec], tunings: Iterable[Tuned]) -> list
         settings.append({**sets, **component_fields(row.components)})
     with_clean_set = [setting for setting in settings if "clean_rows" in setting]
     always = [field for field in ("clean_rows", "even_classes") if _count_distinct(with_clean_set, [field]) > 1]
-    labels = _plugin_labels([cells[place].defense_name for place, _ in rows], settings, always)
+    # what a hyperparameter brings with it, such as the validation rows of a search, goes without saying
+    of_sets = {field_name for place, _ in rows for field_name in set_fields(cells[place])}
+    labels = _plugin_labels([cells[place].defense_name for place, _ in rows], settings, always, reluctant=of_sets)
     of_cells: list[list[Label]] = [[] for _ in cells]
     for (place, row), label in zip(rows, labels, strict=True):
-        of_cells[place].append(replace(label, terms=row.terms) if row.terms else label)
+        of_cells[place].append(_titled(replace(label, terms=row.terms) if row.terms else label, DEFENSES))
     return of_cells
 
 
-def _plugin_labels(names: Sequence[str], settings: Sequence[Setting], always: Sequence[str] = ()) -> list[Label]:
+def _plugin_labels(
+    names: Sequence[str], settings: Sequence[Setting], always: Sequence[str] = (), reluctant: Set[str] = frozenset()
+) -> list[Label]:
     """A label per plugin with the fields in `always` and those that differ among all of its name in the directory.
+
+    Those in `reluctant` are taken only if they separate what the others leave together.
 
     In the directory, not only in one task, so that a label means the same in every table and in the overall one.
     """
     fields_by_name = {}
     for name, of_name in _by_name(names, settings).items():
         candidates = sorted({field for setting in of_name for field in setting})
-        fields_by_name[name] = telling_fields(of_name, candidates, always)
+        fields_by_name[name] = telling_fields(of_name, candidates, always, reluctant)
     return [_label(name, setting, fields_by_name[name]) for name, setting in zip(names, settings, strict=True)]
 
 

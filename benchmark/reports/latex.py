@@ -125,8 +125,8 @@ def _parts(table: Table, number: int, terms: Sequence[str]) -> list[dict[str, An
 
 def _head(defense: Label) -> str:
     """The defense's name; a composition, a variant or a tuned one on several lines, so that a pair of columns stays narrow."""
-    *first, last = defense.name.split("+")
-    lines = [tex(f"{name}+") for name in first] + [tex(last)] + ([tex(defense.suffix)] if defense.variant else [])
+    *first, last = re.split(r"(?<=\+) ?", defense.heading)
+    lines = [*map(tex, first), tex(last)] + ([tex(defense.suffix)] if defense.suffix else [])
     if defense.terms:
         lines += [tex(line) for line in f"tuned ({defense.terms})".replace(", ", ",\n").splitlines()]
     stacked = r"\\".join(lines)

@@ -15,7 +15,18 @@ from bdbench.reports.kinds_page import kinds_tables
 from bdbench.reports.ranking_page import ranking_tables
 from bdbench.reports.text_tables import TextTable
 from bdbench.reports.tuning_page import terms_of, tuning_tables
-from bdbench.reports.words import HEADINGS, caption, cautions, counts, definitions, exception_line, notes, one_line, rates
+from bdbench.reports.words import (
+    HEADINGS,
+    caption,
+    cautions,
+    counts,
+    definitions,
+    exception_line,
+    notes,
+    one_line,
+    rates,
+    typed_names,
+)
 
 
 def markdown(board: Leaderboard) -> str:
@@ -26,7 +37,7 @@ def markdown(board: Leaderboard) -> str:
         lines += [escaped(caution), ""]
     if board.overall:
         lines += _sections(ranking_tables(board))
-        lines += [*_bullets(definitions(board.overall)), ""]
+        lines += [*_bullets([*definitions(board.overall), *typed_names(board.overall)]), ""]
         lines += _section(board.overall, [*terms_of(board.overall, board.tunings), *notes(board.overall)])
         lines += _sections([*tuning_tables(board), *kinds_tables(board)])
         for table in board.by_task:

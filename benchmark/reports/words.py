@@ -132,6 +132,13 @@ def definitions(table: Table) -> list[str]:
     return [rates(table), BOLD_BUT_FOR_BOUNDS if has_bounds else BOLD, WORKS]
 
 
+def typed_names(table: Table) -> list[str]:
+    """What the tables call otherwise than a command line does: `E-PUR (e-pur)`."""
+    labels = {label for summary in table.summaries for label in (summary.attack, summary.defense)}
+    names = [f"{label} ({label.typed})" for label in sorted(labels, key=lambda label: label.rank) if str(label) != label.typed]
+    return [f"In brackets the names on a command line: {'; '.join(names)}."] if names else []
+
+
 def rates(table: Table) -> str:
     """What CACC, ASR and floor are shares of."""
     rows = {record.metrics["asr"].n for record in table.records if "asr" in (record.metrics or {})}
