@@ -18,6 +18,7 @@ from bdbench.cli.show import show
 from bdbench.cli.status import status
 from bdbench.cli.streams import survive_readers
 from bdbench.cli.tune import tune
+from bdbench.cli.verify import verify
 from bdbench.errors import StorageError, UsageError, WorkersLost, in_one_line
 
 app = typer.Typer(
@@ -32,6 +33,7 @@ app.command()(status)
 app.command()(report)
 app.command()(claims)
 app.command()(tune)
+app.command()(verify)
 
 
 def main(command: typer.Typer = app) -> None:
