@@ -92,13 +92,9 @@ def verify(run: SavedRun) -> Verification:
         Finding(file, "no record that this version reads", reason, is_damage=True)
         for file, reason in run.damaged_records.items()
     ]
-    sound: dict[str, Predictions] = {}
+    sound = sound_predictions(run)
     for file, record in ended_well.items():
-        of_predictions = list(_predictions_findings(file, record, run))
-        findings += of_predictions
-        if not of_predictions and file in run.predictions:
-            sound[file] = run.predictions[file]
-            findings += _metric_findings(file, record, sound[file])
+        findings += _metric_findings(file, record, sound[file]) if file in sound else _predictions_findings(file, record, run)
     findings += _gold_findings(ended_well, sound)
     findings += _victim_findings(ended_well)
     cells_by_floor = Counter(key for record in ended_well.values() if (key := _floor_key(record)))
@@ -118,6 +114,15 @@ def verify(run: SavedRun) -> Verification:
         without_majority=sum("majority" not in record.metrics for record in ended_well.values()),
         without_digests=sum(record.victim is None for record in ended_well.values()),
     )
+
+
+def sound_predictions(run: SavedRun) -> dict[str, Predictions]:
+    """The predictions that numbers can be computed from, of the cells that ended well, by the file of the record."""
+    return {
+        file: run.predictions[file]
+        for file, record in run.records.items()
+        if record.status == "ok" and file in run.predictions and not any(_predictions_findings(file, record, run))
+    }
 
 
 def problems_of(predictions: Predictions, spec: CellSpec) -> list[str]:

@@ -11,6 +11,7 @@ import sys
 import typer
 
 from bdbench.cli.claims import claims
+from bdbench.cli.compare import compare
 from bdbench.cli.list import list_plugins
 from bdbench.cli.report import report
 from bdbench.cli.run import run
@@ -34,6 +35,7 @@ app.command()(report)
 app.command()(claims)
 app.command()(tune)
 app.command()(verify)
+app.command()(compare)
 
 
 def main(command: typer.Typer = app) -> None:
