@@ -299,6 +299,37 @@ def test_verifying_imports_no_torch(whole_run):
     assert ended.returncode == 0, ended.stderr
 
 
+# two runs
+
+
+def test_a_run_compared_with_itself_changes_nothing(whole_run, in_process):
+    ended = in_process("compare", whole_run, whole_run, "--only-changed")
+    assert ended.returncode == 0 and ended.stdout.splitlines()[4:] == [
+        f"{CELLS} cells in both: {CELLS} with the same key, 0 with the same label but another spec; 0 changed. "
+        "0 of 9 differences are beyond noise."
+    ]
+
+
+def test_of_two_runs_with_other_hyperparameters_it_is_said_which_differ(whole_run, site, tmp_path, in_process):
+    matrix = ["-T", "sst2", "-a", "badnets-word[rate=0.5]", "-d", "e-pur,none,fine-tuning", "-D", "e-pur.words=20"]
+    flags = ["--preset", "laptop", *site, *SIZES, *matrix, "--inline", "--victims", whole_run.parent / "victims"]
+    ended = in_process("run", *flags, "--out", tmp_path / "other")
+    assert ended.returncode == 0, ended.stderr
+    ended = in_process("compare", whole_run, tmp_path / "other")
+    assert ended.returncode == 0
+    lines = ended.stdout.splitlines()
+    assert lines[4].startswith("2 cells in both: 1 with the same key, 1 with the same label but another spec; ")
+    assert "(1) 1 cell: defense.e-pur.words is 200 in A, 20 in B." in lines
+    rows = {
+        row[0]: row for line in lines if line.startswith("| sst2") for row in [[*map(str.strip, line.strip("| ").split("|"))]]
+    }
+    assert rows["sst2 / badnets-word / none / seed 0"][1] == "same"
+    assert rows["sst2 / badnets-word / e-pur / seed 0"][1] == "(1)"
+    alone = lines.index("Only in A: 4 cells.")
+    assert "- sst2 / badnets-word / strip / seed 0" in lines[alone:]
+    assert lines[lines.index("Only in B: 1 cell.") + 2 :] == ["- sst2 / badnets-word / fine-tuning / seed 0"]
+
+
 # cells that are run again
 
 

@@ -2,10 +2,11 @@
 
 Checked of each cell:
 
-- its record can be read, and its key is the hash of its spec;
+- its record can be read: its key is the hash of its spec, and ASR, base rate and floor are of the same number of rows
+  (`Record.from_json`);
 - its predictions are there, and hold a class and a gold label for every test row, for every row with the trigger (the test
   rows but for those of the target, in their order), and of a detector a finite score for each of these and each validation row;
-- every metric but the floor is what the predictions give, to the row; ASR, base rate and floor are of the same number of rows.
+- every metric but the floor is what the predictions give, to the row.
 
 Checked among cells, as far as a run has several:
 
@@ -191,8 +192,6 @@ def _metric_findings(file: str, record: Record, predictions: Predictions) -> Ite
                 yield Finding(file, f"no {name}", f"the predictions give {shown(given[name])}")
         elif (stated[name].hits, stated[name].n) != (given[name].hits, given[name].n):
             yield Finding(file, f"{name} {shown(stated[name])}", f"the predictions give {shown(given[name])}")
-    if FLOOR in stated and stated[FLOOR].n != (rows := given["asr"].n if "asr" in given else 0):
-        yield Finding(file, f"{FLOOR} {shown(stated[FLOOR])}", f"the predictions have {rows:,} rows with the trigger")
 
 
 def _gold_findings(records: Mapping[str, Record], predictions: Mapping[str, Predictions]) -> Iterator[Finding]:
