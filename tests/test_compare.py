@@ -104,6 +104,8 @@ def test_without_predictions_numbers_are_shown_but_not_tested():
 def test_a_cell_that_failed_in_one_run_has_changed():
     (pair,) = compare(run_of(ended_well()), run_of((Record(cell(), "failed", "once"), None))).pairs
     assert pair.metrics["cacc"].second is None and not pair.is_equal
+    (pair,) = compare(run_of((Record(cell(), "skipped", "no"), None)), run_of((Record(cell(), "failed", "no"), None))).pairs
+    assert not pair.is_equal
     assert (
         compare(run_of((Record(cell(), "failed", "a"), None)), run_of((Record(cell(), "failed", "b"), None))).pairs[0].is_equal
     )
@@ -117,13 +119,14 @@ def paired(first, second):
     return pairs, (len(comparison.first_alone), len(comparison.second_alone))
 
 
-def test_cells_are_paired_by_key_then_by_what_tells_them_apart():
+def test_cells_are_paired_by_their_names_and_what_tells_them_apart():
     # one cell each of the same names: by these
     assert paired([with_ratio(0.3)], [with_ratio(0.5)]) == ({(0, 0)}, (0, 0))
     # of two in a run the ratio tells which it is, also where the other run has but one
     assert paired([with_ratio(0.3), with_ratio(0.5)], [with_ratio(0.5, trials=9)]) == ({(1, 0)}, (1, 0))
+    assert paired([with_ratio(0.5, trials=9)], [with_ratio(0.5), with_ratio(0.3)]) == ({(0, 0)}, (0, 1))
     assert paired([with_ratio(0.3), with_ratio(0.5)], [with_ratio(0.4)]) == (set(), (2, 1))
-    # equal keys go first
+    # equal keys find each other
     both = [with_ratio(0.3), with_ratio(0.5)]
     assert paired(both, both[::-1]) == ({(0, 1), (1, 0)}, (0, 0))
     # another seed is another cell
@@ -204,11 +207,15 @@ def test_the_page(tmp_path, in_process):
 
 def test_what_differs_in_all_pairs_is_said_once(tmp_path, in_process):
     longer = {"victim": replace(VICTIM, training={"epochs": 2})}
-    first = write_run(tmp_path / "first", ended_well(with_ratio(0.3)), ended_well(undefended()))
+    digests = [VictimDigests(digit * 64, None) for digit in "ab"]
+    first = write_run(tmp_path / "first", ended_well(with_ratio(0.3)), ended_well(undefended(), victim=digests[0]))
     second = write_run(
-        tmp_path / "second", ended_well(replace(with_ratio(0.5), **longer)), ended_well(replace(undefended(), **longer))
+        tmp_path / "second",
+        ended_well(replace(with_ratio(0.5), **longer)),
+        ended_well(replace(undefended(), **longer), victim=digests[1]),
     )
     lines = page_of(in_process, first, second).splitlines()
+    assert not any(line.startswith("On other bits") for line in lines)  # another victim may have other bits
     assert "All 2 cells with another spec: victim.training.epochs is 1 in A, 2 in B." in lines
     assert {line[4:] for line in lines if line.startswith("(")} == {
         "1 cell: defense.fine-mixing.ratio is 0.3 in A, 0.5 in B.",

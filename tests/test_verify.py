@@ -9,12 +9,15 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 from test_protocol import VICTIM, cell
+from test_tables import TRACEBACK
 from test_tables import cell as made_up
 
-from bdbench.analysis.repetition import circumstances, other_rows
+from bdbench.analysis.repetition import circumstances, differences, other_rows
 from bdbench.analysis.verification import problems_of, verify
-from bdbench.matrix.rerun import draw
+from bdbench.errors import UsageError
+from bdbench.matrix.rerun import Here, draw, plans
 from bdbench.matrix.results import Results, read_records
+from bdbench.specs.predictions import metrics_of
 from bdbench.specs.records import VictimDigests
 from bdbench.specs.saved import SavedRun
 
@@ -161,6 +164,15 @@ def test_a_floor_that_the_other_cells_of_the_victim_do_not_state_is_found(run, i
     reference = record_of(run, "none")
     assert finding.startswith(f"records/{record.key}.json: floor ")
     assert finding.endswith(f"({floor.hits} of {floor.n}) in records/{reference.key}.json, a cell of the same victim")
+
+
+def test_the_floor_of_the_undefended_cell_goes_before_that_of_others(run, in_process):
+    changed = [record_of(run), record_of(run, "strip")]
+    other = 0.0 if changed[0].metrics["floor"].hits else 1.0
+    for record in changed:
+        change_json(run, record.key, lambda raw: raw["metrics"]["floor"].update(value=other))
+    findings, _ = findings_of(in_process, run)
+    assert [line.partition(":")[0] for line in findings] == sorted(f"records/{record.key}.json" for record in changed)
 
 
 def test_a_cell_on_other_bits_of_its_victim_is_found(run, in_process):
@@ -336,14 +348,18 @@ def test_of_two_runs_with_other_hyperparameters_it_is_said_which_differ(whole_ru
 def test_cells_that_are_run_again_are_equal_bit_for_bit_and_a_changed_prediction_is_not(run, site, in_process):
     counts = lines_of(in_process, run, 0, "--rerun", 2, *site)[-1]
     assert counts == "2 cells run again: 2 equal bit for bit, 0 differ"
-    for record in read_records(run):  # whichever are drawn
+    for record in read_records(run):  # whichever are drawn; with metrics that fit, so that nothing else can tell
         change_predictions(run, record, clean=flipped(predictions_of(run, record)["clean"], row=3))
+        metrics = metrics_of(predictions_of(run, record), record.spec.victim, record.spec.frr)
+        fitting = {name: asdict(metric) for name, metric in metrics.items()}
+        change_json(run, record.key, lambda raw, fitting=fitting: raw["metrics"].update(fitting))
+    assert lines_of(in_process, run, 0)[-1].startswith(f"{CELLS} cells: {CELLS} verified, ")
     *findings, counts = lines_of(in_process, run, 1, "--rerun", 2, *site)
     repeated = [line for line in findings if "run again" in line]
     assert len(repeated) == 2 and all("1 of 60 in 'clean' differ" in line for line in repeated)
     assert all("its victim is the same to the bit; the environment on record is the same" in line for line in repeated)
     assert counts == "2 cells run again: 0 equal bit for bit, 2 differ"
-    counts = lines_of(in_process, run, 1, "--rerun", 2, "--tolerance", 1 / 60 + 0.001, *site)[-1]
+    counts = lines_of(in_process, run, 0, "--rerun", 2, "--tolerance", 1 / 60 + 0.001, *site)[-1]
     assert counts.startswith("2 cells run again: 2 within ") and counts.endswith(" 0 differ")
     *findings, counts = lines_of(in_process, run, 1, "--rerun", 2, "--tolerance", 0.01, *site)
     assert counts == "2 cells run again: 0 within 1 points of CACC and ASR, 2 differ"
@@ -367,6 +383,26 @@ def test_what_is_not_what_the_cells_name_is_refused_in_one_line(
         ended = in_process("verify", whole_run, "--rerun", 1, *flags)
         assert ended.returncode == 2 and says in ended.stderr, (flags, ended.stderr)
         assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_model_or_a_directory_that_no_cell_names_is_refused(whole_run, tiny_models, data_dir, monkeypatch):
+    monkeypatch.chdir(tiny_models["bert"].parent)  # where the model goes by its name
+    spec = record_of(whole_run).spec
+    (plan,) = plans([spec], Here(data=data_dir))
+    assert (plan.model_folder, plan.data_folder) == (tiny_models["bert"].resolve(), data_dir)
+    with pytest.raises(UsageError, match="--model .*roberta: the weights of the model in this place have SHA-256"):
+        plans([spec], Here(model=str(tiny_models["roberta"]), data=data_dir))
+    generated = replace(spec, victim=replace(spec.victim, data=replace(spec.victim.data, source="builtin")))
+    with pytest.raises(UsageError, match="the cells that were drawn read no directory; leave it out"):
+        plans([generated], Here(data=data_dir))
+    assert [plan.data_folder for plan in plans([spec, generated], Here(data=data_dir))] == [data_dir, None]
+
+
+def test_a_cell_that_fails_when_it_is_run_again_differs():
+    file = "records/a.json"
+    again = SavedRun({file: made_up(status="failed", error=TRACEBACK)}, {}, {}, {})
+    (finding,) = differences(SavedRun({file: made_up()}, {file: {}}, {}, {}), again, [file])
+    assert str(finding) == f"{file}: ok: run again, it failed: try another folder"
 
 
 def test_cells_of_an_older_protocol_are_not_drawn(run, site, in_process):

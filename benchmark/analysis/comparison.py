@@ -1,7 +1,7 @@
 """Two runs, cell by cell: what differs between their specs, by how much their rates differ, and whether by more than chance.
 
-A cell of one run is compared with the cell of the same key in the other. Where there is none, it is compared with the cell of
-the same task, attack, defense and seed that has the same value in every field by which either run tells such cells apart.
+A cell of one run is compared with the one of the other that has the same task, attack, defense and seed, and the same value in
+every field in which cells of one run differ that have these four in common. So cells of equal keys always find each other.
 
 Chance is that of the test rows: on each pair McNemar's exact test asks whether the rows that only one of the two gets right (of
 the triggered rows: sends to the target) are more than those that only the other does. So both must have been tested on the same
@@ -164,16 +164,10 @@ def _short(value: Any) -> Any:
 
 def _paired_files(records: Mapping[str, Record], others: Mapping[str, Record]) -> dict[str, str]:
     """The file of each record that has a counterpart in the other run, and the file of that one."""
-    other_by_key = {record.key: file for file, record in others.items()}
-    files = {file: other_by_key[record.key] for file, record in records.items() if record.key in other_by_key}
-    rest = {file: record for file, record in records.items() if file not in files}
-    rest_of_others = {file: record for file, record in others.items() if file not in files.values()}
     telling = _telling_paths([records, others])
-    other_by_identity = {_identity(record.spec, telling): file for file, record in rest_of_others.items()}
-    for file, record in rest.items():
-        if other := other_by_identity.get(_identity(record.spec, telling)):
-            files[file] = other
-    return {file: files[file] for file in records if file in files}
+    other_by_identity = {_identity(record.spec, telling): file for file, record in others.items()}
+    identities = {file: _identity(record.spec, telling) for file, record in records.items()}
+    return {file: other_by_identity[identity] for file, identity in identities.items() if identity in other_by_identity}
 
 
 def _telling_paths(runs: Iterable[Mapping[str, Record]]) -> dict[Hashable, set[str]]:
