@@ -15,8 +15,8 @@ from rich.console import Console
 
 from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.results import read_predictions, read_records
-from bdbench.protocol.scoring import metrics_of
 from bdbench.specs.metrics import Metric
+from bdbench.specs.predictions import metrics_of
 
 MATRIX = ["-T", "sst2,qqp", "-a", "badnets-word,embedding-poisoning", "-d", "none,fine-tuning,e-pur+fine-mixing"]
 SIZES = ["--train-rows", "200", "--validation-rows", "20", "--clean-rows", "16", "--max-length", "32"]

@@ -20,7 +20,6 @@ from bdbench.engine.classifiers import load_classifier
 from bdbench.matrix.expected import ExpectedWork
 from bdbench.matrix.results import read_predictions, read_records
 from bdbench.protocol.contexts import Context
-from bdbench.protocol.scoring import metrics_of
 from bdbench.specs.metrics import (
     REJECTED,
     Metric,
@@ -30,6 +29,7 @@ from bdbench.specs.metrics import (
     rejection_rate,
     rejection_threshold,
 )
+from bdbench.specs.predictions import metrics_of
 
 # the rule of detectors
 

@@ -13,10 +13,10 @@ from bdbench.matrix.presets import PRESETS
 from bdbench.matrix.results import read_predictions, read_records
 from bdbench.matrix.tuned_files import read_kept
 from bdbench.perf.table import speed_table
-from bdbench.protocol.scoring import metrics_of
 from bdbench.reports.claims_page import text
 from bdbench.reports.latex import latex
 from bdbench.reports.markdown import markdown
+from bdbench.specs.predictions import metrics_of
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"

@@ -1,4 +1,4 @@
-"""Intervals around the mean of paired differences, their p-values, and Holm's correction for many of these.
+"""Intervals of shares and of the mean of paired differences, p-values, and Holm's correction for many of these.
 
 All attacks on a task share its rows, its clean model and, of a seed, the clean set and the draws of a defense. So an interval
 over several tasks takes the pairs of a task for one cluster (Liang and Zeger, 1986): with five tasks of fourteen pairs each
@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cache
 
 from scipy import stats
 
@@ -78,6 +79,13 @@ def paired_interval(differences: Sequence[Fraction] | Sequence[float], tasks: Se
     standard_error = math.sqrt(Fraction(count, count - 1) * squares) / n
     half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, count - 1)) * standard_error
     return Interval(mean, float(mean) - half_width, float(mean) + half_width, n, standard_error, count - 1)
+
+
+@cache  # every table asks anew
+def wilson_interval(hits: int, n: int) -> tuple[float, float]:
+    """The 95 % interval (Wilson, 1927) of a share of n rows; it holds for few rows and for shares of 0 and 1, too."""
+    interval = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
+    return float(interval.low), float(interval.high)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

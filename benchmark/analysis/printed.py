@@ -26,3 +26,10 @@ def percent(fraction: float) -> str:
 def points(difference: float) -> str:
     """A difference of fractions, in [-1, 1], as it is printed, in points: -0.0875 -> "-8.8"."""
     return f"{100 * difference:+.1f}"
+
+
+def p_value(value: float | None) -> str:
+    """A p-value as it is printed: "0.012", "< 0.001", and ABSENT for None."""
+    if value is None:
+        return ABSENT
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

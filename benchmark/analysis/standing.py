@@ -14,10 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from fractions import Fraction
-from functools import cache
 
-from scipy import stats
-
+from bdbench.analysis.intervals import wilson_interval
 from bdbench.analysis.labels import Label
 from bdbench.analysis.methods import NO_DEFENSE
 from bdbench.analysis.summaries import Summary
@@ -32,7 +30,6 @@ ASR_ABOVE = Fraction(20, 100)
 # What a searched defense may cost by default (its `tolerance`): a victim no more than this above the majority rate may be
 # "repaired" into a classifier that answers one label for everything.
 CACC_ABOVE = Fraction(5, 100)
-CONFIDENCE = 0.95
 
 
 class Shortfall(Enum):
@@ -116,15 +113,8 @@ def majority_share(metrics: Mapping[str, Metric]) -> Fraction:
 
 def _clearly_above(rate: Metric, other: Metric) -> bool:
     is_wide = rate.share - other.share >= ASR_ABOVE
-    return is_wide and _interval(rate.hits, rate.n)[0] > _interval(other.hits, other.n)[1]
+    return is_wide and wilson_interval(rate.hits, rate.n)[0] > wilson_interval(other.hits, other.n)[1]
 
 
 def _clearly_above_majority(cacc: Metric, majority: Fraction) -> bool:
-    return cacc.share - majority >= CACC_ABOVE and _interval(cacc.hits, cacc.n)[0] > majority
-
-
-@cache  # every table asks anew
-def _interval(hits: int, n: int) -> tuple[float, float]:
-    """Wilson's interval of a share, which holds for few rows and for shares of 0 and 1, too."""
-    interval = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
-    return float(interval.low), float(interval.high)
+    return cacc.share - majority >= CACC_ABOVE and wilson_interval(cacc.hits, cacc.n)[0] > majority

@@ -11,6 +11,7 @@ import sys
 import typer
 
 from bdbench.cli.claims import claims
+from bdbench.cli.compare import compare
 from bdbench.cli.list import list_plugins
 from bdbench.cli.report import report
 from bdbench.cli.run import run
@@ -18,6 +19,7 @@ from bdbench.cli.show import show
 from bdbench.cli.status import status
 from bdbench.cli.streams import survive_readers
 from bdbench.cli.tune import tune
+from bdbench.cli.verify import verify
 from bdbench.errors import StorageError, UsageError, WorkersLost, in_one_line
 
 app = typer.Typer(
@@ -32,6 +34,8 @@ app.command()(status)
 app.command()(report)
 app.command()(claims)
 app.command()(tune)
+app.command()(verify)
+app.command()(compare)
 
 
 def main(command: typer.Typer = app) -> None:

@@ -30,6 +30,14 @@ WORTH = {"failed": 0, "skipped": 1, "ok": 2}  # a record is never replaced by on
 CURE = "move it away and run the cell again, or use another --out"
 
 
+class UnreadableFile(UsageError):
+    """A file of a run that cannot be read. `reason` says why in one line, without the file's name."""
+
+    def __init__(self, message: str, reason: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
 class Results:
     """One run's folder of records and predictions; whoever opens it holds its lock (see `lock`).
 
@@ -79,8 +87,8 @@ class Results:
         if not self._records.exists(name):
             return None
         try:
-            return _read_record(self._records, name)
-        except UsageError as error:
+            return read_record(self._records, name)
+        except UnreadableFile as error:
             aside = self._unused_name(name)
             self._records.rename(name, aside)
             log.warning("%s; it is now %s", str(error).removesuffix(f"; {CURE}"), aside)
@@ -115,13 +123,7 @@ def read_records(folder: str | Path | Place, known: dict[str, tuple[Hashable, Re
     Raises UsageError if there is no such folder or a file is not a record that this version reads.
     """
     place = place_of(folder).sub("records")
-    try:
-        names = [name for name in place.names() if name.endswith(".json")]
-    except OSError as error:
-        raise UsageError(
-            f"{folder}: no folder 'records' that can be read ({error.strerror}); "
-            "give the folder of a run, such as results/quick"
-        ) from error
+    names = record_names(folder)
     name_by_key: dict[str, str] = {}
     records = list(place.map(partial(_read_unless_known, place, {} if known is None else known), names))
     for name, record in zip(names, records, strict=True):
@@ -131,14 +133,26 @@ def read_records(folder: str | Path | Place, known: dict[str, tuple[Hashable, Re
     return records
 
 
+def record_names(folder: str | Path | Place) -> list[str]:
+    """The names of the files in a run's folder of records, sorted. Raises UsageError if there is no such folder."""
+    try:
+        return [name for name in place_of(folder).sub("records").names() if name.endswith(".json")]
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: no folder 'records' that can be read ({error.strerror}); "
+            "give the folder of a run, such as results/quick"
+        ) from error
+
+
 def _read_unless_known(place: Place, known: dict[str, tuple[Hashable, Record]], name: str) -> Record:
     stamp = place.stamp(name)
     if stamp is None or known.get(name, (None, None))[0] != stamp:
-        known[name] = stamp, _read_record(place, name)
+        known[name] = stamp, read_record(place, name)
     return known[name][1]
 
 
-def _read_record(place: Place, name: str) -> Record:
+def read_record(place: Place, name: str) -> Record:
+    """The record in a file of this place, a run's folder of records. Raises UnreadableFile if it is none of this version's."""
     try:
         text = place.read(name).decode("utf-8")
         raw = json.loads(text, object_pairs_hook=_once, parse_constant=_refuse_constant)
@@ -146,9 +160,9 @@ def _read_record(place: Place, name: str) -> Record:
         if raw["key"] != name.removesuffix(".json"):
             raise ValueError(f"it is the record of the cell {raw['key']}, which is {raw['key']}.json")
     except (OSError, ValueError, RecursionError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error) or "nested too deeply"
-        raise UsageError(
-            f"{place.at(name)}: not a record that this version of bdbench reads ({in_one_line(reason)}); {CURE}"
+        reason = in_one_line(error.strerror if isinstance(error, OSError) else str(error) or "nested too deeply")
+        raise UnreadableFile(
+            f"{place.at(name)}: not a record that this version of bdbench reads ({reason}); {CURE}", reason
         ) from error
     return record
 
@@ -168,13 +182,14 @@ def _refuse_constant(name: str) -> None:
 def read_predictions(folder: str | Path | Place, record: Record) -> Predictions:
     """The saved classes of an "ok" record: "clean", "clean_gold" and, with a trigger, "triggered", "triggered_gold".
 
-    Raises UsageError, naming the record, if they do not lie in the run's folder or are damaged.
+    Raises UnreadableFile, naming the record, if they do not lie in the run's folder or are damaged.
     """
     place = place_of(folder)
     sub, _, name = str(record.predictions).rpartition("/")
     if sub != "predictions" or not _is_own(place, record.predictions):
-        raise UsageError(
-            f"record {record.key} in {folder}: its predictions, {record.predictions}, are not in that folder's own"
+        raise UnreadableFile(
+            f"record {record.key} in {folder}: its predictions, {record.predictions}, are not in that folder's own",
+            reason="not in the run's own folder of predictions",
         )
     home = place.sub(sub)
     try:
@@ -182,8 +197,9 @@ def read_predictions(folder: str | Path | Place, record: Record) -> Predictions:
     except StorageError:
         raise
     except Exception as error:  # NumPy and zipfile raise many kinds on a damaged file
-        raise UsageError(
-            f"{home.at(name)}: damaged predictions ({in_one_line(str(error))}); run the cell again with --force"
+        reason = in_one_line(str(getattr(error, "strerror", None) or error))
+        raise UnreadableFile(
+            f"{home.at(name)}: damaged predictions ({reason}); run the cell again with --force", reason
         ) from error
 
 

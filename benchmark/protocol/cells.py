@@ -26,13 +26,14 @@ from bdbench.protocol.guards import Guarded, Judged, detect, purify
 from bdbench.protocol.plugins import asks_for, attack_of, needs_of, parts_of
 from bdbench.protocol.resources import LOADERS, Material
 from bdbench.protocol.rows import DefenderSets, Rows, rows_of, splits_of
-from bdbench.protocol.scoring import evaluate, metrics_of
+from bdbench.protocol.scoring import evaluate
 from bdbench.protocol.site import Site
 from bdbench.protocol.victims import Victim, check_site, classifier, clean_spec, context_fields, training_seed
 from bdbench.registry import DEFENSES, TASKS
 from bdbench.seeds import derive
 from bdbench.specs.checked import checked
 from bdbench.specs.metrics import Metric
+from bdbench.specs.predictions import metrics_of
 from bdbench.specs.records import Predictions, Record
 from bdbench.specs.work import CellSpec, ModelSpec, PluginSpec, VictimSpec, component_names
 

@@ -15,8 +15,9 @@ from bdbench.data import TextSet
 from bdbench.defenses.base import Detector, Purifier
 from bdbench.fence import fenced
 from bdbench.protocol.contexts import Context, DefenseContext
-from bdbench.protocol.scoring import join_rows, metrics_of
+from bdbench.protocol.scoring import join_rows
 from bdbench.specs.metrics import Metric, rejection_threshold
+from bdbench.specs.predictions import metrics_of
 from bdbench.specs.records import CLASS_TYPE, Predictions
 from bdbench.specs.work import VictimSpec
 

@@ -8,17 +8,8 @@ from torch import nn
 from bdbench.attacks.base import Attack
 from bdbench.data import TextSet
 from bdbench.protocol.contexts import AttackContext, Context
-from bdbench.specs.metrics import (
-    Metric,
-    acceptance_rate,
-    accepted_classes,
-    attack_success_rate,
-    auroc,
-    clean_accuracy,
-    majority_rate,
-    rejection_rate,
-    rejection_threshold,
-)
+from bdbench.specs.metrics import Metric
+from bdbench.specs.predictions import metrics_of
 from bdbench.specs.records import CLASS_TYPE, Predictions
 from bdbench.specs.work import VictimSpec
 
@@ -53,37 +44,6 @@ def evaluate(
         predictions[name], classes = classes[: len(rows)], classes[len(rows) :]
         predictions[f"{name}_gold"] = rows.labels.astype(CLASS_TYPE)
     return predictions, metrics_of(predictions, spec)
-
-
-def metrics_of(predictions: Predictions, spec: VictimSpec, frr: float | None = None) -> dict[str, Metric]:
-    """The metrics of saved predictions.
-
-    "cacc" of the clean rows and "majority", the share of their most frequent label; "asr" of the triggered ones, where there
-    are any, and "base", the same share of the same rows without the trigger, where there are both.
-
-    Where a detector scored the rows, those above the threshold of `frr` are rejected, and count as neither right nor the
-    target. Then there are "frr" of the clean rows, and with a trigger "far" of the triggered ones and "auroc", the triggered
-    rows against the clean ones.
-    """
-    classes = {name: predictions[name] for name in ("clean", "triggered") if name in predictions}
-    metrics = {}
-    if "validation_scores" in predictions:
-        threshold = rejection_threshold(predictions["validation_scores"], frr)
-        scores = {name: predictions[f"{name}_scores"] for name in classes}
-        classes = {name: accepted_classes(of_rows, scores[name], threshold) for name, of_rows in classes.items()}
-        metrics["frr"] = rejection_rate(classes["clean"])
-        if "triggered" in classes:
-            metrics["far"] = acceptance_rate(classes["triggered"])
-            metrics["auroc"] = auroc(scores["clean"], scores["triggered"])
-    if "clean" in classes:
-        metrics["cacc"] = clean_accuracy(classes["clean"], predictions["clean_gold"])
-        metrics["majority"] = majority_rate(predictions["clean_gold"])
-    if "triggered" in classes:
-        target = int(spec.attack.params["target"])
-        metrics["asr"] = attack_success_rate(classes["triggered"], predictions["triggered_gold"], target)
-        if "clean" in classes:
-            metrics["base"] = attack_success_rate(classes["clean"], predictions["clean_gold"], target)
-    return metrics
 
 
 def join_rows(sets: list[TextSet]) -> TextSet:

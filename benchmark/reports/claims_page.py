@@ -8,7 +8,7 @@ from bdbench.analysis.claims import CONTRADICTED, ENOUGH_SEEDS, FAMILY_LEVEL, SU
 from bdbench.analysis.evidence import Evidence, SettingEvidence, gather
 from bdbench.analysis.labels import Label
 from bdbench.analysis.means import Means, means
-from bdbench.analysis.printed import ABSENT, percent
+from bdbench.analysis.printed import ABSENT, p_value, percent
 from bdbench.analysis.summaries import cell_names
 from bdbench.reports.markdown import escaped, github_table
 from bdbench.reports.words import WORKS, cautions, cells_on_other_victims, left_out, not_judged
@@ -141,7 +141,7 @@ def _claim(of_claim: Sequence[Finding]) -> list[str]:
             finding.asr.n,
             str(finding.asr),
             str(finding.cacc),
-            _p(finding.adjusted_p),
+            p_value(finding.adjusted_p),
             _verdict(finding),
         ]
         for finding in of_claim
@@ -160,12 +160,6 @@ def _claim(of_claim: Sequence[Finding]) -> list[str]:
 def _verdict(finding: Finding) -> str:
     seeds = f" ({finding.seeds} seed{'s' if finding.seeds > 1 else ''})" if finding.few_seeds else ""
     return f"{finding.verdict}{seeds}"
-
-
-def _p(value: float | None) -> str:
-    if value is None:
-        return ABSENT
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def _percent(fraction: float | None) -> str:

@@ -1,0 +1,123 @@
+"""One cell for people: what was asked, what came of it, on what machine."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from bdbench.analysis.intervals import wilson_interval
+from bdbench.analysis.printed import percent
+from bdbench.reports.words import one_line
+from bdbench.specs.metrics import Metric
+from bdbench.specs.records import Record
+from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec, component_names
+
+# Of what each metric is a share; a metric that is not here gets its bare numbers.
+SHARES = {
+    "cacc": "clean accuracy",
+    "majority": "the most frequent label of the test rows",
+    "asr": "attack success rate",
+    "base": "the same rows without the trigger",
+    "floor": "the same triggered rows, by the clean model",
+    "frr": "clean rows rejected",
+    "far": "triggered rows accepted",
+    "auroc": "pairs of a clean and a triggered row in the right order, halves for ties",
+}
+NO_SAMPLE = ("majority", "auroc")  # Wilson's interval is of neither: a fact of the rows, and pairs that share rows
+INDENT = "  "
+
+
+def cell_lines(record: Record, file: str, label: str) -> list[str]:
+    """A heading, and a section of lines for each part of the record that holds anything.
+
+    `file` is that of the record in the run's folder; `label` says what tells the cell from the others there.
+    """
+    sections = {
+        "spec": _spec(record.spec),
+        "metrics, with 95 % intervals (Wilson) of the chance of the rows": _metrics(record.metrics or {}),
+        "error": (record.error or "").rstrip().splitlines(),
+        "notes": _values(record.notes or {}),
+        "cost": [f"{name}: {_number(value)}" for name, value in (record.cost or {}).items()],
+        "seconds": [f"{name}: {seconds:,.1f}" for name, seconds in (record.seconds or {}).items()],
+        "typed": _values(record.typed or {}),
+        "victim's bits": [] if record.victim is None else _values(vars(record.victim)),
+        "environment": _values({name: value for name, value in (record.env or {}).items() if name != "victim"}),
+        "environment of the victim": _values((record.env or {}).get("victim", {})),
+    }
+    needs = ", ".join(record.needs) or "nothing"
+    lines = [label, f"{record.status}; {record.kind}, needs {needs}; key {record.key}, {file}"]
+    if record.predictions is not None:
+        lines[-1] += f", {record.predictions}"
+    for title, of_section in sections.items():
+        if of_section:
+            lines += ["", title, *(INDENT + line for line in of_section)]
+    return [one_line(line) for line in lines]
+
+
+def _spec(spec: CellSpec) -> list[str]:
+    """The defense with what it gets, then the victim, then the peers."""
+    sets = []
+    if spec.clean_rows:
+        sets.append(f"clean rows: {spec.clean_rows:,} {'with even classes' if spec.even_classes else 'as drawn'}")
+    if spec.validation_rows:
+        sets.append(f"validation rows: {spec.validation_rows:,}")
+    if spec.unlabelled_rows:
+        sets.append(f"unlabelled rows: {spec.unlabelled_rows:,}")
+    if spec.frr is not None:
+        sets.append(f"stated FRR: {spec.frr:g}")
+    components = zip(component_names(spec.defense), spec.defense, strict=True)
+    lines = [f"defense: {_plugin(part, name)}" for name, part in components]
+    lines += [*sets, *_victim(spec.victim)]
+    return lines + [f"peer {number}: {line}" for number, peer in enumerate(spec.peers, start=1) for line in _victim(peer)]
+
+
+def _victim(spec: VictimSpec) -> list[str]:
+    data, model = spec.data, spec.model
+    revision = "" if data.revision is None else f", revision {data.revision}"
+    return [
+        f"attack: {_plugin(spec.attack, spec.attack.name)}",
+        f"task: {spec.task} (version {spec.task_version}), seed {spec.seed}, protocol {spec.protocol}",
+        f"data: {data.source}{revision}, {data.train_rows:,} training and {data.test_rows:,} test rows, "
+        f"fingerprint {data.fingerprint}",
+        f"model: {model.name}, {spec.max_length} word pieces, {spec.precision}",
+        f"model's digests: weights {model.digest}, configuration {model.config}, tokenizer {model.tokenizer}",
+        f"victim's training: {_assignments(spec.training)}",
+        f"victim's key: {spec.key()}",
+    ]
+
+
+def _plugin(plugin: PluginSpec, name: str) -> str:
+    params = f": {_assignments(plugin.params)}" if plugin.params else ""
+    return f"{name} (version {plugin.version}){params}"
+
+
+def _assignments(values: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items())
+
+
+def _metrics(metrics: Mapping[str, Metric]) -> list[str]:
+    """`asr: 21.1 % (43 of 204), 16.0 to 27.2; attack success rate`, in the order of SHARES."""
+    lines = []
+    for name in (*(name for name in SHARES if name in metrics), *(name for name in metrics if name not in SHARES)):
+        metric = metrics[name]
+        text = f"{name}: {percent(metric.value)} % ({metric.hits:,} of {metric.n:,})"
+        if name not in NO_SAMPLE:
+            text += f", {' to '.join(map(percent, wilson_interval(metric.hits, metric.n)))}"
+        lines.append(f"{text}; {SHARES[name]}" if name in SHARES else text)
+    return lines
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value.is_integer() else f"{value:,.2f}"
+
+
+def _values(values: Mapping[str, Any]) -> list[str]:
+    """A line for each value; an object's values come below its name, and a list in one line."""
+    lines: list[str] = []
+    for name, value in values.items():
+        if isinstance(value, dict):
+            lines += [f"{name}:", *(INDENT + line for line in _values(value))] if value else []
+        else:
+            lines.append(f"{name}: {value if isinstance(value, str) else json.dumps(value)}")
+    return lines
