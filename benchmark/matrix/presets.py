@@ -164,6 +164,9 @@ PRESETS = {
             training={"epochs": 3, "learning_rate": 1e-4},
             # the defaults assume the full data; these give embedding poisoning about as many steps from 2,000 rows
             attack_params={"embedding-poisoning.rate": 0.5, "embedding-poisoning.epochs": 10},
+            # at the default of 2e-5 one pass over so few rows learns nothing: 51 and 52 % on validation rows of SST-2 and QQP,
+            # against 83 and 77 % at the victim's own rate
+            defense_params={"moderate-fitting.learning_rate": 1e-4},
         ),
     ),
     "paper": Preset(

@@ -31,7 +31,7 @@ class RunNames:
 
     def of(self, record: Record) -> str:
         """`sst2 / badnets-word / e-pur / seed 0`."""
-        return f"{self.labels[record.key]} / seed {record.spec.victim.seed}"
+        return f"{self.labels[record.key].typed} / seed {record.spec.victim.seed}"
 
     def in_order(self, records: Iterable[Record]) -> list[Record]:
         """The records in the order of the tables, then of the seeds."""
@@ -139,7 +139,7 @@ def _alone(letter: str, records: Sequence[Record], names: RunNames) -> list[str]
         return []
     seeds_by_label: dict[str, list[str]] = {}
     for record in names.in_order(records):
-        seeds_by_label.setdefault(str(names.labels[record.key]), []).append(str(record.spec.victim.seed))
+        seeds_by_label.setdefault(names.labels[record.key].typed, []).append(str(record.spec.victim.seed))
     listed = [
         f"- {escaped(label)} / {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(seeds)}"
         for label, seeds in seeds_by_label.items()
