@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import warnings
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -18,6 +19,8 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 
+from bdbench.analysis.labels import Label
+from bdbench.analysis.short_names import short_names
 from bdbench.reports.words import one_line
 
 COLUMN, TEXT = 3.3, 6.9  # widths of a figure in a paper, in inches
@@ -42,7 +45,8 @@ STYLE = {
     "pdf.fonttype": 42,  # TrueType, as publishers ask
     "svg.fonttype": "none",
     "svg.hashsalt": "bdbench",
-    "savefig.dpi": 300,
+    "text.hinting": "no_hinting",  # it would make texts wider or narrower than they were measured
+    "figure.dpi": 300,
 }
 # Without the dates and versions that matplotlib would write.
 METADATA: dict[str, dict[str, None]] = {
@@ -73,13 +77,17 @@ def style() -> Iterator[None]:
 
 def text_width(text: str) -> float:
     """In inches, at FONT_SIZE."""
-    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(FONT, size=FONT_SIZE), ismath=False)
+    width, _, _ = text_to_path.get_text_width_height_descent(text, FontProperties(family=FONT, size=FONT_SIZE), ismath=False)
     return float(width) / 72
 
 
-def fitted(text: str, width: float) -> str:
-    """`text` in one line, at most `width` inches wide: what is longer loses its middle."""
-    line = one_line(text)
+def figure_names(labels: Sequence[Label]) -> dict[Label, str]:
+    """The short names of labels, each in one line."""
+    return {label: one_line(name) for label, name in short_names(labels).items()}
+
+
+def fitted(line: str, width: float) -> str:
+    """`line`, at most `width` inches wide: what is longer loses its middle."""
     width += ROUNDING
     if text_width(line) <= width:
         return line
@@ -87,17 +95,17 @@ def fitted(text: str, width: float) -> str:
     return _without_middle(line, max(kept, 0))
 
 
-def fitted_apart(texts: Sequence[str], width: float) -> list[str]:
-    """Each of the texts as by `fitted`; those that would be alike get a number."""
-    seen: dict[str, int] = {}
+def fitted_apart(lines: Sequence[str], width: float) -> list[str]:
+    """Each of the lines as by `fitted`; those that would be alike get a number."""
+    counts: Counter[str] = Counter()
     shown = []
-    for text in texts:
-        line = fitted(text, width)
-        seen[line] = seen.get(line, 0) + 1
-        if seen[line] > 1:
-            number = f" ({seen[line]})"
-            line = fitted(text, width - text_width(number)) + number
-        shown.append(line)
+    for line in lines:
+        text = fitted(line, width)
+        counts[text] += 1
+        if counts[text] > 1:
+            number = f" ({counts[text]})"
+            text = fitted(line, width - text_width(number)) + number
+        shown.append(text)
     return shown
 
 

@@ -11,10 +11,10 @@ from bdbench.analysis.block_ranks import BlockRanks
 from bdbench.analysis.figure_data import HeatMap, Matrix, in_order_of_ranks, win_matrix
 from bdbench.analysis.printed import ABSENT
 from bdbench.analysis.ranking import UNDEFENDED
-from bdbench.analysis.short_names import short_names
-from bdbench.reports.figure_canvas import BLACK, COLUMN, LINE, PAD, TEXT, Page, fitted_apart, text_width, widest
+from bdbench.reports.figure_canvas import BLACK, COLUMN, LINE, PAD, TEXT, Page, figure_names, fitted_apart, text_width, widest
 
-CELL_WIDTH, CELL_HEIGHT = 0.3, 0.19
+CELL_WIDTH, CELL_HEIGHT = 0.25, 0.19  # room for three digits
+WIDEST_CELL = 0.6
 LONGEST_HEAD = 2.2
 SHORTEST_NAME = 1.6  # of the room for a name where there are many columns
 WHITE_FROM = 0.72  # in the colors from there on white has more contrast than black
@@ -23,8 +23,8 @@ COLORS = colormaps["Blues"]  # its lightness falls from end to end, so it reads 
 
 def heat_map_page(shown: HeatMap) -> Page:
     """Rows of defenses, columns of attacks, ASR in per cent; a dash where there is none."""
-    names = short_names([defense for defense in shown.defenses if defense.name != UNDEFENDED])
-    attacks = short_names(shown.attacks)
+    names = figure_names([defense for defense in shown.defenses if defense.name != UNDEFENDED])
+    attacks = figure_names(shown.attacks)
     rows = [names.get(defense, "undefended") for defense in shown.defenses]
     heads = fitted_apart([attacks[attack] for attack in shown.attacks], LONGEST_HEAD)
     return _matrix_page(shown.asr, rows, heads, "ASR (%)", absent=ABSENT, are_heads_upright=True)
@@ -33,7 +33,7 @@ def heat_map_page(shown: HeatMap) -> Page:
 def win_rate_page(ranks: BlockRanks) -> Page:
     """Rows and columns of defenses, the best average rank first; the columns have the numbers of the rows."""
     defenses = in_order_of_ranks(ranks)
-    names = short_names(defenses)
+    names = figure_names(defenses)
     rows = [f"{place}  {names[defense]}" for place, defense in enumerate(defenses, 1)]
     heads = [str(place) for place in range(1, len(defenses) + 1)]
     title = "victims on which the row beats the column (%)"
@@ -43,19 +43,21 @@ def win_rate_page(ranks: BlockRanks) -> Page:
 def _matrix_page(
     values: Matrix, rows: Sequence[str], heads: Sequence[str], title: str, absent: str, are_heads_upright: bool
 ) -> Page:
-    """A page with the number of each cell, (rows, columns), in per cent, and `absent` in place of NaN."""
+    """A page with the number of each cell, (rows, columns), in per cent, and `absent` in place of NaN.
+
+    It is as wide as a paper's text at most, but for columns that would leave no room for the names of rows.
+    """
     count_rows, count_columns = values.shape
     cells_width = count_columns * CELL_WIDTH
     needed = widest(rows) + cells_width + 4 * PAD
     width = COLUMN if needed <= COLUMN else max(TEXT, SHORTEST_NAME + cells_width + 4 * PAD)
     names = fitted_apart(rows, width - cells_width - 4 * PAD)
-    left = min(widest(names), width - cells_width - 4 * PAD) + 2 * PAD
+    left = widest(names) + 2 * PAD
     head_height = (widest(heads) if are_heads_upright else LINE) + PAD
     bottom = LINE + 2 * PAD
     height = bottom + count_rows * CELL_HEIGHT + head_height + PAD
     page = Page(width, height)
-    cell_width = (width - left - 2 * PAD) / count_columns if needed > COLUMN else CELL_WIDTH
-    cell_width = min(cell_width, 2 * CELL_WIDTH)
+    cell_width = min((width - left - 2 * PAD) / count_columns, WIDEST_CELL)
     axes = page.axes(left, bottom, count_columns * cell_width, count_rows * CELL_HEIGHT)
     edges = (range(count_columns + 1), range(count_rows + 1))
     axes.pcolormesh(*edges, np.ma.masked_invalid(values), cmap=COLORS, vmin=0, vmax=1, edgecolors="white", linewidth=0.5)

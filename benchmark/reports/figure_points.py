@@ -15,7 +15,6 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLoca
 from bdbench.analysis.bootstrap import Estimate
 from bdbench.analysis.figure_data import pareto_front, shown_places, spread
 from bdbench.analysis.ranking import Place, Ranking
-from bdbench.analysis.short_names import short_names
 from bdbench.reports.figure_canvas import (
     BLACK,
     COLUMN,
@@ -26,6 +25,7 @@ from bdbench.reports.figure_canvas import (
     PAD,
     TEXT,
     Page,
+    figure_names,
     fitted_apart,
     text_width,
     widest,
@@ -119,7 +119,7 @@ def _has_base_rate(own: Place | None) -> bool:
 
 def _points(places: Sequence[Place], ranking: Ranking, xs: Sequence[Estimate]) -> list[Point]:
     own = ranking.undefended
-    names = short_names([place.defense for place in places if place is not own])
+    names = figure_names([place.defense for place in places if place is not own])
     return [
         Point(
             "undefended" if place is own else names[place.defense],

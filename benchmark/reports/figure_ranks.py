@@ -6,8 +6,7 @@ import math
 
 from bdbench.analysis.block_ranks import BlockRanks
 from bdbench.analysis.figure_data import cliques, in_order_of_ranks
-from bdbench.analysis.short_names import short_names
-from bdbench.reports.figure_canvas import BLACK, COLUMN, LINE, PAD, TEXT, Page, fitted_apart, text_width, widest
+from bdbench.reports.figure_canvas import BLACK, COLUMN, LINE, PAD, TEXT, Page, figure_names, fitted_apart, text_width, widest
 
 AXIS_WIDTH, WIDE_AXIS_WIDTH = 1.5, 2.8  # at least, in a column and across the text
 TICK = 0.04
@@ -18,7 +17,7 @@ def critical_difference_page(ranks: BlockRanks) -> Page:
     """Rank 1 is at the right, as in the paper, and the names stand to the right of it: so no two lines cross."""
     defenses = in_order_of_ranks(ranks)
     values = [ranks.average_ranks[defense] for defense in defenses]
-    by_defense = short_names(defenses)
+    by_defense = figure_names(defenses)
     texts = [f"{by_defense[defense]}  {value:.2f}" for defense, value in zip(defenses, values, strict=True)]
     is_narrow = AXIS_WIDTH + widest(texts) + 6 * PAD <= COLUMN
     width, least_axis_width = (COLUMN, AXIS_WIDTH) if is_narrow else (TEXT, WIDE_AXIS_WIDTH)
