@@ -24,8 +24,8 @@ from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import STATUSES, Record, VictimDigests
 
-# Unicode's categories of controls, formats, lone surrogates, and separators of lines and paragraphs.
-UNPRINTED = ("Cc", "Cf", "Cs", "Zl", "Zp")
+# Unicode's categories of controls, formats, no characters, lone surrogates, and separators of lines and paragraphs.
+UNPRINTED = ("Cc", "Cf", "Cn", "Cs", "Zl", "Zp")
 HEADINGS = tuple(shown.heading for shown in METRICS.values())  # of the columns of a defense
 SOURCES = {
     "hub": "data from the Hugging Face hub",

@@ -1,0 +1,105 @@
+"""What the figures of a ranking are drawn from: Pareto front, heat map, wins, and defenses that average ranks do not part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from bdbench.analysis.block_ranks import BlockRanks
+from bdbench.analysis.bootstrap import Block
+from bdbench.analysis.labels import Label
+from bdbench.analysis.ranking import Place, Ranking
+from bdbench.analysis.summaries import Summary
+
+Matrix = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class HeatMap:
+    """`asr`, (defenses, attacks), in [0, 1]: means over the blocks of an attack; NaN where a cell of the defense failed."""
+
+    defenses: tuple[Label, ...]
+    attacks: tuple[Label, ...]
+    asr: Matrix
+
+
+def shown_places(ranking: Ranking) -> list[Place]:
+    """Those with means to draw, best first; the undefended victims last."""
+    places = [*ranking.places, *([ranking.undefended] if ranking.undefended else [])]
+    return [place for place in places if place.estimates]
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
+    """Which of the points (CACC, ASR) no other one beats, in the order of CACC.
+
+    A point is beaten by one whose CACC is as high or higher and whose ASR is as low or lower, unless they are equal.
+    """
+
+    def beats(other: tuple[float, float], point: tuple[float, float]) -> bool:
+        return other != point and other[0] >= point[0] and other[1] <= point[1]
+
+    front = [place for place, point in enumerate(points) if not any(beats(other, point) for other in points)]
+    return sorted(front, key=lambda place: points[place])
+
+
+def heat_map(ranking: Ranking, summaries: Iterable[Summary]) -> HeatMap:
+    """Of the ranking's blocks alone: defenses in its order, the undefended victims last, attacks in that of the tables."""
+    defenses = [*(place.defense for place in ranking.places), *([ranking.undefended.defense] if ranking.undefended else [])]
+    blocks = set(ranking.blocks)
+    rates: dict[tuple[Label, Label], list[float]] = {}
+    for summary in summaries:
+        if summary.labels.setting != ranking.setting or summary.defense not in defenses:
+            continue
+        for record in summary.records:
+            if Block(str(summary.task), str(summary.attack), record.spec.victim.seed) in blocks:
+                rate = record.metrics["asr"].value if record.status == "ok" else np.nan
+                rates.setdefault((summary.defense, summary.attack), []).append(rate)
+    attacks = sorted({attack for _, attack in rates}, key=lambda attack: attack.rank)
+    asr = [[float(np.mean(rates[defense, attack])) for attack in attacks] for defense in defenses]
+    return HeatMap(tuple(defenses), tuple(attacks), np.array(asr).reshape(len(defenses), len(attacks)))
+
+
+def in_order_of_ranks(ranks: BlockRanks) -> list[Label]:
+    """The defenses, the lowest average rank first."""
+    return sorted(ranks.average_ranks, key=lambda defense: (ranks.average_ranks[defense], defense.rank))
+
+
+def win_matrix(ranks: BlockRanks) -> Matrix:
+    """(defenses, defenses), in the order of average ranks, in [0, 1]: the share of the blocks on which a defense of the rows
+    is better than one of the columns, a tie one half; NaN on the diagonal."""
+    defenses = in_order_of_ranks(ranks)
+    return np.array([[ranks.wins.get((one, other), np.nan) for other in defenses] for one in defenses])
+
+
+def cliques(average_ranks: Sequence[float], critical_difference: float) -> list[tuple[int, int]]:
+    """The first and last place of each longest run of ranks, which ascend, that differ by no more than the difference.
+
+    A run of one is none, nor is one that lies within another.
+    """
+    runs: list[tuple[int, int]] = []
+    for first, rank in enumerate(average_ranks):
+        last = sum(other - rank <= critical_difference for other in average_ranks) - 1
+        if last > first and (not runs or last > runs[-1][1]):
+            runs.append((first, last))
+    return runs
+
+
+def spread(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Positions in [low, high], as near to those wanted as can be (least squares) if neighbors are to be `gap` apart.
+
+    The wanted ones ascend. Raises ValueError if there is no room for all.
+    """
+    if (len(wanted) - 1) * gap > high - low + 1e-9:
+        raise ValueError(f"no room for {len(wanted)} positions {gap:g} apart in [{low:g}, {high:g}]")
+    # without the gaps they have to ascend: what does not is pooled into its mean
+    pools: list[list[float]] = []
+    for place, position in enumerate(wanted):
+        pools.append([position - place * gap])
+        while len(pools) > 1 and np.mean(pools[-2]) > np.mean(pools[-1]):
+            pools[-2:] = [pools[-2] + pools[-1]]
+    highest = high - (len(wanted) - 1) * gap
+    starts = [min(max(float(np.mean(pool)), low), max(highest, low)) for pool in pools for _ in pool]
+    return [start + place * gap for place, start in enumerate(starts)]
