@@ -231,3 +231,11 @@ def test_damaged_files_are_named_and_the_rest_compared(tmp_path, in_process):
     assert f"warning: {run}: records/{undefended(1).key()}.json is not compared in full: " in ended.stderr
     ended = in_process("compare", run, tmp_path / "nowhere")
     assert ended.returncode == 2 and "no folder 'records'" in ended.stderr
+
+
+def test_a_run_in_an_object_store_is_verified_compared_and_shown(in_process):
+    uri = "memory://compare/run"
+    write_run(uri, ended_well(), ended_well(undefended(1)))
+    assert in_process("verify", uri).stdout.splitlines()[-1].startswith("2 cells: 2 verified")
+    assert "2 cells in both" in page_of(in_process, uri, uri)
+    assert in_process("show", uri, cell().key()).stdout.startswith("sst2 / badnets-word / fine-mixing / seed 0")

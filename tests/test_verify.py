@@ -269,13 +269,21 @@ def test_what_keeps_arrays_from_being_predictions(changes, problem):
     assert not problems if problem is None else any(problem in text for text in problems), problems
 
 
-def test_scores_without_a_detector_and_a_trigger_without_a_target_are_problems():
+def test_predictions_that_a_spec_makes_nothing_of_are_problems():
     assert problems_of(detected(), replace(GUARDED, frr=None)) == [
         "there are clean_scores, triggered_scores, validation_scores, but the cell has no detector"
     ]
-    attack = replace(VICTIM.attack, params={"rate": 0.1})
-    (problem,) = problems_of(detected(), replace(GUARDED, victim=replace(GUARDED.victim, attack=attack)))
-    assert problem == "there are triggered rows, but the attack 'badnets-word' has no target"
+    (problem,) = problems_of(detected(), replace(GUARDED, frr=1.0))
+    assert problem == "2 validation rows give no threshold for a false rejection rate of 1"
+    none = detected(validation_scores=np.array([]))
+    assert problems_of(none, replace(GUARDED, validation_rows=0))[0].startswith("0 validation rows give no threshold")
+    for target in (None, "1", -1, 2**15):
+        attack = replace(VICTIM.attack, params={"rate": 0.1, "target": target})
+        (problem,) = problems_of(detected(), replace(GUARDED, victim=replace(GUARDED.victim, attack=attack)))
+        assert problem == "there are triggered rows, but the attack 'badnets-word' has no target"
+    empty = {"triggered": np.array([], dtype=np.int16), "triggered_gold": np.array([], dtype=np.int16)}
+    (problem,) = problems_of(detected(**empty, triggered_scores=np.array([])), GUARDED)
+    assert problem == "no row has the trigger"
 
 
 def test_a_record_of_the_first_protocol_without_predictions_cannot_be_checked():
