@@ -59,9 +59,14 @@ class Label:
         return self.name if self.title is None else self.title.text
 
     @property
+    def unsaid(self) -> tuple[tuple[str, Value], ...]:
+        """The fields that the heading does not stand for."""
+        return self.variant if self.title is None else self.title.others
+
+    @property
     def suffix(self) -> str:
-        """The fields that the heading does not stand for: `[ratio=0.5]`, or nothing."""
-        return _bracketed(self.variant if self.title is None else self.title.others)
+        """`[ratio=0.5]`, or nothing."""
+        return _bracketed(self.unsaid)
 
     @property
     def typed(self) -> str:
