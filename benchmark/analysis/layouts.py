@@ -13,7 +13,7 @@ from bdbench.analysis.chosen import UNDEFENDED, Chosen
 from bdbench.analysis.contest import Mark, contest
 from bdbench.analysis.labels import Label
 from bdbench.analysis.paired import Cells, Paired, Statistic, of_cells, seed_deviation
-from bdbench.analysis.printed import METRICS
+from bdbench.analysis.printed import ABSENT, METRICS
 from bdbench.analysis.ranking import Place, PredictionsOf, Ranking, Rules, rankings
 from bdbench.analysis.summaries import Summary
 from bdbench.analysis.tables import Entry, Row, overall_table, task_tables
@@ -46,15 +46,11 @@ class Group:
 
 @dataclass(frozen=True)
 class Line:
-    """A row: its names, and for each group its places.
-
-    After the last name come the marks of an attack that is not averaged, or why a defense has no rank.
-    """
+    """A row: its names, and for each group its places. `mark` has the marks of an attack that is not averaged."""
 
     names: tuple[str, ...]
     places: tuple[tuple[Content, ...], ...]
     mark: str = ""
-    remark: str = ""
 
 
 @dataclass(frozen=True)
@@ -88,8 +84,18 @@ class Grid:
 
     @property
     def figures(self) -> tuple[Figure, ...]:
-        places = (place for line in self.lines for of_group in line.places for place in of_group)
-        return tuple(place for place in places if isinstance(place, Figure))
+        return tuple(content for content in self._contents if isinstance(content, Figure))
+
+    @property
+    def texts(self) -> frozenset[str]:
+        """What it calls by name: tasks, attacks, defenses, and averages."""
+        heads = {group.head for group in self.groups} | {section.title for section in self.sections}
+        names = {name for line in self.lines for name in line.names}
+        return frozenset(heads | names | {content for content in self._contents if isinstance(content, str)})
+
+    @property
+    def _contents(self) -> Iterable[Content]:
+        return (content for line in self.lines for of_group in line.places for content in of_group)
 
 
 class _Cells:
@@ -153,8 +159,8 @@ def _ranking_line(place: Place, columns: Sequence[str], marks: Mapping[str, Mapp
             entry = Entry(estimate.value, signed=name in ("lost", "added"))
             mark = marks[name].get(place.defense, Mark())
             figures.append(Figure(entry, mark, estimate, place.deviations.get(name)))
-    rank = "" if place.rank is None else f"{place.rank}{'=' if place.tied else ''}"
-    return Line((rank, str(place.defense)), (tuple(figures),), remark=place.unranked)
+    rank = ABSENT if place.rank is None else f"{place.rank}{'=' if place.tied else ''}"
+    return Line(("" if place.defense.name == UNDEFENDED else rank, str(place.defense)), (tuple(figures),))
 
 
 def paper_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:

@@ -20,9 +20,9 @@ STYLES = ("interval", "pm", "plain")
 EM = 8.5  # points, of Computer Modern at 8 points; of Times 8
 ONE_COLUMN = 219 / EM  # of ACL's two; ICML's, IEEE's and ACM's are wider
 TEXT_WIDTH = 397 / EM  # of NeurIPS; ACL's, ICML's, IEEE's and ACM's are wider
-COLUMN_GAP = 5 / EM  # twice \tabcolsep of the template
+SEPARATION, NARROW_SEPARATION = 2.5, 1.8  # \tabcolsep, points
 LINES_PER_PART = 46  # with caption and notes no higher than a page
-NARROW_NAMES = 6.5  # for a table of one column
+NARROW_NAMES = 5.3  # in a table of one column: "embedding-", "fine-mixing"
 DIGIT, POINT, SIGN = 0.5, 0.28, 0.78
 
 HEADINGS = {
@@ -37,16 +37,17 @@ HEADINGS = {
     "added": "ASR - base",
     "worst": "Worst ASR",
     "frr": "FRR",
-    "worst_attack": "of attack",
+    "worst_attack": "attack",
 }
-NAMES_IN_COLUMNS = {"worst_attack": 6.5}  # the widest, in em
+NAMES_IN_COLUMNS = {"worst_attack": 8.5}  # the widest, in em
 
 
 @dataclass(frozen=True)
 class Part:
-    """What the template reads of a part: one environment, "table" or "table*"; rows without their ends, but for rules."""
+    """What the template reads of a part: an environment, "table" or "table*", \\tabcolsep in points, the tabular's rows."""
 
     environment: str
+    separation: float
     columns: str
     head: tuple[str, ...]
     body: tuple[str, ...]
@@ -78,7 +79,7 @@ class _Numbers:
         entry = figure.entry
         if entry.mean is None:
             return f"{{{tex(entry.word)}}}" if entry.word else ""
-        bold = r"\bfseries " if figure.mark.bold else ""
+        bold = r"\bdbenchbold " if figure.mark.bold else ""
         if not figure.mark.underlined:
             mark = f" {{{_mark(entry.mark)}}}" if entry.mark else ""
             return f"{bold}{entry.number}{mark}"
@@ -102,20 +103,19 @@ class _Names:
 
 def parts_of(grid: Grid, style: str, short: Callable[[str], str], widest_names: float) -> list[Part]:
     """The table in parts, each with the baseline. `short` gives what is shown of a label; `widest_names` is in em."""
-    whole = _Layout(grid, style, short, widest_names)
-    if whole.width <= ONE_COLUMN:
-        return whole.parts("table", [range(len(grid.groups))])
-    narrow = _Layout(grid, style, short, NARROW_NAMES)
-    if narrow.width <= ONE_COLUMN:
-        return narrow.parts("table", [range(len(grid.groups))])
+    whole = _Layout(grid, style, short, widest_names, SEPARATION)
+    for layout in (whole, _Layout(grid, style, short, NARROW_NAMES, NARROW_SEPARATION)):
+        if layout.width <= ONE_COLUMN:
+            return layout.parts("table", [range(len(grid.groups))])
     return whole.parts("table*", whole.cut())
 
 
 class _Layout:
     """A grid with its columns: names first, then those of each group."""
 
-    def __init__(self, grid: Grid, style: str, short: Callable[[str], str], widest_names: float) -> None:
+    def __init__(self, grid: Grid, style: str, short: Callable[[str], str], widest_names: float, separation: float) -> None:
         self.grid, self.style, self._short, self._widest_names = grid, style, short, widest_names
+        self._separation, self._gap = separation, 2 * separation / EM
         self._names = [self._names_column(place, heading) for place, heading in enumerate(grid.names)]
         self._columns = [
             [self._column(place, inner, heading) for inner, heading in enumerate(group.headings)]
@@ -128,10 +128,10 @@ class _Layout:
 
     @property
     def _names_width(self) -> float:
-        return sum(column.width + COLUMN_GAP for column in self._names) - COLUMN_GAP  # the table begins without a gap
+        return sum(column.width + self._gap for column in self._names) - self._gap  # the table begins without a gap
 
     def _group_width(self, group: int) -> float:
-        return sum(column.width + COLUMN_GAP for column in self._columns[group])
+        return sum(column.width + self._gap for column in self._columns[group])
 
     def cut(self) -> list[list[int]]:
         """The groups of each part: as few parts as hold them, about as wide as each other, each with the baseline."""
@@ -148,6 +148,7 @@ class _Layout:
         return [
             Part(
                 environment,
+                self._separation,
                 "".join(column.specification for column in self._columns_of(groups)),
                 tuple(self._head(groups)),
                 tuple(self._body(sections, groups)),
@@ -170,19 +171,18 @@ class _Layout:
             return _Names(max(map(width, [HEADINGS[heading], *lines])), HEADINGS[heading])
         numbers = [content.entry.number for content in contents if content.entry.mean is not None]
         words = [content.entry.word for content in contents if content.entry.mean is None]
+        spreads = [self._spread(content).replace("-", "+") for content in contents]  # a minus is as wide as a plus
         return _Numbers(
             digits=max((len(re.sub(r"\D", "", number.partition(".")[0])) for number in numbers), default=1),
             is_signed=any(number[0] in "+-" for number in numbers),
             marks=tuple({content.entry.mark for content in contents if content.entry.mark and content.entry.mean is not None}),
-            widest_word=max(map(width, [*words, *map(self._spread, contents)]), default=0.0),
+            widest_word=max(map(width, [*words, *spreads]), default=0.0),
             heading=HEADINGS[heading],
         )
 
     def _name_lines(self, line: Line) -> list[list[str]]:
-        """The lines of each name; those after the first are set in."""
-        *first, last = line.names
-        last = self._short(last) + (f" ({line.remark})" if line.remark else "")
-        return [broken(name, self._widest_names) for name in (*first, last)]
+        """The lines of each name."""
+        return [broken(self._short(name), self._widest_names) for name in line.names]
 
     def _content_lines(self, content: Figure | str, heading: str) -> list[str]:
         return broken(self._short(content), NAMES_IN_COLUMNS[heading]) if isinstance(content, str) else []
@@ -210,7 +210,7 @@ class _Layout:
                     cells.append([tex(text) for text in self._content_lines(content, heading)])
                 else:
                     spread = self._spread(content)
-                    cells.append([column.cell(content), *([f"{{{tex(spread)}}}"] if spread else [])])
+                    cells.append([column.cell(content), *([f"{{{_with_minus(spread)}}}"] if spread else [])])
         height = max(map(len, cells))
         return [[of_column[row] if row < len(of_column) else "" for of_column in cells] for row in range(height)]
 
@@ -237,11 +237,11 @@ class _Layout:
         return [*rows, _row(braced)]
 
     def _group_head(self, group: int) -> str:
-        return _stacked(broken(self._short(self.grid.groups[group].head), self._group_width(group) - COLUMN_GAP))
+        return _stacked(broken(self._short(self.grid.groups[group].head), self._group_width(group) - self._gap))
 
     def _body(self, sections: Sequence[Section], groups: Sequence[int]) -> list[str]:
         count = len(self._columns_of(groups))
-        total = sum(column.width + COLUMN_GAP for column in self._columns_of(groups)) - COLUMN_GAP
+        total = sum(column.width + self._gap for column in self._columns_of(groups)) - self._gap
         body: list[str] = []
         for section in sections:
             body += [r"\midrule"] if body else []
@@ -292,6 +292,10 @@ class _Layout:
 
     def _section_height(self, section: Section) -> int:
         return 2 * bool(section.title) + sum(map(self._height, (*section.baseline, *section.lines, *section.summary)))
+
+
+def _with_minus(spread: str) -> str:
+    return tex(spread).replace("-", "$-$")
 
 
 def _mark(mark: str) -> str:

@@ -10,8 +10,8 @@ from bdbench.analysis.layouts import Grid, paper_grid, per_task_grid, ranking_gr
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.reports.latex_grid import parts_of
 from bdbench.reports.latex_text import template_of, tex
-from bdbench.reports.ranking_page import TERMS, TITLES, ranking_note
-from bdbench.reports.short_names import short_names
+from bdbench.reports.ranking_page import TITLES, ranking_note
+from bdbench.reports.short_names import ShortNames, short_names
 from bdbench.reports.words import (
     AVERAGES,
     BUILTIN,
@@ -22,14 +22,21 @@ from bdbench.reports.words import (
     counts,
     has_generated_text,
     number,
+    one_line,
     what_was_run,
 )
 from bdbench.specs.records import Record
 
-RATES = (
-    "share of test rows classified correctly; ASR: share of the test rows whose label is not the target, with the trigger "
-    "inserted, that are classified as the target."
+CLEAN_ACCURACY = "share of test rows classified correctly."
+SUCCESS = (
+    "ASR: share of the test rows whose label is not the target, with the trigger inserted, that are classified as the target."
 )
+RANKED = (
+    "Means in per cent (CACC lost and ASR - base: in points) over the victims on which the attack works and every defense of "
+    "the group was run. CACC lost: that of the undefended victim less that of the defense. Worst ASR: the highest mean of an "
+    "attack. Defenses that cannot be told apart share a rank, marked =."
+)
+COMMIT_DIGITS = 12
 COUNTING = "An attack counts if it works on the undefended victims of all seeds."
 TESTED = (
     "Bold: not significantly worse than the best of its {line} (paired tests on the saved predictions: McNemar's exact test of "
@@ -41,7 +48,7 @@ TESTED_RANKING = (
 )
 UNTESTED = "Bold: the best of its {line}; where predictions are missing, that is not tested. "
 UNDERLINED = "Underlined: second best. Undefended victims (none) and upper bounds do not compete."
-WIDEST_NAMES = {"ranking": 11.0, "paper": 9.0, "per-task": 10.0, "worst-case": 9.0}  # in em
+WIDEST_NAMES = {"ranking": 11.0, "paper": 10.0, "per-task": 10.0, "worst-case": 9.0}  # in em
 
 
 @dataclass(frozen=True)
@@ -96,16 +103,17 @@ def latex_table(board: Leaderboard, chosen: Chosen, request: Request) -> str:
     """
     layout = LAYOUTS[request.layout]
     style = request.style or layout.style
-    names = short_names([*chosen.tasks, *chosen.attacks, *chosen.defenses])
-    grid = _with_titles(layout.grid(board, chosen))
+    grid = layout.grid(board, chosen)
+    names = short_names((*chosen.tasks, *chosen.attacks, *chosen.defenses), grid.texts)
+    grid = _with_titles(grid)
     records = [record for summary in chosen.summaries for record in summary.records]
     caption = tex(f"{layout.title}, in per cent; {'; '.join([*what_was_run(chosen.summaries), number(grid.seeds, 'seed')])}.")
-    notes = [*_definitions(request.layout, grid), *_bold(request.layout, grid), *_spread(style, grid), *names.legend]
+    notes = [*_definitions(request.layout, grid, names), *_bold(request.layout, grid), *_spread(style, grid), *names.legend]
     notes += [*_legend(grid), *([BUILTIN] if has_generated_text(records) else []), *cautions(records)]
     return template_of("layout.tex.jinja").render(
         document=request.is_document,
-        provenance=[tex(line) for line in _provenance(records, request.layout, style)],
-        names=[tex(f"{short} is {label}") for label, short in names.texts.items() if short != label],
+        provenance=[_comment(line) for line in _provenance(records, request.layout, style)],
+        names=[_comment(f"{short} is {label}") for label, short in names.texts.items()],
         parts=parts_of(grid, style, names.of, WIDEST_NAMES[request.layout]),
         caption=caption if request.caption is None else request.caption,
         label=f"tab:bdbench-{request.layout}" if request.label is None else request.label,
@@ -123,10 +131,15 @@ def _with_titles(grid: Grid) -> Grid:
     return replace(grid, sections=tuple(replace(section, title=title) for section, title in sections))
 
 
+def _comment(text: str) -> str:
+    """In one line, ASCII only; a comment needs no other escapes."""
+    return one_line(text).encode("ascii", errors="backslashreplace").decode("ascii")
+
+
 def _provenance(records: Sequence[Record], layout: str, style: str) -> list[str]:
     """Where the numbers are from: a line for a comment."""
     environments = [record.env or {} for record in records]
-    commits = sorted({str(env["commit"]) for env in environments if env.get("commit")}) or ["unknown"]
+    commits = sorted({str(env["commit"])[:COMMIT_DIGITS] for env in environments if env.get("commit")}) or ["unknown"]
     protocols = sorted({record.spec.victim.protocol for record in records})
     modified = "; some from a modified checkout" if any(env.get("dirty") for env in environments) else ""
     return [
@@ -135,20 +148,30 @@ def _provenance(records: Sequence[Record], layout: str, style: str) -> list[str]
     ]
 
 
-def _definitions(layout: str, grid: Grid) -> list[str]:
+def _definitions(layout: str, grid: Grid, names: ShortNames) -> list[str]:
     if layout == "ranking":
-        group = "" if len(grid.rankings) == 1 else "{title}. "
         of_groups = [
-            group.format(title=section.title) + ranking_note(ranking)
+            (f"{section.title}: " if len(grid.sections) > 1 else "") + ranking_note(ranking)
             for section, ranking in zip(grid.sections, grid.rankings, strict=True)
         ]
-        return [*TERMS, *of_groups]
+        return [RANKED, *of_groups, *_unranked(grid, names)]
     if layout == "worst-case":
-        return [f"CACC: {RATES}", f"The attack of the highest mean ASR. {COUNTING}"]
+        return [SUCCESS, f"Beside it the attack that has it. {COUNTING}"]
     if layout == "per-task":
-        return [f"CACC: {RATES}", COUNTING]
-    summary = [line for section in grid.sections for line in section.summary]
-    return [f"ACC: {RATES} {FLOOR}", *([AVERAGES, DEVIATION] if summary else [])]
+        return [f"CACC: {CLEAN_ACCURACY} {SUCCESS}", COUNTING]
+    has_averages = any(section.summary for section in grid.sections)
+    return [f"ACC: {CLEAN_ACCURACY} {SUCCESS} {FLOOR}", *([AVERAGES, DEVIATION] if has_averages else [])]
+
+
+def _unranked(grid: Grid, names: ShortNames) -> list[str]:
+    """The defenses without a rank, by the reason."""
+    defenses_by_reason: dict[str, list[str]] = {}
+    for ranking in grid.rankings:
+        for place in ranking.places:
+            if place.unranked:
+                defenses_by_reason.setdefault(place.unranked, []).append(names.of(str(place.defense)))
+    listed = "; ".join(f"{', '.join(dict.fromkeys(names))} ({reason})" for reason, names in defenses_by_reason.items())
+    return [f"Without a rank: {listed}."] if listed else []
 
 
 def _bold(layout: str, grid: Grid) -> list[str]:

@@ -49,11 +49,12 @@ _WIDTHS = {
     **dict.fromkeys("cez", 0.45),
     **dict.fromkeys("bdhnpu", 0.56),
     **dict.fromkeys("EFJLPRSTZ_", 0.69),
-    **dict.fromkeys("wACDGHKNOQUVXY=+<>", 0.78),
+    **dict.fromkeys("wACDGHKNOQUVXY=+<>±", 0.78),
     "m": 0.84,
     **dict.fromkeys("MW%&@#", 1.03),
 }
 _OTHER = 0.53
+_WORDS = re.compile(r"\[[^\[\]]*\]\S*\s*|\([^()]*\)\S*\s*|\S*\s*")
 _INNER_PIECES = re.compile(r"[^-+_=,/\]]*[-+_=,/\]]*")  # of a word; a line may break after each
 
 
@@ -90,7 +91,8 @@ def width(text: str) -> float:
 def broken(text: str, widest: float) -> list[str]:
     """`text`, one printable line, as lines of at most `widest` em, which is some characters at least.
 
-    It breaks at spaces; within a word that is wider than a line after a punctuation mark, or else anywhere.
+    It breaks at spaces, those in brackets only if it has to; within what is wider than a line after a punctuation mark, or else
+    anywhere.
     """
     lines = [""]
     for piece in _pieces(one_line(text), widest):
@@ -101,7 +103,9 @@ def broken(text: str, widest: float) -> list[str]:
 
 
 def _pieces(text: str, widest: float) -> Iterable[str]:
-    for word in re.findall(r"\S*\s*", text):
+    words = [part for part in _WORDS.findall(text) if part]
+    words = [part for word in words for part in ([word] if width(word.rstrip()) <= widest else re.findall(r"\S*\s*", word))]
+    for word in words:
         inner = [word] if width(word.rstrip()) <= widest else _INNER_PIECES.findall(word)
         for piece in inner:
             while width(piece.rstrip()) > widest:

@@ -6,7 +6,7 @@ them, is said below the table.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from bdbench.analysis.labels import Label, separating_fields
@@ -15,7 +15,7 @@ from bdbench.params import Value
 
 @dataclass(frozen=True)
 class ShortNames:
-    """`texts` has what is shown, by the whole label. `legend` is a sentence or two, none if every label is shown whole."""
+    """`texts` has what is shown in place of a whole label. `legend` is a sentence or two, none without a short one."""
 
     texts: dict[str, str]
     legend: tuple[str, ...]
@@ -24,30 +24,41 @@ class ShortNames:
         return self.texts.get(label, label)
 
 
-def short_names(labels: Iterable[Label]) -> ShortNames:
-    """For all labels of a table: tasks, attacks and defenses. Two that differ stay different."""
+def short_names(labels: Iterable[Label], occurring: Collection[str]) -> ShortNames:
+    """For the labels of tasks, attacks and defenses, told apart among all of them; of those that occur, as whole texts.
+
+    Two that differ stay different.
+    """
     labels_by_name: dict[str, list[Label]] = {}
     for label in labels:
         labels_by_name.setdefault(label.name, []).append(label)
     texts: dict[str, str] = {}
-    in_brackets, the_same = [], []
+    names_by_fields: dict[str, list[str]] = {}
+    names_by_values: dict[str, list[str]] = {}
     for name, of_name in labels_by_name.items():
         variants = [dict(label.variant) for label in of_name]
         candidates = list(dict.fromkeys(field for variant in variants for field in variant))
         telling = separating_fields(variants, candidates)
         shown = {str(label): _shown(label, telling) for label in of_name}
-        if len(set(shown.values())) < len(shown):  # a value that one lacks is another's
+        # a value that one variant lacks may be another's
+        if len(set(shown.values())) < len(shown) or not shown.keys() & set(occurring):
             continue
-        texts |= shown
-        if telling:
-            in_brackets.append(f"{name}: {', '.join(telling)}")
+        texts |= {label: short for label, short in shown.items() if label in occurring and short != label}
         others = [field for field in candidates if field not in telling]
         fixed = [field for field in others if len({variant.get(field) for variant in variants}) == 1]
+        if telling:
+            names_by_fields.setdefault(", ".join(telling), []).append(name)
         if fixed:
-            the_same.append(f"{name}: {', '.join(f'{field}={variants[0][field]}' for field in fixed)}")
-    legend = [f"In brackets, of {'; '.join(in_brackets)}."] if in_brackets else []
-    legend += [f"Everywhere, of {'; '.join(the_same)}."] if the_same else []
-    return ShortNames(texts, tuple(legend))
+            values = ", ".join(f"{field}={variants[0][field]}" for field in fixed)
+            names_by_values.setdefault(values, []).append(name)
+    return ShortNames(
+        texts, (*_sentence("In brackets after a name", names_by_fields), *_sentence("Everywhere", names_by_values))
+    )
+
+
+def _sentence(beginning: str, names_by_text: Mapping[str, Sequence[str]]) -> list[str]:
+    listed = "; ".join(f"{', '.join(names)}: {text}" for text, names in names_by_text.items())
+    return [f"{beginning}, of {listed}."] if listed else []
 
 
 def _shown(label: Label, fields: Sequence[str]) -> str:
