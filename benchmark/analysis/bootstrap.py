@@ -19,6 +19,7 @@ degrees of freedom (of seeds: as often as there are tasks); where the variance o
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -97,11 +98,20 @@ class Draws:
                 rates[-len(drawn) :, places] = counted / counting
         return rates
 
-    def mean(self, rates: Rates, where: Sequence[bool] | None = None) -> Rates:
-        """(rounds,): the mean over the blocks, or those `where` it is true; NaN in a round that drew none of them."""
+    def mean(self, rates: Rates, where: Sequence[float] | None = None) -> Rates:
+        """(rounds,): the mean over the blocks, weighted by `where` (0: left out); NaN in a round that drew none of them."""
         weights = self.weights if where is None else self.weights * np.asarray(where, dtype=np.float64)
         with np.errstate(invalid="ignore"):
             return (np.where(weights > 0, rates, 0.0) * weights).sum(axis=1) / weights.sum(axis=1)
+
+    def mean_of_tasks(self, rates: Rates) -> Rates:
+        """(rounds,): the mean over the tasks of the means over the blocks of each."""
+        blocks_of_task = Counter(block.task for block in self.blocks)
+        return self.mean(rates, [1 / blocks_of_task[block.task] for block in self.blocks])
+
+    def worst(self, rates: Rates) -> Rates:
+        """(rounds,): the highest of the means over the blocks of each attack."""
+        return np.nanmax([self.mean(rates, of_attack) for of_attack in by_attack(self.blocks).values()], axis=0)
 
     def estimate(self, statistic: Rates, bounds: tuple[float, float] = (-1.0, 1.0)) -> Estimate:
         """The interval of a statistic, (rounds,), cut at its bounds; none if there is no round but the first."""
@@ -150,6 +160,20 @@ def draw(blocks: Iterable[Block], rows_of_task: Mapping[str, int]) -> Draws:
     weights.append(np.ones((ROUNDS, len(blocks))))
     of_rows = {task: drawn(rows_of_task[task]).astype(np.float32) for task in tasks}
     return Draws(blocks, np.concatenate(weights), clusters, degrees, of_rows)
+
+
+def by_attack(blocks: Sequence[Block]) -> dict[str, list[bool]]:
+    """Which blocks are of each attack, by its label."""
+    return {attack: [block.attack == attack for block in blocks] for attack in sorted({block.attack for block in blocks})}
+
+
+def comparable_seeds(blocks: Sequence[Block]) -> list[list[int]]:
+    """The places of the blocks of each seed; none unless there are two seeds or more, all with the same tasks and attacks."""
+    places_by_seed: dict[int, list[int]] = {}
+    for place, block in enumerate(blocks):
+        places_by_seed.setdefault(block.seed, []).append(place)
+    victims = {frozenset((blocks[place].task, blocks[place].attack) for place in places) for places in places_by_seed.values()}
+    return list(places_by_seed.values()) if len(places_by_seed) > 1 and len(victims) == 1 else []
 
 
 def _variance(values: Rates) -> float:

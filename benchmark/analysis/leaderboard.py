@@ -27,7 +27,7 @@ class Leaderboard:
         rules: Rules | None = None,
     ) -> None:
         self.records, self.tunings = tuple(records), tuple(tunings)
-        self._predictions_of, self._rules = predictions_of, rules or Rules()
+        self.predictions_of, self.rules = predictions_of, rules or Rules()
 
     @cached_property
     def summaries(self) -> list[Summary]:
@@ -35,7 +35,7 @@ class Leaderboard:
 
     @cached_property
     def rankings(self) -> list[Ranking]:
-        return rankings(self.summaries, self._predictions_of, self._rules)
+        return rankings(self.summaries, self.predictions_of, self.rules)
 
     @cached_property
     def overall(self) -> Table | None:

@@ -21,13 +21,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
+from statistics import fmean, stdev
 from typing import Any
 
 import numpy as np
 
 from bdbench.analysis.block_ranks import BlockRanks, block_ranks
-from bdbench.analysis.bootstrap import Block, CellRows, Draws, Estimate, Rates, draw
+from bdbench.analysis.bootstrap import Block, CellRows, Draws, Estimate, Rates, by_attack, comparable_seeds, draw
 from bdbench.analysis.intervals import holm
 from bdbench.analysis.labels import Label
 from bdbench.analysis.standing import victims
@@ -79,8 +79,9 @@ class Rules:
 class Place:
     """One defense in a ranking. `rank` is None where it has none, and `unranked` says why; `tied` is whether others share it.
 
-    `estimates` are by the names of BOUNDS, fractions; one that there is not is absent. `worst_attack` is the one
-    of the highest mean ASR. `cells` are those that ended well on the blocks, `seconds` the mean of defense and evaluation.
+    `estimates` are by the names of BOUNDS, fractions; one that there is not is absent. `deviations`, over seeds, have the same
+    names; there are none unless two seeds or more have the same victims. `worst_attack` is the one of the highest mean ASR.
+    `cells` are those that ended well on the blocks, `seconds` the mean of defense and evaluation.
     """
 
     defense: Label
@@ -90,6 +91,7 @@ class Place:
     tied: bool
     unranked: str
     estimates: Mapping[str, Estimate]
+    deviations: Mapping[str, float]
     worst_attack: str
     cells: int
     seconds: float
@@ -100,7 +102,7 @@ class Ranking:
     """One group of one setting, best first, those without a rank behind; `undefended` is the victims' own place.
 
     `scores` has the number that each defense with a rank is ranked by on each block, the ASR if that is of several; lower is
-    better.
+    better. `rounds` has what its estimates are made of, (rounds,) each, by the names of BOUNDS, drawn as in `draws`.
 
     `left_out` counts the victims on which a defense of the group was skipped or not run. Without `has_intervals` the
     predictions of some cells are not there.
@@ -115,6 +117,8 @@ class Ranking:
     places: tuple[Place, ...]
     undefended: Place | None
     scores: Mapping[Label, tuple[float, ...]]
+    rounds: Mapping[Label, Mapping[str, Rates]]
+    draws: Draws
 
     @cached_property
     def block_ranks(self) -> BlockRanks | None:
@@ -140,7 +144,7 @@ def rankings(summaries: Sequence[Summary], predictions_of: PredictionsOf, rules:
     ranked = []
     for setting in sorted({summary.labels.setting for summary in summaries}, key=lambda label: label.rank):
         of_setting = [summary for summary in summaries if summary.labels.setting == setting]
-        rows = _Rows(predictions_of)
+        rows = SavedRows(predictions_of)
         for group, kinds in groups.items():
             of_group = [summary for summary in of_setting if summary.kind in kinds or summary.defense.name == UNDEFENDED]
             if any(summary.defense.name != UNDEFENDED for summary in of_group):
@@ -164,7 +168,7 @@ def rows_of(record: Record, predictions: Predictions) -> CellRows:
     return CellRows(classes["clean"] == gold, others, hit, others & (classes["clean"] == target), classes["clean"] < 0)
 
 
-class _Rows:
+class SavedRows:
     """The rows of cells, read once each; None of a cell without predictions."""
 
     def __init__(self, predictions_of: PredictionsOf) -> None:
@@ -179,7 +183,7 @@ class _Rows:
         return self._rows_by_key[record.key]
 
 
-def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: _Rows, rules: Rules) -> Ranking:
+def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: SavedRows, rules: Rules) -> Ranking:
     working = {key: victim for key, victim in victims(summaries).items() if victim.works}
     summaries_by_defense: dict[Label, list[Summary]] = {}
     for summary in summaries:
@@ -215,6 +219,7 @@ def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: _Ro
                 tied=counts[rank] > 1,
                 unranked="" if rank else _why_unranked(defense, estimates, len(keys) - len(ended_well), rules),
                 estimates=estimates,
+                deviations=_deviations(blocks, cells[defense], undefended, rows) if estimates else {},
                 worst_attack=_worst_attack(blocks, cells[defense]) if estimates else "",
                 cells=len(ended_well),
                 seconds=_mean([_seconds(cell) for cell in ended_well]),
@@ -224,10 +229,22 @@ def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: _Ro
     in_order = sorted((place for place in places if place is not own), key=lambda place: _order(place, rules))
     has_intervals = len(draws.weights) > 1
     scores = {defense: tuple(_score(cell, rules) for cell in complete[defense]) for defense in rank_by_defense}
-    return Ranking(group, setting, rules, blocks, len(working) - len(keys), has_intervals, tuple(in_order), own, scores)
+    return Ranking(
+        group=group,
+        setting=setting,
+        rules=rules,
+        blocks=blocks,
+        left_out=len(working) - len(keys),
+        has_intervals=has_intervals,
+        places=tuple(in_order),
+        undefended=own,
+        scores=scores,
+        rounds={defense: statistics[defense] for defense in rank_by_defense},
+        draws=draws,
+    )
 
 
-def _draws(blocks: Sequence[Block], cells_of_defenses: Sequence[Sequence[Record]], rows: _Rows) -> Draws:
+def _draws(blocks: Sequence[Block], cells_of_defenses: Sequence[Sequence[Record]], rows: SavedRows) -> Draws:
     """The rounds; of the cells as they are alone where there are none, or where predictions are missing."""
     if not blocks or not cells_of_defenses or any(rows.of(cell) is None for cells in cells_of_defenses for cell in cells):
         return Draws(tuple(blocks), np.ones((1, len(blocks))))
@@ -235,7 +252,7 @@ def _draws(blocks: Sequence[Block], cells_of_defenses: Sequence[Sequence[Record]
     return draw(blocks, {block.task: len(rows.of(cell).right) for block, cell in first})
 
 
-def _statistics(draws: Draws, cells: Sequence[Record], undefended: Sequence[Record], rows: _Rows) -> dict[str, Rates]:
+def _statistics(draws: Draws, cells: Sequence[Record], undefended: Sequence[Record], rows: SavedRows) -> dict[str, Rates]:
     """What a defense with these cells, one for each block, is ranked by and shown with: (rounds,) each."""
 
     def rates(metric: str, of_blocks: Sequence[Record]) -> Rates:
@@ -249,7 +266,7 @@ def _statistics(draws: Draws, cells: Sequence[Record], undefended: Sequence[Reco
         "cacc": mean_cacc,
         "lost": draws.mean(rates("cacc", undefended) - cacc),
         "asr": mean_asr,
-        "worst": np.nanmax([draws.mean(asr, of_attack) for of_attack in _by_attack(draws.blocks).values()], axis=0),
+        "worst": draws.worst(asr),
         "anti-bad": np.sqrt(mean_cacc * (1 - mean_asr)),
     }
     if all("base" in cell.metrics for cell in cells):  # the first records of schema 1 have none
@@ -257,6 +274,19 @@ def _statistics(draws: Draws, cells: Sequence[Record], undefended: Sequence[Reco
     if all("frr" in cell.metrics for cell in cells):
         statistics["frr"] = draws.mean(rates("frr", cells))
     return statistics
+
+
+def _deviations(
+    blocks: Sequence[Block], cells: Sequence[Record], undefended: Sequence[Record], rows: SavedRows
+) -> dict[str, float]:
+    """The sample standard deviation over seeds of each of `_statistics`."""
+    of_seeds = []
+    for places in comparable_seeds(blocks):
+        as_they_are = Draws(tuple(blocks[place] for place in places), np.ones((1, len(places))))
+        of_seed = ([of[place] for place in places] for of in (cells, undefended))
+        of_seeds.append(_statistics(as_they_are, *of_seed, rows))
+    names = of_seeds[0] if of_seeds else ()
+    return {name: stdev(float(of_seed[name][0]) for of_seed in of_seeds) for name in names}
 
 
 def _ranks(statistics: Mapping[Label, Mapping[str, Rates]], draws: Draws, rules: Rules) -> dict[Label, int]:
@@ -316,14 +346,9 @@ def _worst_attack(blocks: Sequence[Block], cells: Sequence[Record]) -> str:
     """The attack of the highest mean ASR, of equal ones the first by name."""
     means = {
         attack: fmean(cell.metrics["asr"].value for cell, counts in zip(cells, of_attack, strict=True) if counts)
-        for attack, of_attack in _by_attack(blocks).items()
+        for attack, of_attack in by_attack(blocks).items()
     }
     return max(means, key=lambda attack: means[attack])
-
-
-def _by_attack(blocks: Sequence[Block]) -> dict[str, list[bool]]:
-    """Which blocks are of each attack, by its label."""
-    return {attack: [block.attack == attack for block in blocks] for attack in sorted({block.attack for block in blocks})}
 
 
 def _seconds(cell: Record) -> float:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bdbench.cli.arguments import Text, names
 from bdbench.cli.boards import board_of
 from bdbench.errors import UsageError, nearest
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from bdbench.matrix.storage import Place
 
 NO_MATPLOTLIB = "no figures, which need matplotlib: pip install -c constraints.txt -e '.[figures]'"
+FORMATS = ("latex",)
+OF_LATEX = "with --format latex: "
 
 
 def report(
@@ -29,18 +32,54 @@ def report(
         bool | None,
         typer.Option("--figures/--no-figures", help="figures as PDF, PNG and SVG (default: if matplotlib is installed)"),
     ] = None,
+    format: Annotated[Text, typer.Option(help="latex: print one table for a paper, and write no files")] = None,
+    layout: Annotated[Text, typer.Option(help=OF_LATEX + "ranking (the default), paper, per-task or worst-case")] = None,
+    tasks: Annotated[Text, typer.Option("-T", "--tasks", help=OF_LATEX + "which, in this order: names or labels")] = None,
+    attacks: Annotated[Text, typer.Option("-a", "--attacks", help=OF_LATEX + "as --tasks")] = None,
+    defenses: Annotated[Text, typer.Option("-d", "--defenses", help=OF_LATEX + "as --tasks; 'none' is always shown")] = None,
+    caption: Annotated[Text, typer.Option(help=OF_LATEX + "its caption, as LaTeX")] = None,
+    label: Annotated[Text, typer.Option(help=OF_LATEX + "its label, as LaTeX")] = None,
+    style: Annotated[
+        Text,
+        typer.Option(help=OF_LATEX + "interval (95 %), pm (deviation over seeds) or plain (but for a ranking the default)"),
+    ] = None,
+    standalone: Annotated[bool, typer.Option("--standalone", help=OF_LATEX + "a document that compiles as it is")] = False,
 ) -> None:
-    """Write the tables of a run anew from its records, Markdown, CSV and LaTeX, and figures into its folder figures."""
+    """Write the tables of a run anew from its records, and its figures. Or print one table for a paper."""
     from bdbench.analysis.ranking import CRITERIA, Rules
     from bdbench.matrix.storage import place_of
-    from bdbench.reports.files import write_tables
 
     if rank_by not in CRITERIA:
         raise UsageError(f"--rank-by {rank_by}{nearest(rank_by, CRITERIA)}: one of {', '.join(CRITERIA)}")
     if not 0 <= tolerance <= 1:
         raise UsageError(f"--tolerance {tolerance:g}: a share of clean accuracy between 0 and 1, such as 0.05")
     place = place_of(directory)
+    of_table = {"layout": layout, "tasks": tasks, "attacks": attacks, "defenses": defenses, "caption": caption}
+    of_table |= {"label": label, "style": style, "standalone": standalone or None}
+    if format is None and (typed := [flag for flag, value in of_table.items() if value is not None]):
+        raise UsageError(f"--{typed[0]} is for one table: add --format latex")
+    if format is not None and figures:
+        raise UsageError("--figures is for the files of a report: leave --format out")
     board = board_of(place, rules=Rules(rank_by, tolerance, together))
+    if format is None:
+        write_files(place, board, figures)
+        return
+    from bdbench.analysis.chosen import choose
+    from bdbench.reports.latex_grid import STYLES
+    from bdbench.reports.latex_layouts import LAYOUTS, Request, latex_table
+
+    layout = layout or "ranking"
+    for flag, value, known in (("format", format, FORMATS), ("layout", layout, LAYOUTS), ("style", style, STYLES)):
+        if value is not None and value not in known:
+            raise UsageError(f"--{flag} {value}{nearest(value, known)}: one of {', '.join(known)}")
+    chosen = choose(board.summaries, names(tasks), names(attacks), names(defenses))
+    typer.echo(latex_table(board, chosen, Request(layout, style, caption, label, standalone)), nl=False)
+
+
+def write_files(place: Place, board: Leaderboard, figures: bool | None) -> None:
+    """Write the tables, and the figures if they are asked for, or if nothing is said and matplotlib is there; say where."""
+    from bdbench.reports.files import write_tables
+
     for file in write_tables(place.write, board):
         typer.echo(file)
     if figures is False:

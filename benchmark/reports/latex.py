@@ -5,56 +5,22 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
-
-import jinja2
 
 from bdbench.analysis.labels import Label
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import METRICS, percent
-from bdbench.analysis.standing import Shortfall
-from bdbench.analysis.tables import MARKS, Entry, Row, Table
+from bdbench.analysis.tables import Entry, Row, Table
 from bdbench.reports.kinds_page import kinds_tables
+from bdbench.reports.latex_text import template_of, tex
 from bdbench.reports.ranking_page import ranking_tables
 from bdbench.reports.text_tables import TextTable
 from bdbench.reports.tuning_page import terms_of, tuning_tables
-from bdbench.reports.words import HEADINGS, caption, counts, definitions, notes, one_line
+from bdbench.reports.words import HEADINGS, caption, counts, definitions, notes
 
 # More column pairs than this, without and with deviations, would shrink to an unreadable size on a page.
 PAIRS_PER_PART = 6
 PAIRS_PER_PART_WITH_STD = 4
-
-_TEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "$": r"\$",
-    "&": r"\&",
-    "#": r"\#",
-    "%": r"\%",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "{''}",
-    "'": "{'}",  # two, or one after a question mark, would become another character; so would backticks
-    "`": "{`}",
-    "[": "{[}",  # after a line break it would open an optional argument
-    "]": "{]}",
-    "*": "{*}",
-    "±": r"$\pm$",
-    "–": r"\textendash{}",
-    "…": r"\dots{}",
-    "→": r"$\rightarrow$",
-    MARKS[Shortfall.ASR]: r"$^{\dagger}$",
-    MARKS[Shortfall.UNKNOWN]: r"$^{\ddagger}$",
-    MARKS[Shortfall.BASE]: r"$^{\S}$",
-    MARKS[Shortfall.FLOOR]: r"$^{\P}$",
-    MARKS[Shortfall.ACCURACY]: r"$^{\|}$",
-}
 
 
 def latex(board: Leaderboard) -> tuple[str, str]:
@@ -65,37 +31,12 @@ def latex(board: Leaderboard) -> tuple[str, str]:
     tables = [board.overall, *board.by_task] if board.overall else []
     parts = [part for number, table in enumerate(tables) for part in _parts(table, number, terms_of(table, board.tunings))]
     texts = [*map(_text_table, [*ranking_tables(board), *tuning_tables(board), *kinds_tables(board)])]
-    template, summary = _template(), tex(counts(board.records))
+    template, summary = template_of("leaderboard.tex.jinja"), tex(counts(board.records))
     document, fragment = (
         template.render(document=is_document, summary=summary, parts=parts, headings=HEADINGS, text_tables=texts)
         for is_document in (True, False)
     )
     return document, fragment
-
-
-def tex(text: str) -> str:
-    """`text` in one line for LaTeX, ASCII only; a character that pdflatex may lack becomes a question mark."""
-    escaped = "".join(_TEX.get(char, char if char.isascii() else "?") for char in one_line(text))
-    return re.sub("-(?=-)", "-{}", escaped)  # two hyphens would become a dash
-
-
-def _template() -> jinja2.Template:
-    """The template, whose marks are ((* *)) and ((( ))): Jinja2's own braces mean something in LaTeX."""
-    environment = jinja2.Environment(
-        block_start_string="((*",
-        block_end_string="*))",
-        variable_start_string="(((",
-        variable_end_string=")))",
-        comment_start_string="((=",
-        comment_end_string="=))",
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-        undefined=jinja2.StrictUndefined,
-    )
-    source = (files("bdbench.reports") / "templates" / "leaderboard.tex.jinja").read_text(encoding="utf-8")
-    return environment.from_string(source)
 
 
 def _parts(table: Table, number: int, terms: Sequence[str]) -> list[dict[str, Any]]:

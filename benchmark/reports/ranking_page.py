@@ -50,7 +50,7 @@ def ranking_tables(board: Leaderboard) -> list[TextTable]:
         title = TITLES[ranking.group] + (f" {ranking.setting.suffix}" if len(settings) > 1 else "")
         headers = (*HEADERS, *(("FRR",) if _has_frr(ranking) else ()), "Seconds", "Victims")
         rows = tuple(_row(place, ranking) for place in _places(ranking))
-        tables.append(TextTable(SECTION, title, headers, rows, WORDS, _note(ranking), (*TERMS, INTERVALS)))
+        tables.append(TextTable(SECTION, title, headers, rows, WORDS, ranking_note(ranking), (*TERMS, INTERVALS)))
         if ranking.block_ranks:
             tables.append(_rank_table(title, ranking.block_ranks))
     return tables
@@ -88,7 +88,8 @@ def _has_frr(ranking: Ranking) -> bool:
     return any("frr" in place.estimates for place in ranking.places)
 
 
-def _note(ranking: Ranking) -> str:
+def ranking_note(ranking: Ranking) -> str:
+    """By what the defenses are ranked, over how many victims, and what is left out."""
     rules = ranking.rules
     better = "lower" if CRITERIA[rules.by].lower_is_better else "higher"
     counts = [number(ranking.tasks, "task"), number(ranking.attacks, "attack"), number(ranking.seeds, "seed")]

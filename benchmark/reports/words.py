@@ -17,7 +17,7 @@ from bdbench.analysis.provenance import (
     unequal_victims,
 )
 from bdbench.analysis.standing import ASR_ABOVE, ASR_FROM, CACC_ABOVE, Shortfall, Victim, majority_share
-from bdbench.analysis.summaries import cell_names
+from bdbench.analysis.summaries import Summary, cell_names
 from bdbench.analysis.tables import FAILED, LACKS_SEEDS, MARKS, NO_TRIGGER, SKIPPED, Table
 from bdbench.portable import without_folders
 from bdbench.specs.keys import PROTOCOL
@@ -109,21 +109,30 @@ def cautions(records: Sequence[Record]) -> list[str]:
 
 def caption(table: Table) -> str:
     """What was run: model, data, rows and seeds; for generated text, that it is not for citing."""
-    victims = [record.spec.victim for record in table.records]
-    sources = {victim.data.source for victim in victims}
-    seeds = len({victim.seed for victim in victims})
+    seeds = len({record.spec.victim.seed for record in table.records})
     kind = "means over the attacks that count" if table.of == "task" else "by attack"
     has_deviations = seeds > 1 and table.of == "attack"
-    facts = [
-        f"model {_listed(summary.model for summary in table.summaries)}",
-        _listed(SOURCES.get(source, source) for source in sources),
-        f"{_range(victim.data.train_rows for victim in victims)} training rows",
-        _clean_rows(table.records),
-        f"{_range(victim.data.test_rows for victim in victims)} test rows",
-        f"{seeds} seeds (mean ± sample standard deviation)" if has_deviations else number(seeds, "seed"),
-    ]
+    of_seeds = f"{seeds} seeds (mean ± sample standard deviation)" if has_deviations else number(seeds, "seed")
+    facts = [*what_was_run(table.summaries), of_seeds]
     text = f"{table.title}: clean accuracy (CACC) and attack success rate (ASR) in per cent, {kind}; {'; '.join(facts)}."
-    return f"{text} {BUILTIN}" if "builtin" in sources else text
+    return f"{text} {BUILTIN}" if has_generated_text(table.records) else text
+
+
+def what_was_run(summaries: Sequence[Summary]) -> list[str]:
+    """The models, data, and numbers of rows of the cells."""
+    records = [record for summary in summaries for record in summary.records]
+    victims = [record.spec.victim for record in records]
+    return [
+        f"model {_listed(summary.model for summary in summaries)}",
+        _listed(SOURCES.get(source, source) for source in {victim.data.source for victim in victims}),
+        f"{_range(victim.data.train_rows for victim in victims)} training rows",
+        _clean_rows(records),
+        f"{_range(victim.data.test_rows for victim in victims)} test rows",
+    ]
+
+
+def has_generated_text(records: Iterable[Record]) -> bool:
+    return any(record.spec.victim.data.source == "builtin" for record in records)
 
 
 def definitions(table: Table) -> list[str]:

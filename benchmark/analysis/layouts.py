@@ -1,0 +1,320 @@
+"""The tables of a paper as grids of numbers, with what is bold and underlined, whatever they are printed in.
+
+Every grid has the undefended victims: as its first columns, or as the first row of each section.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from bdbench.analysis.bootstrap import Block, Draws, Estimate
+from bdbench.analysis.chosen import UNDEFENDED, Chosen
+from bdbench.analysis.contest import Mark, contest
+from bdbench.analysis.labels import Label
+from bdbench.analysis.paired import Cells, Paired, Statistic, of_cells, seed_deviation
+from bdbench.analysis.printed import ABSENT, METRICS
+from bdbench.analysis.ranking import Place, PredictionsOf, Ranking, Rules, rankings
+from bdbench.analysis.summaries import Summary
+from bdbench.analysis.tables import Entry, Row, overall_table, task_tables
+from bdbench.errors import UsageError
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One place of a grid: a number or a word, how it is set, its interval, and its deviation over seeds."""
+
+    entry: Entry
+    mark: Mark = Mark()
+    estimate: Estimate | None = None
+    deviation: float | None = None
+
+
+Content = Figure | str  # of a place; a string is a name, such as that of the worst attack
+
+Attacks = Sequence[tuple[str, str]]  # by the texts of task and attack
+
+
+@dataclass(frozen=True)
+class Group:
+    """Columns under one head, "" without one; `baseline` ones stand in every part of a table that is cut."""
+
+    head: str
+    headings: tuple[str, ...]
+    baseline: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row: its names, and for each group its places. `mark` has the marks of an attack that is not averaged."""
+
+    names: tuple[str, ...]
+    places: tuple[tuple[Content, ...], ...]
+    mark: str = ""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Rows under one title, "" without one. `baseline` rows stand in each part; `summary` rows come last, below a rule."""
+
+    title: str
+    lines: tuple[Line, ...]
+    baseline: tuple[Line, ...] = ()
+    summary: tuple[Line, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table. `names` are the headings of the names, and `by` is how defenses stand: in "rows" or "columns".
+
+    `seeds` is how many there are. Of a ranking's grid the titles of the sections are the names of the groups, and `rankings`
+    are those of the sections.
+    """
+
+    names: tuple[str, ...]
+    groups: tuple[Group, ...]
+    sections: tuple[Section, ...]
+    by: str
+    seeds: int
+    rankings: tuple[Ranking, ...] = ()
+
+    @property
+    def lines(self) -> tuple[Line, ...]:
+        return tuple(line for section in self.sections for line in (*section.baseline, *section.lines, *section.summary))
+
+    @property
+    def figures(self) -> tuple[Figure, ...]:
+        return tuple(content for content in self._contents if isinstance(content, Figure))
+
+    @property
+    def texts(self) -> frozenset[str]:
+        """What it calls by name: tasks, attacks, defenses, and averages."""
+        heads = {group.head for group in self.groups} | {section.title for section in self.sections}
+        names = {name for line in self.lines for name in line.names}
+        return frozenset(heads | names | {content for content in self._contents if isinstance(content, str)})
+
+    @property
+    def _contents(self) -> Iterable[Content]:
+        return (content for line in self.lines for of_group in line.places for content in of_group)
+
+
+class _Cells:
+    """The cells that ended well of (task, attack, defense), by the texts of task and attack, and those of several attacks."""
+
+    def __init__(self, summaries: Iterable[Summary]) -> None:
+        self._cells: dict[tuple[str, str, Label], Cells] = {}
+        for summary in summaries:
+            task, attack = str(summary.task), str(summary.attack)
+            self._cells[task, attack, summary.defense] = {
+                Block(task, attack, record.spec.victim.seed): record for record in summary.records if record.status == "ok"
+            }
+
+    def of(self, attacks: Attacks, defense: Label) -> Cells:
+        """Of these (task, attack) together."""
+        found = [self._cells.get((task, attack, defense), {}) for task, attack in attacks]
+        return {block: record for cells in found for block, record in cells.items()}
+
+
+def ranking_grid(chosen: Chosen, predictions_of: PredictionsOf, rules: Rules) -> Grid:
+    """A section for each ranking, a row for each defense, best first. Raises UsageError where no defense is ranked."""
+    ranked = rankings(chosen.summaries, predictions_of, rules)
+    if not ranked:
+        raise UsageError("no defense to rank: the records are of undefended victims alone")
+    has_frr = any("frr" in place.estimates for ranking in ranked for place in ranking.places)
+    columns = ("cacc", "lost", "asr", "added", "worst", *(("frr",) if has_frr else ()))
+    sections = []
+    for ranking in ranked:
+        marks = {name: _ranking_marks(ranking, name) for name in columns}
+        lines = [_ranking_line(place, columns, marks) for place in ranking.places]
+        own = ranking.undefended
+        baseline = (_ranking_line(own, columns, marks),) if own else ()
+        sections.append(Section(ranking.group, tuple(lines), baseline))
+    group = Group("", columns, baseline=True)
+    return Grid(("rank", "defense"), (group,), tuple(sections), "rows", _seeds(chosen), tuple(ranked))
+
+
+def _ranking_marks(ranking: Ranking, name: str) -> dict[Label, Mark]:
+    """How the number of each defense with a rank is set; the FRR is no contest."""
+    if name == "frr":
+        return {}
+    defenses = [place.defense for place in ranking.places if place.rank is not None and name in place.estimates]
+    rounds = [ranking.rounds[defense][name] for defense in defenses]
+    marks = contest(
+        [float(of_defense[0]) for of_defense in rounds],
+        name == "cacc",
+        lambda one, other: ranking.draws.estimate(rounds[one] - rounds[other]).p,
+    )
+    return dict(zip(defenses, marks, strict=True))
+
+
+def _ranking_line(place: Place, columns: Sequence[str], marks: Mapping[str, Mapping[Label, Mark]]) -> Line:
+    figures = []
+    for name in columns:
+        estimate = place.estimates.get(name)
+        if name == "lost" and place.defense.name == UNDEFENDED:
+            figures.append(Figure(Entry(word="")))
+        elif estimate is None:
+            figures.append(Figure(Entry()))
+        else:
+            entry = Entry(estimate.value, signed=name in ("lost", "added"))
+            mark = marks[name].get(place.defense, Mark())
+            figures.append(Figure(entry, mark, estimate, place.deviations.get(name)))
+    rank = ABSENT if place.rank is None else f"{place.rank}{'=' if place.tied else ''}"
+    return Line(("" if place.defense.name == UNDEFENDED else rank, str(place.defense)), (tuple(figures),))
+
+
+def paper_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
+    """As in the seed paper: a section for each task, a row for each attack, a pair of columns for each defense."""
+    paired, cells = Paired(predictions_of), _Cells(chosen.summaries)
+    tables = {table.title: table for table in task_tables(chosen.summaries)}
+    counting = _counting_attacks(chosen)
+    attack_order = {str(attack): place for place, attack in enumerate(chosen.attacks)}
+    sections = []
+    for title in map(str, chosen.tasks):
+        table = tables[title]
+        rows = sorted(table.rows, key=lambda row: attack_order[row.label])
+        measured = [(row, dict.fromkeys(METRICS, [(title, row.label)])) for row in rows]
+        measured += [(row, counting[title]) for row in table.averages]
+        lines = [_paper_line(row, _figures(row, table.defenses, attacks, cells, paired), chosen) for row, attacks in measured]
+        deviations = [_paper_line(row, _plain_figures(row, table.defenses), chosen) for row in table.deviations]
+        sections.append(Section(title, tuple(lines[: len(rows)]), summary=(*lines[len(rows) :], *deviations)))
+    groups = [Group("", ("floor",), baseline=True)]
+    groups += [Group(str(defense), ("acc", "asr"), defense.name == UNDEFENDED) for defense in chosen.defenses]
+    return Grid(("attack",), tuple(groups), tuple(sections), "columns", _seeds(chosen))
+
+
+def _plain_figures(row: Row, defenses: Sequence[Label]) -> dict[Label, dict[str, Figure]]:
+    return {
+        defense: {metric: Figure(pair[metric]) for metric in METRICS}
+        for defense, pair in zip(defenses, row.entries, strict=True)
+    }
+
+
+def _paper_line(row: Row, figures: Mapping[Label, Mapping[str, Figure]], chosen: Chosen) -> Line:
+    absent = {metric: Figure(Entry()) for metric in METRICS}  # of a defense that the task was not run with
+    pairs = [figures.get(defense, absent) for defense in chosen.defenses]
+    places = [(Figure(row.floor),), *(tuple(pair[metric] for metric in METRICS) for pair in pairs)]
+    return Line((row.label,), tuple(places), row.mark)
+
+
+def _figures(
+    row: Row, defenses: Sequence[Label], attacks: Mapping[str, Attacks], cells: _Cells, paired: Paired
+) -> dict[Label, dict[str, Figure]]:
+    """The figures of a row whose entries are means over the cells of `attacks`, by metric; of several tasks, of their means."""
+    figures: dict[Label, dict[str, Figure]] = {defense: {} for defense in defenses}
+    for metric, shown in METRICS.items():
+        own = {defense: cells.of(attacks[metric], defense) for defense in defenses}
+        entries = {defense: pair[metric] for defense, pair in zip(defenses, row.entries, strict=True)}
+        values = {defense: entry.mean for defense, entry in entries.items()}
+        marks = _marks(values, own, metric, shown.higher_is_better, paired, Draws.mean_of_tasks)
+        for defense, entry in entries.items():
+            # a mean of which seeds are missing weighs its cells unevenly, which the interval would not
+            has_interval = entry.mean is not None and not entry.mark
+            figures[defense][metric] = Figure(
+                replace(entry, best=False),
+                marks[defense],
+                paired.estimate(own[defense], metric, Draws.mean_of_tasks) if has_interval else None,
+                None if entry.mean is None else seed_deviation(own[defense], metric, Draws.mean_of_tasks),
+            )
+    return figures
+
+
+def _marks(
+    values: Mapping[Label, float | None],
+    cells: Mapping[Label, Cells],
+    metric: str,
+    higher_is_better: bool,
+    paired: Paired,
+    statistic: Statistic,
+) -> dict[Label, Mark]:
+    """The contest of defenses; undefended victims and upper bounds do not compete."""
+    defenses = list(values)
+    competing = [None if label.name == UNDEFENDED or label.is_upper_bound else value for label, value in values.items()]
+    marks = contest(
+        competing,
+        higher_is_better,
+        lambda one, other: paired.p_value(cells[defenses[one]], cells[defenses[other]], metric, statistic),
+    )
+    return dict(zip(defenses, marks, strict=True))
+
+
+def per_task_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
+    """A row for each defense, a pair of columns for each task: means over the attacks that count; then over all tasks."""
+    paired, cells = Paired(predictions_of), _Cells(chosen.summaries)
+    table = overall_table(chosen.summaries)
+    counting = _counting_attacks(chosen)
+    rows = {row.label: row for row in table.rows}
+    columns = {}
+    for title in map(str, chosen.tasks):
+        columns[title] = _figures(rows[title], table.defenses, counting[title], cells, paired)
+    for average in table.averages:
+        of_setting = [title for title in columns if title in rows and _is_averaged(title, average, chosen)]
+        attacks = {metric: [attack for title in of_setting for attack in counting[title][metric]] for metric in METRICS}
+        columns[average.label] = _figures(average, table.defenses, attacks, cells, paired)
+    groups = [Group(label, ("cacc", "asr")) for label in columns]
+
+    def line(defense: Label) -> Line:
+        return Line((str(defense),), tuple(tuple(of[defense][metric] for metric in METRICS) for of in columns.values()))
+
+    return Grid(("defense",), tuple(groups), (_by_defense(chosen, line),), "rows", _seeds(chosen))
+
+
+def worst_case_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
+    """A row for each defense; for each task the highest ASR of an attack that counts, and the attack's name."""
+    paired, cells = Paired(predictions_of), _Cells(chosen.summaries)
+    counting = _counting_attacks(chosen)
+    columns: dict[str, dict[Label, tuple[Content, ...]]] = {}
+    for task in map(str, chosen.tasks):
+        attacks = counting[task]["asr"]
+        own = {defense: cells.of(attacks, defense) for defense in chosen.defenses}
+        complete = {
+            defense: bool(attacks) and {block.attack for block in of_defense} == {attack for _, attack in attacks}
+            for defense, of_defense in own.items()
+        }
+        values = {d: of_cells(own[d], "asr", Draws.worst) if complete[d] else None for d in own}
+        marks = _marks(values, own, "asr", False, paired, Draws.worst)
+        columns[task] = {
+            defense: (Figure(Entry()), "") if value is None else _worst(value, marks[defense], own[defense], paired)
+            for defense, value in values.items()
+        }
+    groups = [Group(task, ("asr", "worst_attack")) for task in columns]
+
+    def line(defense: Label) -> Line:
+        return Line((str(defense),), tuple(of_task[defense] for of_task in columns.values()))
+
+    return Grid(("defense",), tuple(groups), (_by_defense(chosen, line),), "rows", _seeds(chosen))
+
+
+def _worst(value: float, mark: Mark, cells: Cells, paired: Paired) -> tuple[Content, ...]:
+    estimate = paired.estimate(cells, "asr", Draws.worst)
+    return (Figure(Entry(value), mark, estimate, seed_deviation(cells, "asr", Draws.worst)), _worst_attack(cells))
+
+
+def _worst_attack(cells: Cells) -> str:
+    """The attack of the highest mean ASR, of equal ones the first by name."""
+    attacks = sorted({block.attack for block in cells})
+    return max(attacks, key=lambda attack: of_cells({b: c for b, c in cells.items() if b.attack == attack}, "asr"))
+
+
+def _by_defense(chosen: Chosen, line: Callable[[Label], Line]) -> Section:
+    undefended = tuple(line(defense) for defense in chosen.defenses if defense.name == UNDEFENDED)
+    others = tuple(line(defense) for defense in chosen.defenses if defense.name != UNDEFENDED)
+    return Section("", others, undefended)
+
+
+def _counting_attacks(chosen: Chosen) -> dict[str, dict[str, Attacks]]:
+    """By task and metric the (task, attack) that count."""
+    return {
+        table.title: {metric: [(table.title, row.label) for row in table.rows if metric in row.averaged] for metric in METRICS}
+        for table in task_tables(chosen.summaries)
+    }
+
+
+def _is_averaged(task: str, average: Row, chosen: Chosen) -> bool:
+    """Whether the task is of the setting that the row averages."""
+    settings = {replace(summary.labels.setting, name="average") for summary in chosen.summaries if str(summary.task) == task}
+    return any(average.label.startswith(f"{setting} (") for setting in settings)
+
+
+def _seeds(chosen: Chosen) -> int:
+    return len({record.spec.victim.seed for summary in chosen.summaries for record in summary.records})
