@@ -14,12 +14,13 @@ import pytest
 from test_hostile_names import HOSTILE
 from test_reports import TRACEBACK
 from test_tables import cell, sample
+from tunings import setting, tuning
 
 from bdbench.analysis.bootstrap import Block, CellRows, Draws, draw
 from bdbench.analysis.chosen import choose
 from bdbench.analysis.contest import Mark, contest, mcnemar
 from bdbench.analysis.labels import Label
-from bdbench.analysis.layouts import paper_grid, ranking_grid
+from bdbench.analysis.layouts import paper_grid, per_task_grid, ranking_grid, worst_case_grid
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.paired import Paired, seed_deviation
 from bdbench.analysis.ranking import Rules
@@ -27,8 +28,8 @@ from bdbench.analysis.summaries import summarize
 from bdbench.errors import UsageError
 from bdbench.reports.latex_grid import STYLES
 from bdbench.reports.latex_layouts import LAYOUTS, Request, latex_table
-from bdbench.reports.latex_names import short_names
 from bdbench.reports.latex_text import broken, tex, width
+from bdbench.reports.latex_names import short_names
 from bdbench.reports.words import one_line
 
 ATTACKS = ("word", "sentence")
@@ -191,6 +192,50 @@ def test_undefended_victims_and_upper_bounds_do_not_compete_and_unranked_ones_ne
         "other": [True, True, False, False, False],
         "coin": [False] * 5,
     }
+
+
+def test_an_oracle_is_shown_and_does_not_compete():
+    """Of ASRs 0.5 (default), 0.1 (oracle) and 0.6 the default is best."""
+    rates = [("none", {}, 1.0), ("mix", {"ratio": 0.5}, 0.5), ("mix", {"ratio": 0.1}, 0.1), ("ft", {}, 0.6)]
+    records = [cell(name, attack, asr=asr, params=params) for name, params, asr in rates for attack in ATTACKS]
+    summaries = summarize(records, [tuning(setting({"ratio": 0.1}), objective="oracle")])
+    chosen = choose(summaries)
+    (section,) = paper_grid(chosen, no_predictions).sections
+    bold = {str(label): of[1].mark.bold for label, of in zip(chosen.defenses, section.lines[0].places[1:], strict=True)}
+    assert {name for name, is_bold in bold.items() if is_bold} == {"mix"} and any("oracle" in name for name in bold)
+    (section,) = worst_case_grid(chosen, no_predictions).sections
+    assert [line.names[0] for line in section.lines if line.places[0][0].mark.bold] == ["mix"]
+
+
+def test_the_interval_of_an_average_is_around_it():
+    """sst2 has two attacks and imdb one, on which a defense has another ASR."""
+    hits = {"none": 100, "a": 20, "b": 30}
+    records = [
+        cell(
+            name, attack, cacc=1.0, asr=(n / 2 if task == "imdb" and n < 100 else n) / 100, base=0.0, rows=(200, 100), task=task
+        )
+        for name, n in hits.items()
+        for task, attacks in (("sst2", ATTACKS), ("imdb", ATTACKS[:1]))
+        for attack in attacks
+    ]
+
+    def predictions_of(record):
+        return predictions_with({record.spec.defense_name: round(100 * record.metrics["asr"].value)}, {})(record)
+
+    for make in (paper_grid, per_task_grid, worst_case_grid):
+        figures = make(choose(summarize(records)), predictions_of).figures
+        found = [figure for figure in figures if figure.estimate is not None]
+        assert found and all(figure.estimate.value == pytest.approx(figure.entry.mean) for figure in found)
+        assert all(figure.estimate.low <= figure.entry.mean <= figure.estimate.high for figure in found)
+
+
+def test_lines_break_at_brackets_then_spaces_then_punctuation():
+    assert broken("badnets-word [0.1, clean]", 8.5) == ["badnets-word", "[0.1, clean]"]
+    assert broken("average (14 attacks)", 6.0) == ["average", "(14 attacks)"]
+    assert broken("fine-mixing [search, random]", 5.4) == ["fine-mixing", "[search,", "random]"]
+    assert broken("embedding-poisoning", 5.4) == ["embedding-", "poisoning"]
+    assert broken("average (14 bad attacks)", 5.4) == ["average", "(14 bad", "attacks)"]
+    assert broken("", 5.4) == [""]
 
 
 TWO_AND_A_COIN = (("none", 0.99, 1.0), ("first", 0.95, 0.2), ("other", 0.96, 0.3), ("coin", 0.5, 0.0))
@@ -457,6 +502,7 @@ def test_short_names_keep_what_tells_variants_apart_and_say_what_is_left_out():
         "Everywhere, of mix: select=random, rows=200.",
     )
     assert short_names(labels, {"ft"}).legend == ()
+    assert list(short_names(labels, {str(labels[1])}).texts.values()) == ["mix [no-search]"]
     unclear = [Label("mix", (("a", 1),)), Label("mix", (("b", 1),)), Label("mix")]
     assert short_names(unclear, {str(one) for one in unclear}).texts == {}
 
