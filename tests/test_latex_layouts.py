@@ -28,8 +28,8 @@ from bdbench.analysis.summaries import summarize
 from bdbench.errors import UsageError
 from bdbench.reports.latex_grid import STYLES
 from bdbench.reports.latex_layouts import LAYOUTS, Request, latex_table
-from bdbench.reports.latex_text import broken, tex, width
 from bdbench.reports.latex_names import short_names
+from bdbench.reports.latex_text import broken, tex, width
 from bdbench.reports.words import one_line
 
 ATTACKS = ("word", "sentence")
@@ -234,7 +234,6 @@ def test_lines_break_at_brackets_then_spaces_then_punctuation():
     assert broken("average (14 attacks)", 6.0) == ["average", "(14 attacks)"]
     assert broken("fine-mixing [search, random]", 5.4) == ["fine-mixing", "[search,", "random]"]
     assert broken("embedding-poisoning", 5.4) == ["embedding-", "poisoning"]
-    assert broken("average (14 bad attacks)", 5.4) == ["average", "(14 bad", "attacks)"]
     assert broken("", 5.4) == [""]
 
 
