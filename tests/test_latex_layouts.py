@@ -234,6 +234,7 @@ def test_lines_break_at_brackets_then_spaces_then_punctuation():
     assert broken("average (14 attacks)", 6.0) == ["average", "(14 attacks)"]
     assert broken("fine-mixing [search, random]", 5.4) == ["fine-mixing", "[search,", "random]"]
     assert broken("embedding-poisoning", 5.4) == ["embedding-", "poisoning"]
+    assert broken("average (14 bad attacks)", 5.4) == ["average (14", "bad", "attacks)"]
     assert broken("", 5.4) == [""]
 
 
