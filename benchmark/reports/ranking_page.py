@@ -116,7 +116,7 @@ def _rank_table(title: str, ranks: BlockRanks) -> TextTable:
     p_value = "p < 0.001" if ranks.friedman_p < 0.001 else f"p = {ranks.friedman_p:.3f}"
     note = (
         f"The defenses with a rank, on each of {number(ranks.blocks, 'victim')} by itself; 1 is best. They differ with "
-        f"{p_value} (Friedman), two of them if their average ranks are {ranks.critical_difference:.2f} or more apart "
+        f"{p_value} (Friedman), two of them if their average ranks are more than {ranks.critical_difference:.2f} apart "
         "(Nemenyi). Wins: share of the pairs of a victim and another defense in which it is better, in per cent, a tie one "
         "half. Clearly better than: by Wilcoxon's test and Holm's correction, at 5 %. Which others are compared decides these "
         "numbers, too."
