@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from test_protocol import VICTIM, cell
 
-from bdbench.analysis.comparison import OTHER_GOLD, changes, compare, mcnemar, spec_fields
+from bdbench.analysis.comparison import OTHER_GOLD, changes, compare, spec_fields
+from bdbench.analysis.intervals import mcnemar
 from bdbench.matrix.results import Results
 from bdbench.specs.predictions import metrics_of
 from bdbench.specs.records import CLASS_TYPE, Record, VictimDigests

@@ -18,7 +18,7 @@ from tunings import setting, tuning
 
 from bdbench.analysis.bootstrap import Block, CellRows, Draws, draw
 from bdbench.analysis.chosen import choose
-from bdbench.analysis.contest import Mark, contest, mcnemar
+from bdbench.analysis.contest import Mark, contest, mcnemar_of_rows
 from bdbench.analysis.labels import Label
 from bdbench.analysis.layouts import paper_grid, per_task_grid, ranking_grid, worst_case_grid
 from bdbench.analysis.leaderboard import Leaderboard
@@ -103,8 +103,8 @@ def test_mcnemar_is_the_sign_test_of_the_rows_that_differ():
     """1 of 10 rows that differ: 2 (1 + 10) / 2^10."""
     one, other = np.zeros(30, dtype=bool), np.zeros(30, dtype=bool)
     one[:1], other[1:10], one[20:], other[20:] = True, True, True, True
-    assert mcnemar(one, other) == pytest.approx(22 / 1024) == mcnemar(other, one)
-    assert mcnemar(one, one) == 1.0
+    assert mcnemar_of_rows(one, other) == pytest.approx(22 / 1024) == mcnemar_of_rows(other, one)
+    assert mcnemar_of_rows(one, one) == 1.0
 
 
 GOLD = np.repeat(np.array([0, 1], dtype=np.int16), 100)

@@ -14,11 +14,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from bdbench.analysis.intervals import holm
+from bdbench.analysis.intervals import LEVEL, holm
 from bdbench.analysis.labels import Label
 
 ENOUGH_BLOCKS, ENOUGH_DEFENSES = 5, 3
-LEVEL = 0.05
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,11 @@ class BlockRanks:
     critical_difference: float
     p_values: Mapping[tuple[Label, Label], float]
     wins: Mapping[tuple[Label, Label], float]
+
+    @property
+    def defenses(self) -> list[Label]:
+        """The lowest average rank first."""
+        return sorted(self.average_ranks, key=lambda defense: (self.average_ranks[defense], defense.rank))
 
 
 def block_ranks(scores: Mapping[Label, Sequence[float]]) -> BlockRanks | None:

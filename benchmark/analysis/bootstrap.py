@@ -18,10 +18,12 @@ degrees of freedom (of seeds: as often as there are tasks); where the variance o
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import fmean
 
 import numpy as np
 import numpy.typing as npt
@@ -138,6 +140,11 @@ class Estimate:
     p: float | None = None
 
 
+def as_they_are(blocks: Sequence[Block]) -> Draws:
+    """The first round alone."""
+    return Draws(tuple(blocks), np.ones((1, len(blocks))))
+
+
 def draw(blocks: Iterable[Block], rows_of_task: Mapping[str, int]) -> Draws:
     """The rounds for these blocks; `rows_of_task` has the number of test rows of each of their tasks."""
     blocks = tuple(blocks)
@@ -148,11 +155,11 @@ def draw(blocks: Iterable[Block], rows_of_task: Mapping[str, int]) -> Draws:
         return generator.multinomial(n, np.full(n, 1 / n), size=ROUNDS)
 
     tasks, seeds = sorted({block.task for block in blocks}), sorted({block.seed for block in blocks})
-    as_they_are = np.ones((1, len(blocks)))
+    first = as_they_are(blocks).weights
     if len(tasks) >= ENOUGH_TASKS:
         of_tasks = drawn(len(tasks))[:, [tasks.index(block.task) for block in blocks]]
-        return Draws(blocks, np.concatenate([as_they_are, of_tasks]), len(tasks), len(tasks) - 1)
-    weights, clusters, degrees = [as_they_are], 0, math.inf
+        return Draws(blocks, np.concatenate([first, of_tasks]), len(tasks), len(tasks) - 1)
+    weights, clusters, degrees = [first], 0, math.inf
     if len(seeds) >= ENOUGH_SEEDS:
         clusters, degrees = len(seeds), len(tasks) * (len(seeds) - 1)
         of_seeds = {task: drawn(len(seeds)) for task in tasks}
@@ -165,6 +172,12 @@ def draw(blocks: Iterable[Block], rows_of_task: Mapping[str, int]) -> Draws:
 def by_attack(blocks: Sequence[Block]) -> dict[str, list[bool]]:
     """Which blocks are of each attack, by its label."""
     return {attack: [block.attack == attack for block in blocks] for attack in sorted({block.attack for block in blocks})}
+
+
+def worst_attack(blocks: Sequence[Block], rates: Sequence[float]) -> str:
+    """The attack of the highest mean rate, of equal ones the first by name."""
+    means = {attack: fmean(itertools.compress(rates, of_attack)) for attack, of_attack in by_attack(blocks).items()}
+    return max(means, key=lambda attack: means[attack])
 
 
 def comparable_seeds(blocks: Sequence[Block]) -> list[list[int]]:

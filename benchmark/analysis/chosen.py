@@ -11,8 +11,6 @@ from bdbench.analysis.tables import kind_by_defense
 from bdbench.errors import UsageError, nearest
 from bdbench.specs.records import KINDS
 
-UNDEFENDED = "none"
-
 
 @dataclass(frozen=True)
 class Chosen:
@@ -44,8 +42,8 @@ def choose(
     of_tasks = _named("task", tasks, all_tasks)
     of_attacks = _named("attack", attacks, all_attacks)
     of_defenses = _named("defense", defenses, all_defenses)
-    undefended = [label for label in all_defenses if label.name == UNDEFENDED]
-    of_defenses = [*undefended, *(label for label in of_defenses if label.name != UNDEFENDED)]
+    undefended = [label for label in all_defenses if label.is_undefended]
+    of_defenses = [*undefended, *(label for label in of_defenses if not label.is_undefended)]
     kept = tuple(
         summary
         for summary in summaries

@@ -13,13 +13,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from bdbench.analysis.intervals import Interval, holm, paired_interval
+from bdbench.analysis.intervals import LEVEL, Interval, holm, paired_interval
 from bdbench.analysis.methods import FINE_MIXING, FINE_PRUNING, FINE_TUNING, NO_DEFENSE, REPAIRS, Method
 from bdbench.errors import UsageError
 from bdbench.specs.records import Record
 
 MARGIN = Fraction(2, 100)  # two points: the CACC that a lower ASR may cost, and the ASR within which two defenses are tied
-FAMILY_LEVEL = 0.05  # the chance, at most, that any verdict of a claim is wrong where there is no difference
 # All pairs of a task and seed share rows, clean model, clean set and draws: fewer seeds than these show no spread of them.
 # One task has no verdict then. That on several tasks has one, which says on how few seeds it stands.
 ENOUGH_SEEDS = 3
@@ -85,7 +84,7 @@ class Finding:
         """Supported or contradicted if the adjusted p-value says so; what is lacking for a verdict, if anything is."""
         if self.adjusted_p is None:
             return self.lacks or UNDECIDED
-        return self.side[0] if self.adjusted_p < FAMILY_LEVEL else UNDECIDED
+        return self.side[0] if self.adjusted_p < LEVEL else UNDECIDED
 
     @property
     def few_seeds(self) -> bool:

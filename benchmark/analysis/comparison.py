@@ -17,9 +17,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
 
-from bdbench.analysis.intervals import CONFIDENCE, holm
+from bdbench.analysis.intervals import CONFIDENCE, holm, mcnemar
 from bdbench.analysis.labels import DIGEST_DIGITS
 from bdbench.analysis.verification import sound_predictions
 from bdbench.params import Value
@@ -119,15 +118,6 @@ def compare(first: SavedRun, second: SavedRun) -> Comparison:
         first_alone=tuple(record for file, record in first.records.items() if file not in files),
         second_alone=tuple(record for file, record in second.records.items() if file not in files.values()),
     )
-
-
-def mcnemar(first_alone: int, second_alone: int) -> float:
-    """The two-sided p-value of McNemar's exact test (1947): that of a fair coin for the rows that only one of two gets right.
-
-    1 where there is no such row.
-    """
-    rows = first_alone + second_alone
-    return float(stats.binomtest(first_alone, rows, 0.5).pvalue) if rows else 1.0
 
 
 def spec_fields(spec: CellSpec) -> dict[str, Value]:

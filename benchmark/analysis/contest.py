@@ -11,13 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from scipy import stats
-
 from bdbench.analysis.bootstrap import Rows
-from bdbench.analysis.intervals import holm
+from bdbench.analysis.intervals import LEVEL, holm, mcnemar
 from bdbench.analysis.printed import percent
-
-LEVEL = 0.05  # of the chance of any false difference in a row or column
 
 
 @dataclass(frozen=True)
@@ -53,8 +49,6 @@ def contest(
     return [Mark(place in bold, place in underlined, tested) for place in range(len(values))]
 
 
-def mcnemar(one: Rows, other: Rows) -> float:
+def mcnemar_of_rows(one: Rows, other: Rows) -> float:
     """The exact two-sided p-value of two classifiers counting as many of the same rows, (n,) each; 1 where none differs."""
-    only_one, only_other = int((one & ~other).sum()), int((other & ~one).sum())
-    differing = only_one + only_other
-    return float(stats.binomtest(only_one, differing).pvalue) if differing else 1.0
+    return mcnemar(int((one & ~other).sum()), int((other & ~one).sum()))

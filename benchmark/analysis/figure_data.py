@@ -28,8 +28,7 @@ class HeatMap:
 
 def shown_places(ranking: Ranking) -> list[Place]:
     """Those with means to draw, best first; the undefended victims last."""
-    places = [*ranking.places, *([ranking.undefended] if ranking.undefended else [])]
-    return [place for place in places if place.estimates]
+    return [place for place in ranking.shown if place.estimates]
 
 
 def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -47,7 +46,7 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 def heat_map(ranking: Ranking, summaries: Iterable[Summary]) -> HeatMap:
     """Of the ranking's blocks alone: defenses in its order, the undefended victims last, attacks in that of the tables."""
-    defenses = [*(place.defense for place in ranking.places), *([ranking.undefended.defense] if ranking.undefended else [])]
+    defenses = [place.defense for place in ranking.shown]
     blocks = set(ranking.blocks)
     rates: dict[tuple[Label, Label], list[float]] = {}
     for summary in summaries:
@@ -62,16 +61,10 @@ def heat_map(ranking: Ranking, summaries: Iterable[Summary]) -> HeatMap:
     return HeatMap(tuple(defenses), tuple(attacks), np.array(asr).reshape(len(defenses), len(attacks)))
 
 
-def in_order_of_ranks(ranks: BlockRanks) -> list[Label]:
-    """The defenses, the lowest average rank first."""
-    return sorted(ranks.average_ranks, key=lambda defense: (ranks.average_ranks[defense], defense.rank))
-
-
 def win_matrix(ranks: BlockRanks) -> Matrix:
     """(defenses, defenses), in the order of average ranks, in [0, 1]: the share of the blocks on which a defense of the rows
     is better than one of the columns, a tie one half; NaN on the diagonal."""
-    defenses = in_order_of_ranks(ranks)
-    return np.array([[ranks.wins.get((one, other), np.nan) for other in defenses] for one in defenses])
+    return np.array([[ranks.wins.get((one, other), np.nan) for other in ranks.defenses] for one in ranks.defenses])
 
 
 def cliques(average_ranks: Sequence[float], critical_difference: float) -> list[tuple[int, int]]:

@@ -19,6 +19,7 @@ from scipy import stats
 from bdbench.analysis.printed import ABSENT, points
 
 CONFIDENCE = 0.95
+LEVEL = 0.05  # the chance, at most, of any false difference in one family of tests
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,15 @@ def wilson_interval(hits: int, n: int) -> tuple[float, float]:
     """The 95 % interval (Wilson, 1927) of a share of n rows; it holds for few rows and for shares of 0 and 1, too."""
     interval = stats.binomtest(hits, n).proportion_ci(CONFIDENCE, method="wilson")
     return float(interval.low), float(interval.high)
+
+
+def mcnemar(first_alone: int, second_alone: int) -> float:
+    """The two-sided p-value of McNemar's exact test (1947): that of a fair coin for the rows that only one of two gets right.
+
+    1 where there is no such row.
+    """
+    rows = first_alone + second_alone
+    return float(stats.binomtest(first_alone, rows, 0.5).pvalue) if rows else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -8,13 +8,13 @@ label: `fine-mixing [ratio=0.5]`. Cells with equal labels differ in their seeds 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
 
 from bdbench.analysis.tunings import Terms, rows_of_cells
 from bdbench.params import Value
-from bdbench.registry import ATTACKS, DEFENSES, Registry
+from bdbench.registry import ATTACKS, DEFENSES, NameForPeople, Registry
 from bdbench.specs.tuned import Tuned, setting_of
 from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec, component_names
 
@@ -24,6 +24,7 @@ Setting = Mapping[str, Value]  # the value of every field that may become part o
 SAME_FOR_ALL_TASKS = ("model", "source", "protocol", "precision", "digest", "config", "tokenizer")
 # Digests say nothing to people: shown only where the readable fields do not tell two settings apart.
 OPAQUE = ("digest", "config", "tokenizer", "revision", "fingerprint")
+UNDEFENDED = "none"  # the defense of the victims themselves
 DIGEST_DIGITS = 8  # of 64, or more where these are the same: enough to tell the handful of files of one directory apart
 
 
@@ -52,6 +53,16 @@ class Label:
     def is_upper_bound(self) -> bool:
         """Whether it was tuned with what no defender knows."""
         return self.terms is not None and self.terms.is_upper_bound
+
+    @property
+    def is_undefended(self) -> bool:
+        """Of a defense: whether it is that of the victims themselves."""
+        return self.name == UNDEFENDED
+
+    @property
+    def competes(self) -> bool:
+        """Of a defense: whether it can be the best. Neither undefended victims nor upper bounds can."""
+        return not self.is_undefended and not self.is_upper_bound
 
     @property
     def heading(self) -> str:
@@ -83,7 +94,7 @@ class Label:
     def rank(self) -> tuple[Any, ...]:
         """Sort key: `none`, then plain names, then compositions, each alphabetical; numbers as numbers; tuned after default."""
         values = tuple((field, isinstance(value, str), value) for field, value in self.variant)
-        return (self.name != "none", "+" in self.name, self.name, values, self.terms.rank if self.terms else ())
+        return (self.name != UNDEFENDED, "+" in self.name, self.name, values, self.terms.rank if self.terms else ())
 
 
 @dataclass(frozen=True)
@@ -243,15 +254,27 @@ def _task_labels(names: Sequence[str], settings: Sequence[Setting]) -> list[Labe
 
 def _attack_labels(attacks: Sequence[PluginSpec]) -> list[Label]:
     names, settings = [attack.name for attack in attacks], [_plugin_setting(attack) for attack in attacks]
-    return [_titled(label, ATTACKS) for label in _plugin_labels(names, settings)]
+    return _titled(_plugin_labels(names, settings), ATTACKS)
 
 
-def _titled(label: Label, registry: Registry) -> Label:
+def _titled(labels: Sequence[Label], registry: Registry) -> list[Label]:
+    """The labels with their titles. Many cells share a label, and each plugin's file is read once."""
+    distinct = dict.fromkeys(labels)
+    names = {part: registry.name_for_people(part) for part in dict.fromkeys(_parts(distinct))}
+    titled = {label: _with_title(label, names) for label in distinct}
+    return [titled[label] for label in labels]
+
+
+def _parts(labels: Iterable[Label]) -> Iterator[str]:
+    return (part for label in labels for part in label.name.split("+"))
+
+
+def _with_title(label: Label, names: Mapping[str, NameForPeople]) -> Label:
     """The label with the titles that its components declare, and their short forms for what the label says of them."""
     parts = label.name.split("+")
     texts, said = [], set()
     for place, part in enumerate(parts, start=1):
-        name = registry.name_for_people(part)
+        name = names[part]
         component = f"{part}.{place}" if parts.count(part) > 1 else part  # as `component_names`
         prefix = f"{component}." if len(parts) > 1 else ""
         forms = []
@@ -294,9 +317,10 @@ def _defense_labels(cells: Sequence[CellSpec], tunings: Iterable[Tuned]) -> list
     # what a hyperparameter brings with it, such as the validation rows of a search, goes without saying
     of_sets = {field_name for place, _ in rows for field_name in set_fields(cells[place])}
     labels = _plugin_labels([cells[place].defense_name for place, _ in rows], settings, always, reluctant=of_sets)
+    with_terms = [replace(label, terms=row.terms) if row.terms else label for (_, row), label in zip(rows, labels, strict=True)]
     of_cells: list[list[Label]] = [[] for _ in cells]
-    for (place, row), label in zip(rows, labels, strict=True):
-        of_cells[place].append(_titled(replace(label, terms=row.terms) if row.terms else label, DEFENSES))
+    for (place, _), label in zip(rows, _titled(with_terms, DEFENSES), strict=True):
+        of_cells[place].append(label)
     return of_cells
 
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from bdbench.analysis.bootstrap import Block, Draws, Estimate
-from bdbench.analysis.chosen import UNDEFENDED, Chosen
+from bdbench.analysis.bootstrap import Block, Draws, Estimate, worst_attack
+from bdbench.analysis.chosen import Chosen
 from bdbench.analysis.contest import Mark, contest
 from bdbench.analysis.labels import Label
 from bdbench.analysis.paired import Cells, Paired, Statistic, of_cells, seed_deviation
-from bdbench.analysis.printed import ABSENT, METRICS
+from bdbench.analysis.printed import METRICS
 from bdbench.analysis.ranking import Place, PredictionsOf, Ranking, Rules, rankings
 from bdbench.analysis.summaries import Summary
 from bdbench.analysis.tables import Entry, Row, overall_table, task_tables
@@ -111,8 +111,8 @@ class _Cells:
 
     def of(self, attacks: Attacks, defense: Label) -> Cells:
         """Of these (task, attack) together."""
-        found = [self._cells.get((task, attack, defense), {}) for task, attack in attacks]
-        return {block: record for cells in found for block, record in cells.items()}
+        cells_of_attacks = [self._cells.get((task, attack, defense), {}) for task, attack in attacks]
+        return {block: record for cells in cells_of_attacks for block, record in cells.items()}
 
 
 def ranking_grid(chosen: Chosen, predictions_of: PredictionsOf, rules: Rules) -> Grid:
@@ -151,7 +151,7 @@ def _ranking_line(place: Place, columns: Sequence[str], marks: Mapping[str, Mapp
     figures = []
     for name in columns:
         estimate = place.estimates.get(name)
-        if name == "lost" and place.defense.name == UNDEFENDED:
+        if name == "lost" and place.defense.is_undefended:
             figures.append(Figure(Entry(word="")))
         elif estimate is None:
             figures.append(Figure(Entry()))
@@ -159,8 +159,7 @@ def _ranking_line(place: Place, columns: Sequence[str], marks: Mapping[str, Mapp
             entry = Entry(estimate.value, signed=name in ("lost", "added"))
             mark = marks[name].get(place.defense, Mark())
             figures.append(Figure(entry, mark, estimate, place.deviations.get(name)))
-    rank = ABSENT if place.rank is None else f"{place.rank}{'=' if place.tied else ''}"
-    return Line(("" if place.defense.name == UNDEFENDED else rank, str(place.defense)), (tuple(figures),))
+    return Line(("" if place.defense.is_undefended else place.printed_rank, str(place.defense)), (tuple(figures),))
 
 
 def paper_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
@@ -179,7 +178,7 @@ def paper_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
         deviations = [_paper_line(row, _plain_figures(row, table.defenses), chosen) for row in table.deviations]
         sections.append(Section(title, tuple(lines[: len(rows)]), summary=(*lines[len(rows) :], *deviations)))
     groups = [Group("", ("floor",), baseline=True)]
-    groups += [Group(str(defense), ("acc", "asr"), defense.name == UNDEFENDED) for defense in chosen.defenses]
+    groups += [Group(str(defense), ("acc", "asr"), defense.is_undefended) for defense in chosen.defenses]
     return Grid(("attack",), tuple(groups), tuple(sections), "columns", _seeds(chosen))
 
 
@@ -229,7 +228,7 @@ def _marks(
 ) -> dict[Label, Mark]:
     """The contest of defenses; undefended victims and upper bounds do not compete."""
     defenses = list(values)
-    competing = [None if label.name == UNDEFENDED or label.is_upper_bound else value for label, value in values.items()]
+    competing = [value if label.competes else None for label, value in values.items()]
     marks = contest(
         competing,
         higher_is_better,
@@ -287,18 +286,13 @@ def worst_case_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
 
 def _worst(value: float, mark: Mark, cells: Cells, paired: Paired) -> tuple[Content, ...]:
     estimate = paired.estimate(cells, "asr", Draws.worst)
-    return (Figure(Entry(value), mark, estimate, seed_deviation(cells, "asr", Draws.worst)), _worst_attack(cells))
-
-
-def _worst_attack(cells: Cells) -> str:
-    """The attack of the highest mean ASR, of equal ones the first by name."""
-    attacks = sorted({block.attack for block in cells})
-    return max(attacks, key=lambda attack: of_cells({b: c for b, c in cells.items() if b.attack == attack}, "asr"))
+    asr = [cell.metrics["asr"].value for cell in cells.values()]
+    return (Figure(Entry(value), mark, estimate, seed_deviation(cells, "asr", Draws.worst)), worst_attack(tuple(cells), asr))
 
 
 def _by_defense(chosen: Chosen, line: Callable[[Label], Line]) -> Section:
-    undefended = tuple(line(defense) for defense in chosen.defenses if defense.name == UNDEFENDED)
-    others = tuple(line(defense) for defense in chosen.defenses if defense.name != UNDEFENDED)
+    undefended = tuple(line(defense) for defense in chosen.defenses if defense.is_undefended)
+    others = tuple(line(defense) for defense in chosen.defenses if not defense.is_undefended)
     return Section("", others, undefended)
 
 

@@ -7,8 +7,8 @@ from statistics import stdev
 
 import numpy as np
 
-from bdbench.analysis.bootstrap import PARTS, Block, CellRows, Draws, Estimate, Rates, comparable_seeds, draw
-from bdbench.analysis.contest import mcnemar
+from bdbench.analysis.bootstrap import PARTS, Block, CellRows, Draws, Estimate, Rates, as_they_are, comparable_seeds, draw
+from bdbench.analysis.contest import mcnemar_of_rows
 from bdbench.analysis.ranking import PredictionsOf, SavedRows
 from bdbench.specs.records import Record
 
@@ -41,15 +41,15 @@ class Paired:
         if not of_rows or not of_other_rows:
             return None
         if len(shared) == 1:
-            return mcnemar(PARTS[metric](of_rows[0])[1], PARTS[metric](of_other_rows[0])[1])
+            return mcnemar_of_rows(PARTS[metric](of_rows[0])[1], PARTS[metric](of_other_rows[0])[1])
         draws = self._draws(shared, of_rows)
         one, other = (statistic(draws, draws.rates(rows, metric)) for rows in (of_rows, of_other_rows))
         return draws.estimate(one - other).p
 
     def _rows_of(self, cells: Cells, blocks: Sequence[Block]) -> list[CellRows]:
         """The rows of the cells of these blocks; empty if those of one are not there."""
-        found = [self._rows.of(cells[block]) for block in blocks]
-        return [] if any(rows is None for rows in found) else found
+        rows_of_cells = [self._rows.of(cells[block]) for block in blocks]
+        return [] if any(rows is None for rows in rows_of_cells) else rows_of_cells
 
     def _draws(self, blocks: tuple[Block, ...], of_rows: Sequence[CellRows]) -> Draws:
         if blocks not in self._draws_by_blocks:
@@ -70,5 +70,5 @@ def seed_deviation(cells: Cells, metric: str, statistic: Statistic = Draws.mean)
 
 def of_cells(cells: Cells, metric: str, statistic: Statistic = Draws.mean) -> float:
     """The statistic of a metric of the cells as they are, which are one or more."""
-    draws = Draws(tuple(cells), np.ones((1, len(cells))))
+    draws = as_they_are(tuple(cells))
     return float(statistic(draws, np.array([[cell.metrics[metric].value for cell in cells.values()]]))[0])

@@ -27,12 +27,24 @@ from typing import Any
 import numpy as np
 
 from bdbench.analysis.block_ranks import BlockRanks, block_ranks
-from bdbench.analysis.bootstrap import Block, CellRows, Draws, Estimate, Rates, by_attack, comparable_seeds, draw
-from bdbench.analysis.intervals import holm
+from bdbench.analysis.bootstrap import (
+    Block,
+    CellRows,
+    Draws,
+    Estimate,
+    Rates,
+    as_they_are,
+    comparable_seeds,
+    draw,
+    worst_attack,
+)
+from bdbench.analysis.intervals import LEVEL, holm
 from bdbench.analysis.labels import Label
+from bdbench.analysis.printed import ABSENT
 from bdbench.analysis.standing import victims
 from bdbench.analysis.summaries import Summary, longest_needs
-from bdbench.specs.metrics import accepted_classes, rejection_threshold
+from bdbench.specs.metrics import REJECTED
+from bdbench.specs.predictions import counted_classes
 from bdbench.specs.records import KINDS, Predictions, Record
 
 PredictionsOf = Callable[[Record], Predictions | None]
@@ -43,24 +55,21 @@ GROUPS = {  # of kinds, in the order of the page
     "training": ("filter", "training"),
 }
 TOGETHER = "all"
-LEVEL = 0.05  # of the chance of any false difference in a group
-UNDEFENDED = "none"
 
 
 @dataclass(frozen=True)
 class Criterion:
     """A number to rank by, a fraction; `bounds` are those of its values."""
 
-    heading: str
     lower_is_better: bool
     bounds: tuple[float, float]
 
 
 CRITERIA = {
-    "added": Criterion("ASR - base", lower_is_better=True, bounds=(-1.0, 1.0)),
-    "asr": Criterion("ASR", lower_is_better=True, bounds=(0.0, 1.0)),
-    "worst": Criterion("worst ASR", lower_is_better=True, bounds=(0.0, 1.0)),
-    "anti-bad": Criterion("Anti-BAD", lower_is_better=False, bounds=(0.0, 1.0)),
+    "added": Criterion(lower_is_better=True, bounds=(-1.0, 1.0)),
+    "asr": Criterion(lower_is_better=True, bounds=(0.0, 1.0)),
+    "worst": Criterion(lower_is_better=True, bounds=(0.0, 1.0)),
+    "anti-bad": Criterion(lower_is_better=False, bounds=(0.0, 1.0)),
 }
 # Of all that is shown: beside the criteria the clean accuracy, what it is below that of no defense, and the FRR of detectors.
 BOUNDS = {"cacc": (0.0, 1.0), "lost": (-1.0, 1.0), "frr": (0.0, 1.0)} | {name: shown.bounds for name, shown in CRITERIA.items()}
@@ -96,6 +105,11 @@ class Place:
     cells: int
     seconds: float
 
+    @property
+    def printed_rank(self) -> str:
+        """`1`, or `1=` where others share it."""
+        return ABSENT if self.rank is None else f"{self.rank}{'=' if self.tied else ''}"
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -126,6 +140,11 @@ class Ranking:
         return block_ranks(self.scores)
 
     @property
+    def shown(self) -> tuple[Place, ...]:
+        """All places, the undefended victims' last."""
+        return self.places if self.undefended is None else (*self.places, self.undefended)
+
+    @property
     def tasks(self) -> int:
         return len({block.task for block in self.blocks})
 
@@ -146,26 +165,20 @@ def rankings(summaries: Sequence[Summary], predictions_of: PredictionsOf, rules:
         of_setting = [summary for summary in summaries if summary.labels.setting == setting]
         rows = SavedRows(predictions_of)
         for group, kinds in groups.items():
-            of_group = [summary for summary in of_setting if summary.kind in kinds or summary.defense.name == UNDEFENDED]
-            if any(summary.defense.name != UNDEFENDED for summary in of_group):
+            of_group = [summary for summary in of_setting if summary.kind in kinds or summary.defense.is_undefended]
+            if not all(summary.defense.is_undefended for summary in of_group):
                 ranked.append(_ranking(group, setting, of_group, rows, rules))
     return ranked
 
 
 def rows_of(record: Record, predictions: Predictions) -> CellRows:
     """What the predictions of a cell whose attack has a trigger say of each test row."""
-    target = int(record.spec.victim.attack.params["target"])
-    classes = {name: predictions[name] for name in ("clean", "triggered")}
-    if "validation_scores" in predictions:
-        threshold = rejection_threshold(predictions["validation_scores"], record.spec.frr)
-        classes = {
-            name: accepted_classes(of_rows, predictions[f"{name}_scores"], threshold) for name, of_rows in classes.items()
-        }
+    target, classes = int(record.spec.victim.attack.params["target"]), counted_classes(predictions, record.spec.frr)
     gold = predictions["clean_gold"]
     others = gold != target
     hit = np.zeros(len(gold), dtype=bool)
     hit[others] = classes["triggered"][predictions["triggered_gold"] != target] == target
-    return CellRows(classes["clean"] == gold, others, hit, others & (classes["clean"] == target), classes["clean"] < 0)
+    return CellRows(classes["clean"] == gold, others, hit, others & (classes["clean"] == target), classes["clean"] == REJECTED)
 
 
 class SavedRows:
@@ -220,12 +233,12 @@ def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: Sav
                 unranked="" if rank else _why_unranked(defense, estimates, len(keys) - len(ended_well), rules),
                 estimates=estimates,
                 deviations=_deviations(blocks, cells[defense], undefended, rows) if estimates else {},
-                worst_attack=_worst_attack(blocks, cells[defense]) if estimates else "",
+                worst_attack=worst_attack(blocks, [cell.metrics["asr"].value for cell in cells[defense]]) if estimates else "",
                 cells=len(ended_well),
                 seconds=_mean([_seconds(cell) for cell in ended_well]),
             )
         )
-    own = next((place for place in places if place.defense.name == UNDEFENDED), None)
+    own = next((place for place in places if place.defense.is_undefended), None)
     in_order = sorted((place for place in places if place is not own), key=lambda place: _order(place, rules))
     has_intervals = len(draws.weights) > 1
     scores = {defense: tuple(_score(cell, rules) for cell in complete[defense]) for defense in rank_by_defense}
@@ -247,7 +260,7 @@ def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: Sav
 def _draws(blocks: Sequence[Block], cells_of_defenses: Sequence[Sequence[Record]], rows: SavedRows) -> Draws:
     """The rounds; of the cells as they are alone where there are none, or where predictions are missing."""
     if not blocks or not cells_of_defenses or any(rows.of(cell) is None for cells in cells_of_defenses for cell in cells):
-        return Draws(tuple(blocks), np.ones((1, len(blocks))))
+        return as_they_are(blocks)
     first = zip(blocks, cells_of_defenses[0], strict=True)
     return draw(blocks, {block.task: len(rows.of(cell).right) for block, cell in first})
 
@@ -282,9 +295,8 @@ def _deviations(
     """The sample standard deviation over seeds of each of `_statistics`."""
     of_seeds = []
     for places in comparable_seeds(blocks):
-        as_they_are = Draws(tuple(blocks[place] for place in places), np.ones((1, len(places))))
         of_seed = ([of[place] for place in places] for of in (cells, undefended))
-        of_seeds.append(_statistics(as_they_are, *of_seed, rows))
+        of_seeds.append(_statistics(as_they_are([blocks[place] for place in places]), *of_seed, rows))
     names = of_seeds[0] if of_seeds else ()
     return {name: stdev(float(of_seed[name][0]) for of_seed in of_seeds) for name in names}
 
@@ -295,7 +307,7 @@ def _ranks(statistics: Mapping[Label, Mapping[str, Rates]], draws: Draws, rules:
     rounds_by_defense = {
         defense: sign * of_defense[rules.by]
         for defense, of_defense in statistics.items()
-        if _is_ranked(defense) and rules.by in of_defense and of_defense["lost"][0] <= rules.tolerance
+        if defense.competes and rules.by in of_defense and of_defense["lost"][0] <= rules.tolerance
     }
     remaining = sorted(rounds_by_defense, key=lambda defense: (rounds_by_defense[defense][0], defense.rank))
     ranks: dict[Label, int] = {}
@@ -320,14 +332,10 @@ def _score(cell: Record, rules: Rules) -> float:
     return -math.sqrt(rates["cacc"] * (1 - rates["asr"])) if rules.by == "anti-bad" else rates["asr"]
 
 
-def _is_ranked(defense: Label) -> bool:
-    return defense.name != UNDEFENDED and not defense.is_upper_bound
-
-
 def _why_unranked(defense: Label, estimates: Mapping[str, Estimate], failed: int, rules: Rules) -> str:
     if not estimates:
         return f"failed on {failed}" if failed else "no victim to compare on"
-    if not _is_ranked(defense):
+    if not defense.competes:
         return "upper bound" if defense.is_upper_bound else ""
     if rules.by not in estimates:
         return "no base rate on record"
@@ -340,15 +348,6 @@ def _order(place: Place, rules: Rules) -> tuple[Any, ...]:
     score = place.estimates[rules.by].value
     score = score if CRITERIA[rules.by].lower_is_better else -score
     return (0 if place.rank else 1, score, place.defense.rank)
-
-
-def _worst_attack(blocks: Sequence[Block], cells: Sequence[Record]) -> str:
-    """The attack of the highest mean ASR, of equal ones the first by name."""
-    means = {
-        attack: fmean(cell.metrics["asr"].value for cell, counts in zip(cells, of_attack, strict=True) if counts)
-        for attack, of_attack in by_attack(blocks).items()
-    }
-    return max(means, key=lambda attack: means[attack])
 
 
 def _seconds(cell: Record) -> float:

@@ -144,7 +144,7 @@ def _table(title: str, of: str, summaries: Sequence[Summary], rows: Sequence[Row
     for summary in summaries:
         needs_by_defense[summary.defense].append(summary.needs)
     needs = [longest_needs(needs_by_defense[defense]) for defense in defenses]
-    has_undefended = any(defense.name == "none" for defense in defenses)
+    has_undefended = any(defense.is_undefended for defense in defenses)
     deviations = [_deviation(average, defenses) for average in averages if has_undefended]
     of_table = tuple(victims(summaries).values())
     return Table(
@@ -248,7 +248,7 @@ def _mean(entries: Sequence[Entry]) -> Entry:
 
 def _deviation(average: Row, defenses: Sequence[Label]) -> Row:
     """An average less that of the undefended victim, which has no deviation itself."""
-    undefended = average.entries[[defense.name for defense in defenses].index("none")]
+    undefended = average.entries[[defense.is_undefended for defense in defenses].index(True)]
     pairs = tuple(
         {metric: Entry(word="") if pair is undefended else _less(pair[metric], undefended[metric]) for metric in METRICS}
         for pair in average.entries
@@ -278,8 +278,7 @@ def _with_best(pairs: Sequence[Pair], defenses: Sequence[Label]) -> tuple[Pair, 
     printed number.
     """
     marked = [dict(pair) for pair in pairs]
-    competing = [defense.name != "none" and not defense.is_upper_bound for defense in defenses]
-    defended = [pair for pair, competes in zip(marked, competing, strict=True) if competes]
+    defended = [pair for pair, defense in zip(marked, defenses, strict=True) if defense.competes]
     for metric, shown in METRICS.items():
         rivals = [pair for pair in defended if pair[metric].mean is not None]
         if len(rivals) < 2:

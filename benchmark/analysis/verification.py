@@ -44,18 +44,18 @@ FIRST_PROTOCOL = 1  # under it a cell may have been saved without its prediction
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that is wrong with a cell: the file of its record, what is stated there, and what was found instead.
+    """Something that is wrong with a cell: the file of its record, what is stated there, and what is so.
 
     With `is_damage` a file is missing, cannot be read or lacks rows, so that there is nothing to compare.
     """
 
     file: str
     stated: str
-    found: str
+    actual: str
     is_damage: bool = False
 
     def __str__(self) -> str:
-        return f"{self.file}: {self.stated}: {self.found}"
+        return f"{self.file}: {self.stated}: {self.actual}"
 
 
 @dataclass(frozen=True)
@@ -183,15 +183,15 @@ def _predictions_findings(file: str, record: Record, run: SavedRun) -> Iterator[
 def _metric_findings(file: str, record: Record, predictions: Predictions) -> Iterator[Finding]:
     """The metrics that are not those of the predictions, which are sound."""
     stated = record.metrics or {}
-    given = metrics_of(predictions, record.spec.victim, record.spec.frr)
-    for name in sorted((stated.keys() | given.keys()) - {FLOOR}):
-        if name not in given:
+    recomputed = metrics_of(predictions, record.spec.victim, record.spec.frr)
+    for name in sorted((stated.keys() | recomputed.keys()) - {FLOOR}):
+        if name not in recomputed:
             yield Finding(file, f"{name} {shown(stated[name])}", "the predictions give none")
         elif name not in stated:
             if name not in LATER:
-                yield Finding(file, f"no {name}", f"the predictions give {shown(given[name])}")
-        elif (stated[name].hits, stated[name].n) != (given[name].hits, given[name].n):
-            yield Finding(file, f"{name} {shown(stated[name])}", f"the predictions give {shown(given[name])}")
+                yield Finding(file, f"no {name}", f"the predictions give {shown(recomputed[name])}")
+        elif (stated[name].hits, stated[name].n) != (recomputed[name].hits, recomputed[name].n):
+            yield Finding(file, f"{name} {shown(stated[name])}", f"the predictions give {shown(recomputed[name])}")
 
 
 def _gold_findings(records: Mapping[str, Record], predictions: Mapping[str, Predictions]) -> Iterator[Finding]:
@@ -204,8 +204,8 @@ def _gold_findings(records: Mapping[str, Record], predictions: Mapping[str, Pred
         reference = _most_frequent({file: gold.tobytes() for file, gold in gold_by_file.items()})
         for file, gold in gold_by_file.items():
             if others := int((gold != gold_by_file[reference]).sum()):
-                found = f"{others:,} of {len(gold):,} gold labels are not those of {reference}, a cell on the same test rows"
-                yield Finding(file, records[file].predictions or "", found)
+                actual = f"{others:,} of {len(gold):,} gold labels are not those of {reference}, a cell on the same test rows"
+                yield Finding(file, records[file].predictions or "", actual)
 
 
 def _test_rows(spec: CellSpec) -> Hashable:
@@ -220,8 +220,8 @@ def _victim_findings(records: Mapping[str, Record]) -> Iterator[Finding]:
     file_by_key = {record.key: file for file, record in records.items()}
     for victim in unequal_victims(records.values()):
         for record in victim.others:
-            found = f"the undefended cell of its victim, or most of its cells, stood on {_digests(victim.reference)}"
-            yield Finding(file_by_key[record.key], f"a victim with {_digests(record.victim)}", found)
+            actual = f"the undefended cell of its victim, or most of its cells, stood on {_digests(victim.reference)}"
+            yield Finding(file_by_key[record.key], f"a victim with {_digests(record.victim)}", actual)
     files_by_victim: dict[Hashable, list[str]] = {}
     for file, record in records.items():
         if key := _floor_key(record):
@@ -232,8 +232,8 @@ def _victim_findings(records: Mapping[str, Record]) -> Iterator[Finding]:
         reference = _most_frequent({file: floors[file] for file in undefended or files})
         for file, floor in floors.items():
             if (floor.hits, floor.n) != (floors[reference].hits, floors[reference].n):
-                found = f"{shown(floors[reference])} in {reference}, a cell of the same victim"
-                yield Finding(file, f"{FLOOR} {shown(floor)}", found)
+                actual = f"{shown(floors[reference])} in {reference}, a cell of the same victim"
+                yield Finding(file, f"{FLOOR} {shown(floor)}", actual)
 
 
 def _floor_key(record: Record) -> Hashable | None:

@@ -124,8 +124,8 @@ class Context:
     ) -> list[npt.NDArray[np.float64]]:
         """`compute(text)`, (m,) float64, of each text: computed once for all victims, cells and runs of a user.
 
-        `identity` names all that decides it beside the text: the method, its version, its model's digest. A cost that tells
-        guards apart counts what was saved as if it had been spent.
+        `identity` names all that decides it beside the text: the method, its version, its model's digest. A guard's
+        slowdown counts the time that this saves as if it had been spent.
         """
         numbers, saved_seconds = text_memo(identity).of(texts, compute)
         self.trace.saved_seconds += saved_seconds

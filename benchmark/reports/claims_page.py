@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from bdbench.analysis.claims import CONTRADICTED, ENOUGH_SEEDS, FAMILY_LEVEL, SUPPORTED, UNDECIDED, Claim, Finding, findings
+from bdbench.analysis.claims import CONTRADICTED, ENOUGH_SEEDS, SUPPORTED, UNDECIDED, Claim, Finding, findings
 from bdbench.analysis.evidence import Evidence, SettingEvidence, gather
+from bdbench.analysis.intervals import LEVEL
 from bdbench.analysis.labels import Label
 from bdbench.analysis.means import Means, means
 from bdbench.analysis.printed import ABSENT, p_value, percent
@@ -26,7 +27,7 @@ HOW_TO_READ = (
 HOW_TO_JUDGE = (
     "The verdicts of one claim are corrected for their number (Holm): p is the adjusted p-value of a comparison, from the same "
     "t distributions as the intervals, which are not corrected. Supported: every difference is on the claimed side, p below "
-    f"{FAMILY_LEVEL}; contradicted: one is on the other side, p below {FAMILY_LEVEL}; not supported: neither."
+    f"{LEVEL}; contradicted: one is on the other side, p below {LEVEL}; not supported: neither."
 )
 SETTINGS = (
     "The cells are of {count} settings, told apart in the headings (model, data, precision, rows, clean set, the rule for the "

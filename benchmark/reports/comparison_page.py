@@ -10,6 +10,7 @@ from bdbench.analysis.intervals import CONFIDENCE
 from bdbench.analysis.labels import CellLabels
 from bdbench.analysis.printed import ABSENT, METRICS, p_value, percent, points
 from bdbench.reports.markdown import escaped, github_table
+from bdbench.reports.words import counted_cells
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Record
 
@@ -65,8 +66,8 @@ def _counts(comparison: Comparison, changed: int) -> str:
     pairs, by_label = len(comparison.pairs), len(_differing(comparison.pairs))
     beyond = sum(metric.is_beyond_noise for pair in comparison.pairs for metric in pair.metrics.values())
     return (
-        f"{_cells(pairs)} in both: {pairs - by_label:,} with the same key, {by_label:,} with the same label but another spec; "
-        f"{changed:,} changed. {beyond:,} of {comparison.tests:,} differences are beyond noise."
+        f"{counted_cells(pairs)} in both: {pairs - by_label:,} with the same key, {by_label:,} with the same label but another "
+        f"spec; {changed:,} changed. {beyond:,} of {comparison.tests:,} differences are beyond noise."
     )
 
 
@@ -120,10 +121,10 @@ def _changes(pairs: Sequence[CellPair], numbers: Mapping[tuple[Change, ...], int
     if len(numbers) > 1 and in_all:
         count = sum(bool(pair.changes) for pair in pairs)
         lines = [f"All {count:,} cells with another spec: {'; '.join(map(_change, in_all))}.", ""]
-    for changes, number in numbers.items():
+    for changes, place in numbers.items():
         own = [change for change in changes if len(numbers) == 1 or change not in in_all]
         count = sum(pair.changes == changes for pair in pairs)
-        lines += [f"({number}) {_cells(count)}: {'; '.join(map(_change, own)) or 'nothing beyond that'}.", ""]
+        lines += [f"({place}) {counted_cells(count)}: {'; '.join(map(_change, own)) or 'nothing beyond that'}.", ""]
     return lines
 
 
@@ -144,8 +145,4 @@ def _alone(letter: str, records: Sequence[Record], names: RunNames) -> list[str]
         f"- {escaped(label)} / {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(seeds)}"
         for label, seeds in seeds_by_label.items()
     ]
-    return [f"Only in {letter}: {_cells(len(records))}.", "", *listed, ""]
-
-
-def _cells(count: int) -> str:
-    return f"{count:,} cell{'' if count == 1 else 's'}"
+    return [f"Only in {letter}: {counted_cells(len(records))}.", "", *listed, ""]

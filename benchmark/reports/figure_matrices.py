@@ -8,9 +8,8 @@ import numpy as np
 from matplotlib import colormaps
 
 from bdbench.analysis.block_ranks import BlockRanks
-from bdbench.analysis.figure_data import HeatMap, Matrix, in_order_of_ranks, win_matrix
+from bdbench.analysis.figure_data import HeatMap, Matrix, win_matrix
 from bdbench.analysis.printed import ABSENT
-from bdbench.analysis.ranking import UNDEFENDED
 from bdbench.reports.figure_canvas import BLACK, COLUMN, LINE, PAD, TEXT, Page, figure_names, fitted_apart, text_width, widest
 
 CELL_WIDTH, CELL_HEIGHT = 0.25, 0.19  # room for three digits
@@ -23,7 +22,7 @@ COLORS = colormaps["Blues"]  # its lightness falls from end to end, so it reads 
 
 def heat_map_page(shown: HeatMap) -> Page:
     """Rows of defenses, columns of attacks, ASR in per cent; a dash where there is none."""
-    names = figure_names([defense for defense in shown.defenses if defense.name != UNDEFENDED])
+    names = figure_names([defense for defense in shown.defenses if not defense.is_undefended])
     attacks = figure_names(shown.attacks)
     rows = [names.get(defense, "undefended") for defense in shown.defenses]
     heads = fitted_apart([attacks[attack] for attack in shown.attacks], LONGEST_HEAD)
@@ -32,7 +31,7 @@ def heat_map_page(shown: HeatMap) -> Page:
 
 def win_rate_page(ranks: BlockRanks) -> Page:
     """Rows and columns of defenses, the best average rank first; the columns have the numbers of the rows."""
-    defenses = in_order_of_ranks(ranks)
+    defenses = ranks.defenses
     names = figure_names(defenses)
     rows = [f"{place}  {names[defense]}" for place, defense in enumerate(defenses, 1)]
     heads = [str(place) for place in range(1, len(defenses) + 1)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from bdbench.analysis.block_ranks import BlockRanks
-from bdbench.analysis.figure_data import cliques, in_order_of_ranks
+from bdbench.analysis.figure_data import cliques
 from bdbench.reports.figure_canvas import BLACK, COLUMN, LINE, PAD, TEXT, Page, figure_names, fitted_apart, text_width, widest
 
 AXIS_WIDTH, WIDE_AXIS_WIDTH = 1.5, 2.8  # at least, in a column and across the text
@@ -15,7 +15,7 @@ BAR_STEP = 0.07  # from one bar to the next
 
 def critical_difference_page(ranks: BlockRanks) -> Page:
     """Rank 1 is at the right, as in the paper, and the names stand to the right of it: so no two lines cross."""
-    defenses = in_order_of_ranks(ranks)
+    defenses = ranks.defenses
     values = [ranks.average_ranks[defense] for defense in defenses]
     by_defense = figure_names(defenses)
     texts = [f"{by_defense[defense]}  {value:.2f}" for defense, value in zip(defenses, values, strict=True)]

@@ -11,7 +11,7 @@ from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.reports.latex_grid import parts_of
 from bdbench.reports.latex_names import ShortNames, short_names
 from bdbench.reports.latex_text import template_of, tex
-from bdbench.reports.ranking_page import TITLES, ranking_note
+from bdbench.reports.ranking_page import MEANS, ranking_note, titles
 from bdbench.reports.words import (
     AVERAGES,
     BUILTIN,
@@ -31,11 +31,7 @@ CLEAN_ACCURACY = "share of test rows classified correctly."
 SUCCESS = (
     "ASR: share of the test rows whose label is not the target, with the trigger inserted, that are classified as the target."
 )
-RANKED = (
-    "Means in per cent (CACC lost and ASR - base: in points) over the victims on which the attack works and every defense of "
-    "the group was run. CACC lost: that of the undefended victim less that of the defense. Worst ASR: the highest mean of an "
-    "attack. Defenses that cannot be told apart share a rank, marked =."
-)
+RANKED = f"{MEANS} Defenses that cannot be told apart share a rank, marked =."
 COMMIT_DIGITS = 12
 COUNTING = "An attack counts if it works on the undefended victims of all seeds."
 TESTED = (
@@ -125,9 +121,7 @@ def _with_titles(grid: Grid) -> Grid:
     """A ranking's grid with the groups' titles; of several settings, with these."""
     if not grid.rankings:
         return grid
-    has_settings = len({ranking.setting for ranking in grid.rankings}) > 1
-    titles = [TITLES[ranking.group] + (f" {ranking.setting.suffix}" if has_settings else "") for ranking in grid.rankings]
-    sections = zip(grid.sections, titles, strict=True)
+    sections = zip(grid.sections, titles(grid.rankings), strict=True)
     return replace(grid, sections=tuple(replace(section, title=title) for section, title in sections))
 
 
@@ -204,5 +198,5 @@ def _legend(grid: Grid) -> list[str]:
     occurring = {entry.word for entry in entries if entry.mean is None}
     occurring |= {"/" if "/" in entry.mark else entry.mark for entry in entries if entry.mean is not None}
     occurring |= {mark for line in grid.lines for mark in line.mark}
-    found = [text for word, text in LEGEND.items() if word in occurring]
-    return [" ".join(found)] if found else []
+    sentences = [text for word, text in LEGEND.items() if word in occurring]
+    return [" ".join(sentences)] if sentences else []

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from bdbench.analysis.block_ranks import LEVEL, BlockRanks
+from bdbench.analysis.block_ranks import BlockRanks
 from bdbench.analysis.bootstrap import ENOUGH_SEEDS, ENOUGH_TASKS, Estimate
+from bdbench.analysis.intervals import LEVEL
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import ABSENT, percent, points
 from bdbench.analysis.ranking import CRITERIA, Place, Ranking
@@ -29,10 +30,13 @@ CRITERION = {
     "worst": "the ASR of the worst attack",
     "anti-bad": "Anti-BAD's sqrt(CACC x (100 - ASR))",
 }
-TERMS = (
+MEANS = (
     "Means in per cent (CACC lost and ASR - base: in points) over the victims on which the attack works and every defense of "
     "the group was run. CACC lost: that of the undefended victim less that of the defense. Worst ASR: the highest mean of an "
-    "attack. Anti-BAD: sqrt(CACC x (100 - ASR)).",
+    "attack."
+)
+TERMS = (
+    f"{MEANS} Anti-BAD: sqrt(CACC x (100 - ASR)).",
     "Defenses that cannot be told apart share a rank, marked =: paired differences to the first of the rank, Holm, at 5 %.",
 )
 INTERVALS = (
@@ -44,21 +48,20 @@ INTERVALS = (
 
 def ranking_tables(board: Leaderboard) -> list[TextTable]:
     """A table for each ranking of the board, and one of average ranks where there are victims enough."""
-    settings = {ranking.setting for ranking in board.rankings}
     tables = []
-    for ranking in board.rankings:
-        title = TITLES[ranking.group] + (f" {ranking.setting.suffix}" if len(settings) > 1 else "")
+    for ranking, title in zip(board.rankings, titles(board.rankings), strict=True):
         headers = (*HEADERS, *(("FRR",) if _has_frr(ranking) else ()), "Seconds", "Victims")
-        rows = tuple(_row(place, ranking) for place in _places(ranking))
+        rows = tuple(_row(place, ranking) for place in ranking.shown)
         tables.append(TextTable(SECTION, title, headers, rows, WORDS, ranking_note(ranking), (*TERMS, INTERVALS)))
         if ranking.block_ranks:
             tables.append(_rank_table(title, ranking.block_ranks))
     return tables
 
 
-def _places(ranking: Ranking) -> list[Place]:
-    """Those to show: the undefended victims last."""
-    return [*ranking.places, *([ranking.undefended] if ranking.undefended else [])]
+def titles(rankings: Sequence[Ranking]) -> list[str]:
+    """What each of a board's rankings is of; of several settings, of which one."""
+    has_settings = len({ranking.setting for ranking in rankings}) > 1
+    return [TITLES[ranking.group] + (f" {ranking.setting.suffix}" if has_settings else "") for ranking in rankings]
 
 
 def _row(place: Place, ranking: Ranking) -> tuple[str, ...]:
@@ -66,11 +69,10 @@ def _row(place: Place, ranking: Ranking) -> tuple[str, ...]:
     if place is ranking.undefended:
         numbers[1] = ABSENT
     frr = [_estimate(place, "frr")] if _has_frr(ranking) else []
-    rank = ABSENT if place.rank is None else f"{place.rank}{'=' if place.tied else ''}"
     seconds = ABSENT if math.isnan(place.seconds) else f"{place.seconds:,.1f}"
     defense = f"{place.defense} ({place.unranked})" if place.unranked else str(place.defense)
     needs = ", ".join(place.needs) or ("" if place is ranking.undefended else "nothing")
-    return (rank, defense, place.worst_attack, needs, *numbers, *frr, seconds, f"{place.cells:,}")
+    return (place.printed_rank, defense, place.worst_attack, needs, *numbers, *frr, seconds, f"{place.cells:,}")
 
 
 def _estimate(place: Place, name: str) -> str:
@@ -106,9 +108,8 @@ def ranking_note(ranking: Ranking) -> str:
 
 def _rank_table(title: str, ranks: BlockRanks) -> TextTable:
     """Each defense's average rank over the victims, how often it wins, and over how many it does so clearly."""
-    in_order = sorted(ranks.average_ranks, key=lambda defense: (ranks.average_ranks[defense], defense.rank))
     rows = []
-    for defense in in_order:
+    for defense in ranks.defenses:
         wins = [share for (one, _), share in ranks.wins.items() if one == defense]
         clear = sum(p < LEVEL and ranks.wins[pair] > 0.5 for pair, p in ranks.p_values.items() if pair[0] == defense)
         clear += sum(p < LEVEL and ranks.wins[pair] < 0.5 for pair, p in ranks.p_values.items() if pair[1] == defense)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bdbench.analysis.verification import Finding, Verification
-from bdbench.reports.words import one_line
+from bdbench.reports.words import counted_cells, one_line
 
 
 def lines(verification: Verification) -> list[str]:
@@ -23,15 +23,19 @@ def gaps(verification: Verification) -> list[str]:
     if verification.with_floor:
         alone = verification.alone_with_floor
         texts.append(
-            f"the floor of {_cells(verification.with_floor)}, which comes of predictions that no cell holds; it was compared "
-            f"among the cells of a victim{f' ({alone:,} are the only ones of theirs)' if alone else ''}"
+            f"the floor of {counted_cells(verification.with_floor)}, which comes of predictions that no cell holds; it was "
+            f"compared among the cells of a victim{f' ({alone:,} are the only ones of theirs)' if alone else ''}"
         )
     if verification.without_majority:
-        texts.append(f"the majority rate of {_cells(verification.without_majority)}, whose older records do not state it")
+        texts.append(
+            f"the majority rate of {counted_cells(verification.without_majority)}, whose older records do not state it"
+        )
     if verification.without_digests:
-        texts.append(f"the victim's bits of {_cells(verification.without_digests)}, whose older records have no digests of it")
+        texts.append(
+            f"the victim's bits of {counted_cells(verification.without_digests)}, whose older records have no digests of it"
+        )
     if verification.unchecked:
-        texts.append(f"the metrics of {_cells(verification.unchecked)}, whose older records have no predictions")
+        texts.append(f"the metrics of {counted_cells(verification.unchecked)}, whose older records have no predictions")
     return texts
 
 
@@ -46,7 +50,7 @@ def summary(verification: Verification) -> str:
         counts.append(f"{verification.damaged:,} damaged or missing")
     if verification.unfinished:
         counts.append(f"{verification.unfinished:,} without numbers (failed or skipped)")
-    return f"{_cells(verification.cells)}: {', '.join(counts)}"
+    return f"{counted_cells(verification.cells)}: {', '.join(counts)}"
 
 
 def rerun_lines(findings: Sequence[Finding], cells: int, left_out: Mapping[str, int], tolerance: float | None) -> list[str]:
@@ -58,14 +62,10 @@ def rerun_lines(findings: Sequence[Finding], cells: int, left_out: Mapping[str, 
     return [
         *(one_line(str(finding)) for finding in findings),
         *(f"not run again: {text}" for text in left_out_lines(left_out)),
-        f"{_cells(cells)} run again: {cells - len(findings):,} {equal}, {len(findings):,} differ",
+        f"{counted_cells(cells)} run again: {cells - len(findings):,} {equal}, {len(findings):,} differ",
     ]
 
 
 def left_out_lines(left_out: Mapping[str, int]) -> list[str]:
     """`840 cells of protocol 1, but bdbench here follows protocol 3`."""
-    return [one_line(f"{_cells(count)} {reason}") for reason, count in left_out.items()]
-
-
-def _cells(count: int) -> str:
-    return f"{count:,} cell{'' if count == 1 else 's'}"
+    return [one_line(f"{counted_cells(count)} {reason}") for reason, count in left_out.items()]

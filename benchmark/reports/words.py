@@ -86,20 +86,20 @@ LEGEND = {
 def counts(records: Sequence[Record]) -> str:
     """`12 cells: 10 ok, 1 failed, 1 skipped.`"""
     by_status = {status: sum(record.status == status for record in records) for status in STATUSES}
-    return f"{number(len(records), 'cell')}: {', '.join(f'{n} {status}' for status, n in by_status.items())}."
+    return f"{counted_cells(len(records))}: {', '.join(f'{n} {status}' for status, n in by_status.items())}."
 
 
 def cautions(records: Sequence[Record]) -> list[str]:
     """What a reader has to know of the cells before the numbers, a sentence or two each; none if all is well."""
     lines = [DIRTY] if any_from_modified_checkout(records) else []
     lines += [
-        f"Made under protocol {protocol}, which {PROTOCOL} has replaced: {number(count, 'cell')}, shown as measured. "
+        f"Made under protocol {protocol}, which {PROTOCOL} has replaced: {counted_cells(count)}, shown as measured. "
         "A new run does not reuse them."
         for protocol, count in older_protocols(records).items()
     ]
     for fault, count in known_faults(records).items():
         variant = f" with {fault.hyperparameter[0]}={fault.hyperparameter[1]}" if fault.hyperparameter else ""
-        lines.append(f"{number(count, 'cell')} of {fault.defense}{variant}, version {fault.version}: it {fault.what}.")
+        lines.append(f"{counted_cells(count)} of {fault.defense}{variant}, version {fault.version}: it {fault.what}.")
     digests = source_digests(records)
     if len(digests) > 1:
         listed = ", ".join(digest[:DIGEST_DIGITS] for digest in digests)
@@ -288,8 +288,13 @@ def _clean_rows(records: Iterable[Record]) -> str:
     return text
 
 
-def number(count: int, noun: str) -> str:
+def counted_cells(count: int) -> str:
     """`1 cell`, `1,200 cells`."""
+    return number(count, "cell")
+
+
+def number(count: int, noun: str) -> str:
+    """`1 victim`, `1,200 victims`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
