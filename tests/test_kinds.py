@@ -12,6 +12,7 @@ from test_contract import common, text_rows
 from torch import nn
 
 from bdbench.analysis.labels import label_cells
+from bdbench.data import TextSet
 from bdbench.defenses.cube import features, kept_rows
 from bdbench.defenses.moderate_fitting import LowRank, release, restrict
 from bdbench.defenses.strip import mean_entropy, ranked_words, with_words
@@ -20,6 +21,7 @@ from bdbench.engine.classifiers import load_classifier
 from bdbench.matrix.expected import ExpectedWork
 from bdbench.matrix.results import read_predictions, read_records
 from bdbench.protocol.contexts import Context
+from bdbench.protocol.scoring import examples_of
 from bdbench.specs.metrics import (
     REJECTED,
     Metric,
@@ -166,6 +168,27 @@ class Removes(Purifier):
         return rows.with_carrier(texts)
 
 
+class Remembers:  # what takes a million seconds
+    def note(self, ctx):
+        ctx.trace.saved_seconds += 1e6
+
+
+@register("remembers-scores", paper="none")
+@dataclass(frozen=True)
+class RemembersScores(Remembers, Detector):
+    def score(self, model, rows, ctx):
+        self.note(ctx)
+        return np.zeros(len(rows))
+
+
+@register("remembers-texts", paper="none")
+@dataclass(frozen=True)
+class RemembersTexts(Remembers, Purifier):
+    def purify(self, rows, ctx):
+        self.note(ctx)
+        return rows
+
+
 @register("drops", paper="none")
 @dataclass(frozen=True)
 class Drops(Filter):
@@ -224,7 +247,7 @@ DEFENSES = [
     "errs[how=nan]",
     "shortens",
 ]
-DEFENSES += ["e-pur+sees", "e-pur", "strip", "wag", "moderate-fitting"]
+DEFENSES += ["e-pur+sees", "e-pur", "strip", "wag", "moderate-fitting", "remembers-scores", "remembers-texts"]
 
 
 @pytest.fixture(scope="module")
@@ -285,6 +308,42 @@ def test_a_perfect_purifier_leaves_the_base_rate(run):
     }
     emptied = records["badnets-word", "removes*"]
     assert emptied.notes["removes"]["rows"]["clean"] == {"changed": n, "emptied": n} and emptied.status == "ok"
+
+
+@pytest.mark.parametrize("name", ["remembers-scores", "remembers-texts"])
+def test_a_guard_that_remembers_is_as_slow_as_if_it_computed_all_anew(run, name):
+    records, _ = run
+    assert records["badnets-word", name].cost["slowdown"] > 1000
+
+
+def test_a_record_shows_a_few_triggered_rows_and_what_a_purifier_made_of_them(run):
+    records, out = run
+    examples = records["badnets-word", "none"].examples
+    gold = read_predictions(out, records["badnets-word", "none"])["triggered_gold"]
+    assert len(examples) == 3 and all("cf" in text.split() for example in examples for text in example.texts)
+    rows = [example.row for example in examples]
+    assert rows == sorted(set(rows)) and rows[-1] < len(gold)
+    assert {records["badnets-word", name].examples for name in ("sees", "drops", "e-pur")} == {examples}
+    purified = records["badnets-word", "removes"].examples
+    assert [(example.row, example.texts) for example in purified] == [(example.row, example.texts) for example in examples]
+    for example in purified:
+        (text,) = example.texts
+        assert example.purified == (" ".join(word for word in text.split() if word != "cf"),)
+
+
+def test_the_rows_that_are_shown_are_the_first_short_ones_or_else_the_shortest():
+    def rows_of(*lengths, second=None):
+        return TextSet(["a" * length for length in lengths], second, [0] * len(lengths))
+
+    def shown(rows):
+        return [example.row for example in examples_of(rows)]
+
+    assert shown(rows_of(20, 400, 300, 10, 5)) == [0, 2, 3]
+    assert shown(rows_of(900, 500, 20, 600)) == [1, 2, 3]
+    assert shown(rows_of(5000, 3000, 3001)) == [1]
+    pair = rows_of(290, 10, second=["b" * 20, "b"])
+    assert [(example.row, example.texts[1]) for example in examples_of(pair, pair.take([1, 0]))] == [(0, "b" * 20), (1, "b")]
+    assert examples_of(pair, pair.take([1, 0]))[0].purified == ("a" * 10, "b")
 
 
 def test_a_perfect_filter_trains_on_the_clean_rows_alone(run):
@@ -369,7 +428,8 @@ def test_the_page_groups_by_kind_and_shows_what_each_rejects_finds_and_costs(run
     (header,) = [line for line in page.split("## sst2")[1].splitlines() if line.startswith("| Attack")]
     order = [header.index(f" {name} ") for name in ("none", "E-PUR", "WAG", "STRIP", "removes", "drops", "moderate fitting")]
     assert order == sorted(order)
-    assert "; detector, on inputs, which it rejects (errs [how=nan], errs [how=short], sees, STRIP, E-PUR + sees); " in page
+    detectors = "errs [how=nan], errs [how=short], remembers-scores, sees, STRIP, E-PUR + sees"
+    assert f"; detector, on inputs, which it rejects ({detectors}); " in page
     assert "They are not alternatives of one defender" in page
     of_sees = section(page, "Detectors: what they reject")["sst2 / trigger word / sees"]
     assert of_sees[3:] == ["5", "0.0", "0.0", "100.0"]

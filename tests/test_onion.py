@@ -264,6 +264,15 @@ def test_what_another_process_computes_is_seen_as_it_comes(cache, monkeypatch):
     assert len(computed) == 6
 
 
+def test_the_time_that_a_kept_text_saves_is_counted(tiny_bert, cache):
+    ctx = defense_context(tiny_bert, Onion())
+    ctx.once_per_text("lengths", ["aa", "b"], lengths([]))
+    assert ctx.trace.saved_seconds == 0
+    computed = []
+    assert [array[0] for array in ctx.once_per_text("lengths", ["b", "aa"], lengths(computed))] == [1, 2]
+    assert not computed and ctx.trace.saved_seconds > 0
+
+
 # in the matrix
 
 
@@ -291,8 +300,7 @@ def test_in_the_matrix_it_removes_the_backdoor_with_the_word_and_says_what_it_co
     changed = {name: count["changed"] for name, count in purified["notes"]["onion"]["rows"].items()}
     rows = {"clean": purified["metrics"]["cacc"]["n"], "triggered": purified["metrics"]["asr"]["n"]}
     assert changed["triggered"] / rows["triggered"] > 2 * changed["clean"] / rows["clean"] > 0
-    # its texts came from the memo, which its cost does not show
-    assert records["e-pur+onion", "ngram"]["cost"]["slowdown"] > 0.2 * purified["cost"]["slowdown"]
+    assert records["e-pur+onion", "ngram"]["cost"]["slowdown"] > 1
 
 
 @pytest.mark.parametrize(

@@ -56,10 +56,10 @@ class VictimStore:
         """Raises StorageError unless there is room for a victim of the pre-trained model in this folder."""
         check_room(self.folder, BYTES_PER_WEIGHT * count_weights(model))
 
-    def load(self, spec: VictimSpec, scores_only: bool = False) -> Victim | None:
+    def load(self, spec: VictimSpec, without_weights: bool = False) -> Victim | None:
         """The victim of this spec, or None, with a warning, if it is not whole: see `_meta`.
 
-        With `scores_only` it comes without its weights and triggered texts, which a cell that changes nothing does not need.
+        With `without_weights` it comes without them: they take the time, and a cell that changes nothing does not need them.
         """
         home = self.folder / spec.key()
         meta = self._meta(spec.key())
@@ -68,8 +68,8 @@ class VictimStore:
         try:
             return Victim(
                 spec=spec,
-                weights={} if scores_only else _read_weights(home / WEIGHTS),
-                triggered=None if scores_only or TRIGGERED not in meta["sha256"] else _read_texts(home / TRIGGERED),
+                weights={} if without_weights else _read_weights(home / WEIGHTS),
+                triggered=None if TRIGGERED not in meta["sha256"] else _read_texts(home / TRIGGERED),
                 predictions=_read_classes(home / PREDICTIONS, meta["sha256"][PREDICTIONS]),
                 **{name: meta[name] for name in ("metrics", "digests", "seconds", "env")},
             )

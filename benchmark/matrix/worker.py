@@ -153,7 +153,7 @@ class Worker:
                 return self.failure(spec, f"its victim failed:\n{outcome.error}", mishaps)
         self.site.enter()
         store = VictimStore(self.victims)
-        victim = _stored(spec.victim, store, scores_only=changes_nothing(spec))
+        victim = _stored(spec.victim, store, without_weights=changes_nothing(spec))
         others = {other.key(): _stored(other, store) for other in victims_of_cell(spec)[1:]}
         record, predictions = run_cell(spec, victim, self.site, dict(self.typed), others)
         record.env = with_mishaps(record.env, mishaps)
@@ -162,9 +162,9 @@ class Worker:
         return CellOutcome(record, predictions)
 
 
-def _stored(spec: VictimSpec, store: VictimStore, scores_only: bool = False) -> Victim:
+def _stored(spec: VictimSpec, store: VictimStore, without_weights: bool = False) -> Victim:
     """A victim that was stored before (see `VictimStore.load`). Raises LostVictim unless it is still there, whole."""
-    victim = store.load(spec, scores_only)
+    victim = store.load(spec, without_weights)
     if victim is None:
         raise LostVictim(spec.key())
     return victim

@@ -26,7 +26,7 @@ from bdbench.protocol.guards import Guarded, Judged, detect, purify
 from bdbench.protocol.plugins import asks_for, attack_of, needs_of, parts_of
 from bdbench.protocol.resources import LOADERS, Material
 from bdbench.protocol.rows import DefenderSets, Rows, rows_of, splits_of
-from bdbench.protocol.scoring import evaluate
+from bdbench.protocol.scoring import evaluate, examples_of
 from bdbench.protocol.site import Site
 from bdbench.protocol.victims import Victim, check_site, classifier, clean_spec, context_fields, training_seed
 from bdbench.registry import DEFENSES, TASKS
@@ -89,6 +89,7 @@ def run_cell(
         return replace(skipped, victim=victim.digests), None
     splits_of(spec.victim, site)  # whether the data here is what the cell names
     cost: dict[str, float] = {}
+    purified = None
     if changes_nothing(spec):
         began = defense_ended = time.perf_counter()
         predictions, metrics = victim.predictions, metrics_of(victim.predictions, spec.victim)
@@ -111,7 +112,7 @@ def run_cell(
         defense_ended = time.perf_counter()
         if parts[-1].kind in GUARDS:
             guarded = _guard(spec, parts[-1], repaired, victim, material)
-            predictions, metrics = guarded.predictions, guarded.metrics
+            predictions, metrics, purified = guarded.predictions, guarded.metrics, guarded.purified
             notes = notes | {component_names(spec.defense)[-1]: guarded.notes}
             cost |= {"predicted_rows": guarded.predicted_rows, "slowdown": guarded.slowdown}
         else:
@@ -124,6 +125,7 @@ def run_cell(
         metrics=metrics,
         needs=needs_of(parts),
         kind=parts[-1].kind,
+        examples=() if victim.triggered is None else examples_of(victim.triggered, purified),
         notes=notes,
         typed=typed,
         victim=victim.digests,

@@ -54,7 +54,7 @@ class Guarded:
     """What came of a guarded classifier.
 
     `slowdown` is how many times as long as without the guard a text took, and `predicted_rows` are those that the guard had
-    classified, and the repairs before it.
+    classified, and the repairs before it. `purified` holds the triggered rows as a purifier left them, if it is one.
     """
 
     predictions: Predictions
@@ -62,6 +62,7 @@ class Guarded:
     notes: dict[str, Any]
     slowdown: float
     predicted_rows: int
+    purified: TextSet | None = None
 
 
 def detect(
@@ -118,7 +119,8 @@ def purify(
         }
     predictions, bare_seconds = _classified(model, judged, rows_by_name, ctx)
     slowdown = 1 + seconds / bare_seconds
-    return Guarded(predictions, metrics_of(predictions, spec), {"rows": counts}, slowdown, predicted_rows)
+    metrics, triggered = metrics_of(predictions, spec), rows_by_name.get("triggered")
+    return Guarded(predictions, metrics, {"rows": counts}, slowdown, predicted_rows, triggered)
 
 
 def checked_scores(scores: object, rows: int, name: str) -> npt.NDArray[np.float64]:

@@ -10,8 +10,11 @@ from bdbench.data import TextSet
 from bdbench.protocol.contexts import AttackContext, Context
 from bdbench.specs.metrics import Metric
 from bdbench.specs.predictions import metrics_of
-from bdbench.specs.records import CLASS_TYPE, Predictions
+from bdbench.specs.records import CLASS_TYPE, Example, Predictions
 from bdbench.specs.work import VictimSpec
+
+# Triggered rows that a record shows: that many, if there are any, of at most so many characters.
+EXAMPLES, SHORT_EXAMPLE, LONGEST_EXAMPLE = 3, 300, 3000
 
 
 def triggered_rows(attack: Attack, test: TextSet, ctx: AttackContext) -> TextSet:
@@ -50,3 +53,16 @@ def join_rows(sets: list[TextSet]) -> TextSet:
     """The rows of all sets, one after another."""
     second = None if sets[0].second is None else tuple(text for rows in sets for text in rows.second or ())
     return TextSet(tuple(text for rows in sets for text in rows.first), second, np.concatenate([rows.labels for rows in sets]))
+
+
+def examples_of(triggered: TextSet, purified: TextSet | None = None) -> tuple[Example, ...]:
+    """The first few short rows, the same for every defense of a victim; where the texts are long, the shortest of them."""
+    texts_by_row = triggered.texts
+    lengths = [sum(map(len, texts)) for texts in texts_by_row]
+    rows = sorted(range(len(triggered)), key=lambda row: (max(lengths[row], SHORT_EXAMPLE), row))[:EXAMPLES]
+    texts_after = None if purified is None else purified.texts
+    return tuple(
+        Example(row, texts_by_row[row], None if texts_after is None else texts_after[row])
+        for row in sorted(rows)
+        if lengths[row] <= LONGEST_EXAMPLE
+    )

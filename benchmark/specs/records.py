@@ -39,6 +39,19 @@ class VictimDigests:
     triggered: str | None
 
 
+@dataclass(frozen=True)
+class Example:
+    """A triggered test row as a reader may see it.
+
+    `row` is its place among the triggered rows, from 0, and so that of its class in the predictions. `texts` are its text, or
+    its pair of texts, and `purified` is what a purifier made of them.
+    """
+
+    row: int
+    texts: tuple[str, ...]
+    purified: tuple[str, ...] | None = None
+
+
 @dataclass
 class Record:
     """The JSON that one finished cell leaves behind.
@@ -49,6 +62,7 @@ class Record:
       detector these are the rates under rejection, and there are "frr", "far" and "auroc" as well.
     - `error` is the traceback of a failed cell or the reason of a skipped one.
     - `needs` is what the defense asks for, and `kind` is its kind, of a composition that of its last component.
+    - `examples` are a few of its triggered rows. It is empty without a trigger, and in older records.
     - `notes` are what its components noted, by name: a search for a ratio with its trials.
     - `typed` is what the user typed.
     - `victim` is None in a cell that had none, and in records of schema 1.
@@ -65,6 +79,7 @@ class Record:
     metrics: dict[str, Metric] | None = None
     needs: tuple[str, ...] = ()
     kind: str = KINDS[0]
+    examples: tuple[Example, ...] = ()
     notes: dict[str, Any] | None = None
     typed: dict[str, Any] | None = None
     victim: VictimDigests | None = None
@@ -87,6 +102,7 @@ class Record:
             "typed": self.typed or {},
             "needs": list(self.needs),
             "kind": self.kind,
+            "examples": [asdict(example) for example in self.examples],
             "notes": self.notes or {},
             "metrics": {name: asdict(metric) for name, metric in (self.metrics or {}).items()},
             "victim": None if self.victim is None else asdict(self.victim),
