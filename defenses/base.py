@@ -182,7 +182,7 @@ def why_not_composed(parts: Sequence[Defense]) -> str | None:
 class FineTuned(ModelRepair):
     """A repair that ends by fine-tuning every weight on the clean set. All of these have the same hyperparameters.
 
-    The paper gives the size of the clean set, but not how to train on it. The defaults are ours (README, "How the
+    The paper gives the size of the clean set, but not how to train on it. The defaults are ours (benchmark/README.md, "How the
     hyperparameters were chosen").
     """
 

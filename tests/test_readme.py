@@ -20,18 +20,19 @@ from bdbench.specs.predictions import metrics_of
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results"
-README = (ROOT / "README.md").read_text()
+README, MANUAL, PLUGINS = (ROOT / folder / "README.md" for folder in (".", "benchmark", "defenses"))
+PAGES = (README, MANUAL, PLUGINS, RESULTS / "README.md")
 
 
 @pytest.fixture
 def run_example(bdbench, tiny_bert, data_dir, tmp_path):
-    """(place among the README's examples, file, most lines, flags) -> what its command leaves: the records by defense."""
+    """(page, file, most lines, flags) -> what the command of the page's first example leaves: the records by defense."""
 
-    def run(place, name, most_lines, *more):
-        code = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)[place]
+    def run(page, name, most_lines, *more):
+        code = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)[0]
         assert len(code.splitlines()) <= most_lines
         (tmp_path / f"{name}.py").write_text(code)
-        (command,) = re.findall(rf"^bdbench (run --plugin {name}.py .*)$", README, flags=re.MULTILINE)
+        (command,) = re.findall(rf"^bdbench (run --plugin {name}.py .*)$", page.read_text(), flags=re.MULTILINE)
         sizes = "--train-rows 100 --validation-rows 20 --max-length 32 --epochs 1 --inline"
         flags = ["--preset", "laptop", "--data", data_dir, "--model", tiny_bert, "-a", "badnets-word", *sizes.split(), *more]
         ended = bdbench(*command.split(), *flags, cwd=tmp_path)
@@ -44,21 +45,21 @@ def run_example(bdbench, tiny_bert, data_dir, tmp_path):
 
 
 def test_the_example_defense_has_20_lines_and_runs(run_example):
-    records = run_example(0, "shrink", 20)
+    records = run_example(README, "shrink", 20)
     assert set(records) == {"none", "fine-tuning", "shrink", "e-pur+shrink"}
     shrunk = records["shrink"]
     assert shrunk.spec.defense[0].params["factor"] == 0.3 and shrunk.needs == ("clean", "pretrained")
 
 
 def test_the_example_detector_has_25_lines_and_runs(run_example):
-    novelty = run_example(1, "novelty", 25, "--unlabelled-rows", "40")["novelty"]
+    novelty = run_example(PLUGINS, "novelty", 25, "--unlabelled-rows", "40")["novelty"]
     assert (novelty.kind, novelty.needs, novelty.spec.frr) == ("detector", ("unlabelled", "validation"), 0.1)
     assert novelty.spec.unlabelled_rows == 40 and novelty.metrics["auroc"].value > 0.9  # "cf" is in no clean text
 
 
 def test_every_preset_and_file_it_names_exists():
-    assert set(re.findall(r"--preset (\w+)", README)) <= set(PRESETS)
-    for file in (ROOT / "README.md", RESULTS / "README.md"):
+    for file in PAGES:
+        assert set(re.findall(r"--preset ([\w-]+)", file.read_text())) <= set(PRESETS)
         for link in re.findall(r"\]\(((?!http)[^)]+)\)", file.read_text()):
             path, _, heading = link.partition("#")
             target = (file.parent / path) if path else file
@@ -72,10 +73,10 @@ def headings(file: Path) -> set[str]:
 
 
 def test_the_speed_it_quotes_is_the_one_on_file():
-    files = re.findall(r"\]\((results/perf/[^)]+sst2\.json)\)", README)
+    files = re.findall(r"\]\((\.\./results/perf/[^)]+sst2\.json)\)", MANUAL.read_text())
     assert files
     for file in files:
-        assert speed_table(json.loads((ROOT / file).read_text())) in README
+        assert speed_table(json.loads((MANUAL.parent / file).read_text())) in MANUAL.read_text()
 
 
 def test_the_means_that_the_results_quote_are_those_of_the_claims():
