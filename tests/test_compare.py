@@ -229,7 +229,9 @@ def test_damaged_files_are_named_and_the_rest_compared(tmp_path, in_process):
     (run / "records" / f"{undefended(1).key()}.json").write_text("{")
     ended = in_process("compare", run, run)
     assert ended.returncode == 0 and "1 cell in both" in ended.stdout
-    assert f"warning: {run}: records/{undefended(1).key()}.json is not compared in full: " in ended.stderr
+    assert f"warning: {run}: records/{undefended(1).key()}.json is left out: " in ended.stderr
+    assert "A: Left out, since they cannot be read: 1 of 2 records: records/" in ended.stdout
+    assert in_process("compare", run, run, "--strict").returncode == 1
     ended = in_process("compare", run, tmp_path / "nowhere")
     assert ended.returncode == 2 and "no folder 'records'" in ended.stderr
 

@@ -9,7 +9,9 @@ from bdbench.analysis.ranking import PredictionsOf, Ranking, Rules, rankings
 from bdbench.analysis.summaries import Summary, summarize
 from bdbench.analysis.tables import Table, overall_table, task_tables
 from bdbench.analysis.tuning_tables import TuningRow, tuning_rows
+from bdbench.analysis.verification import left_out, sound_predictions
 from bdbench.specs.records import Record
+from bdbench.specs.saved import LeftOut, SavedRun
 from bdbench.specs.tuned import Tuned
 
 
@@ -17,6 +19,7 @@ class Leaderboard:
     """The records of a folder, and the tunings that chose some of them. Each part raises ValueError if a cell occurs twice.
 
     `predictions_of` gives the saved predictions of a cell that ended well, or None; the rankings' intervals come from them.
+    `left_out` are the files that could not be read.
     """
 
     def __init__(
@@ -25,9 +28,16 @@ class Leaderboard:
         tunings: Iterable[Tuned] = (),
         predictions_of: PredictionsOf = lambda record: None,
         rules: Rules | None = None,
+        left_out: Iterable[LeftOut] = (),
     ) -> None:
-        self.records, self.tunings = tuple(records), tuple(tunings)
+        self.records, self.tunings, self.left_out = tuple(records), tuple(tunings), tuple(left_out)
         self.predictions_of, self.rules = predictions_of, rules or Rules()
+
+    @classmethod
+    def of_run(cls, run: SavedRun, tunings: Iterable[Tuned] = (), rules: Rules | None = None) -> Leaderboard:
+        """That of what can be read of a folder."""
+        predictions = {run.records[file].key: arrays for file, arrays in sound_predictions(run).items()}
+        return cls(run.records.values(), tunings, lambda record: predictions.get(record.key), rules, left_out(run))
 
     @cached_property
     def summaries(self) -> list[Summary]:

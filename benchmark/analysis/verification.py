@@ -34,7 +34,7 @@ from bdbench.analysis.provenance import unequal_victims
 from bdbench.specs.metrics import Metric
 from bdbench.specs.predictions import metrics_of
 from bdbench.specs.records import Predictions, Record, VictimDigests
-from bdbench.specs.saved import SavedRun
+from bdbench.specs.saved import LeftOut, SavedRun
 from bdbench.specs.work import CellSpec
 
 FLOOR = "floor"
@@ -124,6 +124,22 @@ def sound_predictions(run: SavedRun) -> dict[str, Predictions]:
         for file, record in run.records.items()
         if record.status == "ok" and file in run.predictions and not any(_predictions_findings(file, record, run))
     }
+
+
+def left_out(run: SavedRun) -> tuple[LeftOut, ...]:
+    """The records that cannot be read, and the predictions of the others that no number can be computed from."""
+    predictions = []
+    for file, record in run.records.items():
+        if record.status == "ok" and (findings := list(_predictions_findings(file, record, run))):
+            problems = "; ".join(finding.actual for finding in findings)
+            expected = f"predictions/{PurePosixPath(file).stem}.npz"
+            predictions.append(LeftOut(record.predictions or expected, problems, is_record=False))
+    return (*left_out_records(run), *predictions)
+
+
+def left_out_records(run: SavedRun) -> tuple[LeftOut, ...]:
+    """The records that cannot be read."""
+    return tuple(LeftOut(file, reason, is_record=True) for file, reason in run.damaged_records.items())
 
 
 def problems_of(predictions: Predictions, spec: CellSpec) -> list[str]:

@@ -6,13 +6,25 @@ from typing import Annotated
 
 import typer
 
+from bdbench.cli.boards import Strict, fail_if_strict, read_reported, warn
 
-def claims(directory: Annotated[str, typer.Argument(help="folder of a run or its URI, such as results/paper-mini")]) -> None:
-    """Test the seed paper's claims on a run's records: differences, 95 % intervals, verdicts."""
-    from bdbench.matrix.results import read_records
+
+def claims(
+    directory: Annotated[str, typer.Argument(help="folder of a run or its URI, such as results/paper-mini")],
+    strict: Strict = False,
+) -> None:
+    """Test the seed paper's claims on a run's records: differences, 95 % intervals, verdicts.
+
+    A record that cannot be read is left out, with a warning.
+    """
+    from bdbench.analysis.verification import left_out_records
     from bdbench.matrix.storage import place_of
     from bdbench.matrix.tuned_files import read_kept
     from bdbench.reports.claims_page import text
 
     place = place_of(directory)
-    typer.echo(text(read_records(place), read_kept(place)), nl=False)
+    run = read_reported(place, with_predictions=False)
+    left_out = left_out_records(run)
+    warn(place, left_out)
+    typer.echo(text(run.records.values(), read_kept(place), left_out), nl=False)
+    fail_if_strict(strict, left_out)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bdbench.cli.arguments import Text, names
-from bdbench.cli.boards import board_of
+from bdbench.cli.boards import Strict, board_of, fail_if_strict, read_reported
 from bdbench.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -44,8 +44,12 @@ def report(
         typer.Option(help=OF_LATEX + "interval (95 %), pm (deviation over seeds) or plain (but for a ranking the default)"),
     ] = None,
     standalone: Annotated[bool, typer.Option("--standalone", help=OF_LATEX + "a document that compiles as it is")] = False,
+    strict: Strict = False,
 ) -> None:
-    """Write the tables of a run anew from its records, and its figures. Or print one table for a paper."""
+    """Write the tables of a run anew from its records, and its figures. Or print one table for a paper.
+
+    A file that cannot be read is left out, with a warning.
+    """
     from bdbench.analysis.ranking import CRITERIA, Rules
     from bdbench.matrix.storage import place_of
 
@@ -60,9 +64,10 @@ def report(
         raise UsageError(f"--{typed[0]} is for one table: add --format latex")
     if format is not None and figures:
         raise UsageError("--figures is for the files of a report: leave --format out")
-    board = board_of(place, rules=Rules(rank_by, tolerance, together))
+    board = board_of(place, read_reported(place), Rules(rank_by, tolerance, together))
     if format is None:
         write_files(place, board, figures)
+        fail_if_strict(strict, board.left_out)
         return
     from bdbench.analysis.chosen import choose
     from bdbench.reports.latex_grid import STYLES
@@ -74,6 +79,7 @@ def report(
             raise UsageError(f"--{flag} {value}{nearest(value, known)}: one of {', '.join(known)}")
     chosen = choose(board.summaries, names(tasks), names(attacks), names(defenses))
     typer.echo(latex_table(board, chosen, Request(layout, style, caption, label, standalone)), nl=False)
+    fail_if_strict(strict, board.left_out)
 
 
 def write_files(place: Place, board: Leaderboard, figures: bool | None) -> None:

@@ -242,11 +242,12 @@ def execute_missing(
 def finish(plan: Plan, results: Results, execution: Execution, seconds: float, draft: Receipt | None = None) -> None:
     """Write the tables, say where the time went and which cells failed. Raises typer.Exit unless all cells ended well.
 
-    If they did, the `draft` of a receipt is filled in and written, too.
+    If they did, and no file had to be left out, the `draft` of a receipt is filled in and written, too.
 
     Raises StorageError if a result or a table could not be written.
     """
     from bdbench.cli.boards import board_of
+    from bdbench.matrix.saved import run_of
     from bdbench.reports.files import write_tables
 
     place = results.place
@@ -254,7 +255,8 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float, d
         # Taken before the records are read: if another process adds one in between, the receipt does not hold for it.
         digest_of_records = records_digest(place.folder) if draft else ""
         # with what another process may have added
-        tables = write_tables(place.write, board_of(place, results.read()))
+        board = board_of(place, run_of(place, results.read_what_can_be()))
+        tables = write_tables(place.write, board)
         for file in tables:
             typer.echo(file)
     except StorageError as error:
@@ -273,6 +275,6 @@ def finish(plan: Plan, results: Results, execution: Execution, seconds: float, d
         raise typer.Exit(execution.exit_status)
     if keys or progress.failed:  # a forced cell that failed may have an earlier record that is kept
         raise typer.Exit(1)
-    if draft:
+    if draft and not board.left_out:
         digests_of_tables = table_digests(place.folder, map(Path, tables))
         replace(draft, records=digest_of_records, tables=digests_of_tables).write(place.folder)

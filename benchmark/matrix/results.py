@@ -12,10 +12,10 @@ from __future__ import annotations
 import io
 import json
 import logging
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,8 @@ from bdbench.specs.records import Predictions, Record
 log = logging.getLogger(__name__)
 
 WORTH = {"failed": 0, "skipped": 1, "ok": 2}  # a record is never replaced by one of less worth
+T = TypeVar("T")
+Known = dict[str, tuple[Hashable, Record]]  # records and the stamps of their files, by the file's name
 CURE = "move it away and run the cell again, or use another --out"
 
 
@@ -49,12 +51,16 @@ class Results:
         self._records, self._predictions = self.place.sub("records"), self.place.sub("predictions")
         for place in (self.place, self._records, self._predictions):
             place.prepare("--out")
-        self._known: dict[str, tuple[Hashable, Record]] = {}
+        self._known: Known = {}
         self.records = {record.key: record for record in self.read()}
 
     def read(self) -> list[Record]:
         """As `read_records`: what is there now. A file that has not changed since it was read or written is not read again."""
         return read_records(self.place, self._known)
+
+    def read_what_can_be(self) -> dict[str, Record | UnreadableFile]:
+        """As `read`, but a file that cannot be read becomes the error that says why, by the file's name."""
+        return records_or_reasons(self.place, self._known)
 
     def done(self, key: str) -> bool:
         """Whether this cell ended before, well or skipped; a failed one is tried again."""
@@ -117,20 +123,50 @@ def _readable(record: Record) -> tuple[Record, dict[str, Any]]:
         return failure, failure.to_json()
 
 
-def read_records(folder: str | Path | Place, known: dict[str, tuple[Hashable, Record]] | None = None) -> list[Record]:
-    """Every record of a run, sorted by key. `known` has those read before, with their stamps, by the file's name.
+def read_records(folder: str | Path | Place, known: Known | None = None) -> list[Record]:
+    """Every record of a run, sorted by key; `known` as of `records_or_reasons`.
 
     Raises UsageError if there is no such folder or a file is not a record that this version reads.
     """
+    records = records_or_reasons(folder, known).values()
+    for record in records:
+        if isinstance(record, UnreadableFile):
+            raise record
+    return list(records)
+
+
+def records_or_reasons(folder: str | Path | Place, known: Known | None = None) -> dict[str, Record | UnreadableFile]:
+    """Every record of a run, or the error that says why it cannot be read, by the file's name, sorted by that.
+
+    `known` has those read before, with their stamps, by the file's name, and learns those that are read now. Raises UsageError
+    if there is no such folder.
+    """
     place = place_of(folder).sub("records")
     names = record_names(folder)
+    read = or_why_not(partial(_read_unless_known, place, {} if known is None else known))
+    outcomes = dict(zip(names, place.map(read, names), strict=True))
     name_by_key: dict[str, str] = {}
-    records = list(place.map(partial(_read_unless_known, place, {} if known is None else known), names))
-    for name, record in zip(names, records, strict=True):
-        if other := name_by_key.get(record.key):
-            raise UsageError(f"{place.at(name)}: the same cell as {other}; move one of the two away")
-        name_by_key[record.key] = name
-    return records
+    for name, outcome in outcomes.items():
+        if isinstance(outcome, UnreadableFile):
+            continue
+        if other := name_by_key.get(outcome.key):
+            reason = f"the same cell as {other}"
+            outcomes[name] = UnreadableFile(f"{place.at(name)}: {reason}; move one of the two away", reason)
+        else:
+            name_by_key[outcome.key] = name
+    return outcomes
+
+
+def or_why_not(read: Callable[[str], T]) -> Callable[[str], T | UnreadableFile]:
+    """The same, but what cannot be read becomes the error that says why."""
+
+    def attempt(name: str) -> T | UnreadableFile:
+        try:
+            return read(name)
+        except UnreadableFile as error:
+            return error
+
+    return attempt
 
 
 def record_names(folder: str | Path | Place) -> list[str]:
@@ -144,7 +180,7 @@ def record_names(folder: str | Path | Place) -> list[str]:
         ) from error
 
 
-def _read_unless_known(place: Place, known: dict[str, tuple[Hashable, Record]], name: str) -> Record:
+def _read_unless_known(place: Place, known: Known, name: str) -> Record:
     stamp = place.stamp(name)
     if stamp is None or known.get(name, (None, None))[0] != stamp:
         known[name] = stamp, read_record(place, name)

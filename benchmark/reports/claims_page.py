@@ -12,8 +12,9 @@ from bdbench.analysis.means import Means, means
 from bdbench.analysis.printed import ABSENT, p_value, percent
 from bdbench.analysis.summaries import cell_names
 from bdbench.reports.markdown import escaped, github_table
-from bdbench.reports.words import WORKS, cautions, cells_on_other_victims, left_out, not_judged
+from bdbench.reports.words import WORKS, cautions, cells_on_other_victims, left_out, left_out_files, not_judged
 from bdbench.specs.records import Record
+from bdbench.specs.saved import LeftOut
 from bdbench.specs.tuned import Tuned
 
 ALL_TASKS = "all tasks"
@@ -35,14 +36,15 @@ SETTINGS = (
 )
 
 
-def text(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> str:
-    """The claims page in Markdown; cells that only a tuning chose are left out.
+def text(records: Iterable[Record], tunings: Iterable[Tuned] = (), left_out_records: Sequence[LeftOut] = ()) -> str:
+    """The claims page in Markdown; cells that only a tuning chose are left out. `left_out_records` could not be read.
 
     Raises UsageError if a method has two cells on the same victim, and ValueError if a cell occurs twice.
     """
+    records = list(records)
     evidence = gather(records, tunings)
     lines = ["# Claims", "", HOW_TO_READ, "", HOW_TO_JUDGE, ""]
-    for remark in (_coverage(evidence), *_remarks(evidence)):
+    for remark in (_coverage(evidence), *left_out_files(left_out_records, len(records)), *_remarks(evidence)):
         lines += [escaped(remark), ""]
     settings = evidence.settings or (SettingEvidence(Label(""), {}),)
     findings_by_setting = {of_setting.setting: findings(of_setting.records) for of_setting in settings}

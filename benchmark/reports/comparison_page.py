@@ -10,9 +10,10 @@ from bdbench.analysis.intervals import CONFIDENCE
 from bdbench.analysis.labels import CellLabels
 from bdbench.analysis.printed import ABSENT, METRICS, p_value, percent, points
 from bdbench.reports.markdown import escaped, github_table
-from bdbench.reports.words import counted_cells
+from bdbench.reports.words import counted_cells, left_out_files
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Record
+from bdbench.specs.saved import LeftOut
 
 FIRST, SECOND = "A", "B"  # what the runs are called in the tables
 SAME = "same"
@@ -25,10 +26,11 @@ HOW_TO_READ = (
 
 @dataclass(frozen=True)
 class RunNames:
-    """What a run is called, and the labels of its cells by key."""
+    """What a run is called, the labels of its cells by key, and the files of it that could not be read."""
 
     name: str
     labels: Mapping[str, CellLabels]
+    left_out: tuple[LeftOut, ...] = ()
 
     def of(self, record: Record) -> str:
         """`sst2 / badnets-word / e-pur / seed 0`."""
@@ -48,6 +50,9 @@ def page(comparison: Comparison, first: RunNames, second: RunNames, only_changed
     number_by_changes = {changes: number for number, changes in enumerate(dict.fromkeys(_differing(pairs)), start=1)}
     lines = ["# Comparison", "", f"{FIRST}: {escaped(first.name)}. {SECOND}: {escaped(second.name)}.", ""]
     lines += [_counts(comparison, len(changed)), ""]
+    for letter, run in ((FIRST, first), (SECOND, second)):
+        for sentence in left_out_files(run.left_out, len(run.labels)):
+            lines += [escaped(f"{letter}: {sentence}"), ""]
     if shown:
         lines += [HOW_TO_READ.format(tests=comparison.tests), "", _table(shown, number_by_changes, first), ""]
     lines += _changes(pairs, number_by_changes)

@@ -16,7 +16,7 @@ from bdbench.reports.latex_text import template_of, tex
 from bdbench.reports.ranking_page import ranking_tables
 from bdbench.reports.text_tables import TextTable
 from bdbench.reports.tuning_page import terms_of, tuning_tables
-from bdbench.reports.words import HEADINGS, caption, counts, definitions, notes
+from bdbench.reports.words import HEADINGS, caption, counts, definitions, left_out_files, notes
 
 # More column pairs than this, without and with deviations, would shrink to an unreadable size on a page.
 PAIRS_PER_PART = 6
@@ -31,7 +31,8 @@ def latex(board: Leaderboard) -> tuple[str, str]:
     tables = [board.overall, *board.by_task] if board.overall else []
     parts = [part for number, table in enumerate(tables) for part in _parts(table, number, terms_of(table, board.tunings))]
     texts = [*map(_text_table, [*ranking_tables(board), *tuning_tables(board), *kinds_tables(board)])]
-    template, summary = template_of("leaderboard.tex.jinja"), tex(counts(board.records))
+    template = template_of("leaderboard.tex.jinja")
+    summary = " ".join(map(tex, (counts(board.records), *left_out_files(board.left_out, len(board.records)))))
     document, fragment = (
         template.render(document=is_document, summary=summary, parts=parts, headings=HEADINGS, text_tables=texts)
         for is_document in (True, False)

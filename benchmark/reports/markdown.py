@@ -22,6 +22,7 @@ from bdbench.reports.words import (
     counts,
     definitions,
     exception_line,
+    left_out_files,
     notes,
     one_line,
     rates,
@@ -33,7 +34,7 @@ def markdown(board: Leaderboard) -> str:
     """The whole leaderboard as a Markdown page. Raises ValueError if a cell occurs twice."""
     lines = ["# Leaderboard", "", "Defenses against backdoors in fine-tuned language models, by `bdbench`.", ""]
     lines += [counts(board.records), ""]
-    for caution in cautions(board.records):
+    for caution in (*left_out_files(board.left_out, len(board.records)), *cautions(board.records)):
         lines += [escaped(caution), ""]
     if board.overall:
         lines += _sections(ranking_tables(board))

@@ -23,6 +23,7 @@ from bdbench.portable import without_folders
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import STATUSES, Record, VictimDigests
+from bdbench.specs.saved import LeftOut
 
 # Unicode's categories of controls, formats, no characters, lone surrogates, and separators of lines and paragraphs.
 UNPRINTED = ("Cc", "Cf", "Cn", "Cs", "Zl", "Zp")
@@ -105,6 +106,24 @@ def cautions(records: Sequence[Record]) -> list[str]:
         listed = ", ".join(digest[:DIGEST_DIGITS] for digest in digests)
         lines.append(f"These cells were computed by {len(digests)} different versions of bdbench's source ({listed}).")
     return lines
+
+
+def left_out_files(left_out: Sequence[LeftOut], records: int) -> list[str]:
+    """The files that a page goes on without, and why: a sentence for records, one for predictions. `records` were read."""
+    of_records = [each for each in left_out if each.is_record]
+    of_predictions = [each for each in left_out if not each.is_record]
+    sentences = []
+    if of_records:
+        share = f"{len(of_records):,} of {number(records + len(of_records), 'record')}"
+        sentences.append(f"Left out, since they cannot be read: {share}: {_reasons(of_records)}.")
+    if of_predictions:
+        cells = counted_cells(len(of_predictions))
+        sentences.append(f"The predictions of {cells} are missing or damaged: {_reasons(of_predictions)}.")
+    return sentences
+
+
+def _reasons(left_out: Iterable[LeftOut]) -> str:
+    return "; ".join(f"{each.file} ({each.reason})" for each in left_out)
 
 
 def caption(table: Table) -> str:

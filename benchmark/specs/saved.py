@@ -21,3 +21,12 @@ class SavedRun:
     predictions: Mapping[str, Predictions]
     damaged_records: Mapping[str, str]
     damaged_predictions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A file that reports go on without, and in one line why: a record, or else the predictions of one."""
+
+    file: str
+    reason: str
+    is_record: bool
