@@ -134,7 +134,7 @@ def interval_of(name: str, metric: Metric) -> tuple[float, float] | None:
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value.is_integer() else f"{value:,.2f}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
 
 
 def _values(values: Mapping[str, Any]) -> list[str]:

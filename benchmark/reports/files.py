@@ -24,7 +24,9 @@ def write_report(directory: Path, board: Leaderboard) -> list[Path]:
 
 
 def write_tables(write: Callable[[str, bytes], T], board: Leaderboard) -> list[T]:
-    """Write leaderboard.md, .csv, .tex, leaderboard-tables.tex and index.html by `write`, a name and content at a time; what it returns.
+    """Write leaderboard.md, .csv, .tex, leaderboard-tables.tex and index.html by `write`, a name and content at a time.
+
+    Returns what `write` does.
 
     The bytes depend on the records, their predictions and the tunings alone, not on their order. Raises ValueError if a cell
     occurs twice.

@@ -1,7 +1,7 @@
 """The leaderboard as one HTML file that needs no network: tables to sort and filter, figures, and every cell's record.
 
-Names, texts and messages of others reach the page in two ways, and become markup in neither: through Jinja2, which escapes them,
-and as JSON, of which the script makes texts alone. A policy in the page lets the browser run this script and no other.
+Names, texts and messages of others reach the page in two ways, and become markup in neither: through Jinja2, which escapes
+them, and as JSON, of which the script makes texts alone. A policy in the page lets the browser run this script and no other.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from bdbench.reports.words import (
 
 MOST_NAMED = 4  # tasks in the title, seeds and versions among the facts
 COMMIT_DIGITS = 10
+DAY = len("2026-11-27")  # of a time
 ESCAPES = {char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}  # what could end a script or mean something in it
 
 
@@ -83,17 +84,18 @@ def _facts(board: Leaderboard) -> list[tuple[str, str]]:
         return [("Cells", counts(records))]
     victims = [record.spec.victim for record in records]
     commits = [commit[:COMMIT_DIGITS] for commit in recorded(records, "commit")]
-    ended = recorded(records, "ended")
+    versions = {name: recorded(records, name) for name in ("bdbench", "torch")}
+    days = sorted({time[:DAY] for time in recorded(records, "ended")})
     facts = [
         ("Cells", counts(records)),
         ("Tasks", ", ".join(_tasks(board))),
         ("Run with", "; ".join(what_was_run(board.summaries))),
         ("Seeds", _listed([str(seed) for seed in sorted({victim.seed for victim in victims})])),
         ("Protocol", ", ".join(map(str, sorted({victim.protocol for victim in victims})))),
-        ("Software", ", ".join(f"{name} {_listed(found)}" for name in ("bdbench", "torch") if (found := recorded(records, name)))),
+        ("Software", ", ".join(f"{name} {_listed(found)}" for name, found in versions.items() if found)),
         ("Commit", _listed(commits)),
         ("Device", _listed(recorded(records, "device"))),
-        ("Ended", " to ".join(sorted({*ended[:1], *ended[-1:]}))),
+        ("Ended", " to ".join(dict.fromkeys((*days[:1], *days[-1:])))),
     ]
     return [(term, text) for term, text in facts if text]
 

@@ -6,7 +6,7 @@ const data = JSON.parse(byId("data").textContent);
 const {labels, rows, cells} = data;
 const ABSENT = "–";
 const ROWS_A_PAGE = 50;
-const WARM = 60, HOT = 78; // from there on another color of the text has more contrast, in the dark and in the light theme
+const WARM = 58.5, HOT = 78; // from there on the text of the dark, of the light theme takes the other color: 4.5 to 1 everywhere
 const SVG = "http://www.w3.org/2000/svg";
 
 // ---- elements
@@ -230,7 +230,11 @@ for (const type of ["mouseover", "focusin"]) {
   });
 }
 document.addEventListener("focusout", () => { tip.hidden = true; });
-document.addEventListener("scroll", () => { tip.hidden = true; }, {capture: true, passive: true});
+document.addEventListener("scroll", () => { // what gets the focus may be scrolled to
+  const focused = document.activeElement.closest("[data-tip]");
+  if (focused && !tip.hidden) showTip(focused);
+  else tip.hidden = true;
+}, {capture: true, passive: true});
 
 // ---- one cell
 
@@ -276,7 +280,7 @@ function metricTable(metrics) {
     const interval = low === undefined ? ABSENT : `${fixed(low)} to ${fixed(high)}`;
     const [id, says] = details.metrics[name];
     const numbers = [fixed(value), `${hits.toLocaleString("en-US")} of ${count.toLocaleString("en-US")}`, interval];
-    return make("tr", {}, make("td", {class: "words"}, id), ...numbers.map((text) => make("td", {}, text)), make("td", {class: "words"}, says));
+    return make("tr", {}, make("td", {class: "words"}, id), ...numbers.map((text) => make("td", {}, text)), make("td", {class: "words nowrap"}, says));
   });
   const heads = ["Metric", "Per cent", "Rows", "95 % interval (Wilson)", "Share of"];
   const head = make("tr", {}, ...heads.map((text, place) => make("th", {scope: "col", class: place % 4 ? null : "words"}, text)));
@@ -318,7 +322,7 @@ byId("cell").addEventListener("click", (event) => {
 
 // ---- figures: clean accuracy against attack success
 
-const WIDTH = 460, HEIGHT = 270, LEFT = 40, RIGHT = 285, TOP = 14, BOTTOM = 232, LINE = 14, LONGEST_NAME = 26;
+const WIDTH = 410, HEIGHT = 270, LEFT = 30, RIGHT = 240, TOP = 24, BOTTOM = 232, LINE = 14, LONGEST_NAME = 24;
 const SHAPES = {
   repair: (x, y) => draw("circle", {class: "mark", cx: x, cy: y, r: 4}),
   detector: (x, y) => draw("rect", {class: "mark", x: x - 4, y: y - 4, width: 8, height: 8}),
@@ -341,7 +345,7 @@ function planeFigure(plane) {
     draw("text", {class: "quiet", x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end"}, String(tick)),
   ]);
   parts.push(...ticks.map((tick) => draw("text", {class: "quiet", x: x(tick), y: BOTTOM + 15, "text-anchor": "middle"}, String(tick))));
-  parts.push(draw("text", {class: "quiet", x: RIGHT, y: BOTTOM + 31, "text-anchor": "end"}, "clean accuracy (%)"), draw("text", {class: "quiet", x: 2, y: TOP - 3}, "ASR (%)"));
+  parts.push(draw("text", {class: "quiet", x: RIGHT, y: BOTTOM + 31, "text-anchor": "end"}, "clean accuracy (%)"), draw("text", {class: "quiet", x: 2, y: TOP - 12}, "ASR (%)"));
   if (plane.tolerated > 0) parts.push(draw("line", {class: "level", x1: x(plane.tolerated), x2: x(plane.tolerated), y1: TOP, y2: BOTTOM}));
   if (plane.base !== null) parts.push(draw("line", {class: "base", x1: LEFT, x2: RIGHT, y1: y(plane.base), y2: y(plane.base)}));
   if (plane.front.length > 1) parts.push(draw("path", {class: "front", d: plane.front.map(([cacc, asr], place) => (place ? `V${y(asr)}H${x(cacc)}` : `M${x(cacc)} ${y(asr)}`)).join("")}));
