@@ -132,6 +132,10 @@ class Registry:
         title = next((outline.title for outline in outlines if outline.title), name)
         return NameForPeople(title, next((outline.short_forms for outline in outlines if outline.short_forms), {}))
 
+    def label_names(self, name: str) -> tuple[str, ...]:
+        """The names of a task's classes 0, 1, ...; none of a task that is not known here."""
+        return next((outline.label_names for outline in self.outline(name) if outline.label_names), ())
+
     def _built_in(self) -> dict[str, Path]:
         folders = importlib.import_module(self.package).__path__
         files = (file for folder in folders for file in Path(folder).glob("*.py"))
@@ -154,6 +158,9 @@ class Registry:
             raise UsageError(f"the plugin '{point.name}' ({point.value}) does not register the name '{point.name}'")
 
 
+LITERALS = ("title", "short_forms", "label_names")  # class variables whose values are written out in the file
+
+
 @dataclass(frozen=True)
 class NameForPeople:
     """What tables call a plugin, and by hyperparameter and value what they put behind that in brackets (nothing: "")."""
@@ -164,7 +171,7 @@ class NameForPeople:
 
 @dataclass(frozen=True)
 class ClassOutline:
-    """What the text of a class says: its name, bases, the plugin that it is, `needs`, `title` and `short_forms`.
+    """What the text of a class says: its name, bases, the plugin that it is, and the values of some class variables.
 
     None where it says nothing.
     """
@@ -175,11 +182,12 @@ class ClassOutline:
     needs: frozenset[str] | None
     title: str | None
     short_forms: Mapping[str, Mapping[Any, str]] | None
+    label_names: tuple[str, ...] | None
 
 
 def _outline_of(cls: type) -> ClassOutline:
     own = vars(cls)
-    return ClassOutline(cls.__name__, (), *(own.get(name) for name in ("name", "needs", "title", "short_forms")))
+    return ClassOutline(cls.__name__, (), *(own.get(name) for name in ("name", "needs", *LITERALS)))
 
 
 def _outlines(file: Path) -> dict[str, ClassOutline]:
@@ -196,14 +204,12 @@ def _outline(node: ast.ClassDef) -> ClassOutline:
         if isinstance(line, ast.Assign | ast.AnnAssign) and line.value is not None
     }
     needs = values.get("needs")  # written as frozenset() or frozenset({...})
-    title, short_forms = (ast.literal_eval(values[name]) if name in values else None for name in ("title", "short_forms"))
     return ClassOutline(
         node.name,
         tuple(ast.unparse(base) for base in node.bases),
         registered[0].args[0].value if registered else None,
         None if needs is None else frozenset(ast.literal_eval(needs.args[0]) if needs.args else ()),
-        title,
-        short_forms,
+        *(ast.literal_eval(values[name]) if name in values else None for name in LITERALS),
     )
 
 

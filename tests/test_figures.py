@@ -335,7 +335,7 @@ def report(monkeypatch, capsys, tmp_path):
     return call
 
 
-TABLES = ["leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard-tables.tex"]
+TABLES = ["leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard-tables.tex", "index.html"]
 
 
 def test_a_report_writes_the_figures_into_their_own_folder(report, tmp_path):

@@ -221,10 +221,10 @@ def test_report_is_the_same_bytes_for_records_in_any_order(tmp_path):
     assert all(b"\r" not in file and file.endswith(b"\n") for file in written[0])
 
 
-def test_report_writes_four_whole_files_and_leaves_nothing_else(tmp_path):
+def test_report_writes_five_whole_files_and_leaves_nothing_else(tmp_path):
     (tmp_path / "leaderboard.md").write_text("stale")
     paths = write_report(tmp_path, Leaderboard(sample()))
-    names = ["leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard-tables.tex"]
+    names = ["leaderboard.md", "leaderboard.csv", "leaderboard.tex", "leaderboard-tables.tex", "index.html"]
     assert [path.name for path in paths] == names
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(names)
     assert "stale" not in paths[0].read_text()

@@ -26,6 +26,37 @@ class HeatMap:
     asr: Matrix
 
 
+@dataclass(frozen=True)
+class Plane:
+    """CACC against ASR, fractions in [0, 1]: of these places, best first, the undefended victims last.
+
+    `tolerated` is the least CACC that is tolerated, and `base` the base rate of the undefended victims; None where it is not
+    known. The Pareto front, (CACC, ASR) each, is of the defenses alone, upper bounds aside.
+    """
+
+    places: tuple[Place, ...]
+    tolerated: float | None
+    base: float | None
+    front: tuple[tuple[float, float], ...]
+
+
+def plane(ranking: Ranking) -> Plane:
+    """Of a ranking; without places if none has means to draw."""
+    places, own = shown_places(ranking), ranking.undefended
+    of_victims = own.estimates if own is not None else {}
+    compared = [
+        (place.estimates["cacc"].value, place.estimates["asr"].value)
+        for place in places
+        if place is not own and not place.defense.is_upper_bound
+    ]
+    return Plane(
+        tuple(places),
+        of_victims["cacc"].value - ranking.rules.tolerance if "cacc" in of_victims else None,
+        of_victims["asr"].value - of_victims["added"].value if "added" in of_victims else None,
+        tuple(compared[place] for place in pareto_front(compared)),
+    )
+
+
 def shown_places(ranking: Ranking) -> list[Place]:
     """Those with means to draw, best first; the undefended victims last."""
     return [place for place in ranking.shown if place.estimates]

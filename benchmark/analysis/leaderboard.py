@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 
+from bdbench.analysis.examples import NotedPredictions, ShownExample, shown_examples
 from bdbench.analysis.ranking import PredictionsOf, Ranking, Rules, rankings
 from bdbench.analysis.summaries import Summary, summarize
 from bdbench.analysis.tables import Table, overall_table, task_tables
@@ -31,7 +32,8 @@ class Leaderboard:
         left_out: Iterable[LeftOut] = (),
     ) -> None:
         self.records, self.tunings, self.left_out = tuple(records), tuple(tunings), tuple(left_out)
-        self.predictions_of, self.rules = predictions_of, rules or Rules()
+        self._predictions, self.rules = NotedPredictions(predictions_of), rules or Rules()
+        self.predictions_of = self._predictions.of
 
     @classmethod
     def of_run(cls, run: SavedRun, tunings: Iterable[Tuned] = (), rules: Rules | None = None) -> Leaderboard:
@@ -58,3 +60,9 @@ class Leaderboard:
     @cached_property
     def tuning_rows(self) -> list[TuningRow]:
         return tuning_rows(self.summaries, self.tunings)
+
+    @cached_property
+    def examples(self) -> dict[str, tuple[ShownExample, ...]]:
+        """The triggered rows that each record shows, by its key. After the rankings, whose predictions are not read again."""
+        _ = self.rankings
+        return shown_examples(self.records, self._predictions)

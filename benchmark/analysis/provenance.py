@@ -101,6 +101,12 @@ def source_digests(records: Iterable[Record]) -> tuple[str, ...]:
     return tuple(sorted(digest for digest in digests if digest))
 
 
+def recorded(records: Iterable[Record], field: str) -> tuple[str, ...]:
+    """The distinct texts that the environments of the cells hold in a field, sorted: versions, commits, times."""
+    values = {(record.env or {}).get(field) for record in records}
+    return tuple(sorted(value for value in values if isinstance(value, str) and value))
+
+
 def any_from_modified_checkout(records: Iterable[Record]) -> bool:
     """Whether a cell was run by code that differs from its commit."""
     return any((record.env or {}).get("dirty") for record in records)

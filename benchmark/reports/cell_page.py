@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from bdbench.analysis.intervals import wilson_interval
@@ -33,10 +33,32 @@ def cell_lines(record: Record, file: str, label: str) -> list[str]:
 
     `file` is that of the record in the run's folder; `label` says what tells the cell from the others there.
     """
-    sections = {
+    needs = ", ".join(record.needs) or "nothing"
+    lines = [label, f"{record.status}; {record.kind}, needs {needs}; key {record.key}, {file}"]
+    if record.predictions is not None:
+        lines[-1] += f", {record.predictions}"
+    sections = cell_sections(record)
+    spec = {"spec": sections.pop("spec")}
+    metrics = {"metrics, with 95 % intervals (Wilson) of the chance of the rows": _metrics(record.metrics or {})}
+    error = {"error": error_lines(record)}
+    for title, of_section in (spec | metrics | error | sections).items():
+        if of_section:
+            lines += ["", title, *(INDENT + line for line in of_section)]
+    return [one_line(line) for line in lines]
+
+
+def error_lines(record: Record) -> list[str]:
+    """The traceback of a failed cell, or the reason of a skipped one."""
+    return (record.error or "").rstrip().splitlines()
+
+
+def cell_sections(record: Record) -> dict[str, list[str]]:
+    """What a record holds beside its metrics and error, as lines such as `lm: bundled`; a section may be empty.
+
+    Lines of what is inside another value are indented.
+    """
+    return {
         "spec": _spec(record.spec),
-        "metrics, with 95 % intervals (Wilson) of the chance of the rows": _metrics(record.metrics or {}),
-        "error": (record.error or "").rstrip().splitlines(),
         "notes": _values(record.notes or {}),
         "cost": [f"{name}: {_number(value)}" for name, value in (record.cost or {}).items()],
         "seconds": [f"{name}: {seconds:,.1f}" for name, seconds in (record.seconds or {}).items()],
@@ -45,14 +67,6 @@ def cell_lines(record: Record, file: str, label: str) -> list[str]:
         "environment": _values({name: value for name, value in (record.env or {}).items() if name != "victim"}),
         "environment of the victim": _values((record.env or {}).get("victim", {})),
     }
-    needs = ", ".join(record.needs) or "nothing"
-    lines = [label, f"{record.status}; {record.kind}, needs {needs}; key {record.key}, {file}"]
-    if record.predictions is not None:
-        lines[-1] += f", {record.predictions}"
-    for title, of_section in sections.items():
-        if of_section:
-            lines += ["", title, *(INDENT + line for line in of_section)]
-    return [one_line(line) for line in lines]
 
 
 def _spec(spec: CellSpec) -> list[str]:
@@ -99,17 +113,28 @@ def _assignments(values: Mapping[str, Any]) -> str:
 def _metrics(metrics: Mapping[str, Metric]) -> list[str]:
     """`asr: 21.1 % (43 of 204), 16.0 to 27.2; attack success rate`, in the order of SHARES."""
     lines = []
-    for name in (*(name for name in SHARES if name in metrics), *(name for name in metrics if name not in SHARES)):
+    for name in in_order(metrics):
         metric = metrics[name]
         text = f"{name}: {percent(metric.value)} % ({metric.hits:,} of {metric.n:,})"
-        if name not in NO_SAMPLE:
-            text += f", {' to '.join(map(percent, wilson_interval(metric.hits, metric.n)))}"
+        if interval := interval_of(name, metric):
+            text += f", {' to '.join(map(percent, interval))}"
         lines.append(f"{text}; {SHARES[name]}" if name in SHARES else text)
     return lines
 
 
+def in_order(metrics: Iterable[str]) -> list[str]:
+    """The names of metrics in the order of SHARES, others behind."""
+    names = list(metrics)
+    return [*(name for name in SHARES if name in names), *(name for name in names if name not in SHARES)]
+
+
+def interval_of(name: str, metric: Metric) -> tuple[float, float] | None:
+    """Its 95 % interval (Wilson); None of a metric that has none."""
+    return None if name in NO_SAMPLE else wilson_interval(metric.hits, metric.n)
+
+
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value.is_integer() else f"{value:,.2f}"
+    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.2f}"
 
 
 def _values(values: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullFormatter, NullLocator
 
 from bdbench.analysis.bootstrap import Estimate
-from bdbench.analysis.figure_data import pareto_front, shown_places, spread
+from bdbench.analysis.figure_data import plane, shown_places, spread
 from bdbench.analysis.ranking import Place, Ranking
 from bdbench.reports.figure_canvas import (
     BLACK,
@@ -69,25 +69,19 @@ class Name:
 def plane_page(ranking: Ranking) -> Page:
     """CACC against ASR with both intervals, the Pareto front, the accuracy that is tolerated and the base rate.
 
-    The front is of the defenses alone, upper bounds aside. At least one place of the ranking has estimates.
+    At least one place of the ranking has estimates.
     """
-    places, own = shown_places(ranking), ranking.undefended
-    points = _points(places, ranking, [_in_percent(place.estimates["cacc"]) for place in places])
+    shown = plane(ranking)
+    points = _points(shown.places, ranking, [_in_percent(place.estimates["cacc"]) for place in shown.places])
     ends = [end for point in points for end in _ends(point.x)]
-    tolerated = 100 * (own.estimates["cacc"].value - ranking.rules.tolerance) if own in places else -math.inf
-    base = 100 * (own.estimates["asr"].value - own.estimates["added"].value) if _has_base_rate(own) else None
-    levels = {} if base is None else {"base rate": base}
+    tolerated = -math.inf if shown.tolerated is None else 100 * shown.tolerated
+    levels = {} if shown.base is None else {"base rate": 100 * shown.base}
     axes, page = _axes(points, levels, "CACC (%)", _linear_limits([*ends, *([tolerated] if tolerated > 0 else [])]))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if tolerated > 0:
         axes.axvline(tolerated, color=GREY, linewidth=0.7, linestyle="--", zorder=1)
         _write_above(page, axes, f"{100 * ranking.rules.tolerance:g} points lost", tolerated)
-    compared = [
-        (point.x.value, point.asr.value)
-        for point, place in zip(points, places, strict=True)
-        if place is not own and not place.defense.is_upper_bound
-    ]
-    front = [compared[place] for place in pareto_front(compared)]
+    front = [(100 * cacc, 100 * asr) for cacc, asr in shown.front]
     if front:
         axes.plot(*zip(*front, strict=True), color=BLACK, linewidth=0.7, drawstyle="steps-pre", zorder=3)
     return page
@@ -111,10 +105,6 @@ def cost_page(ranking: Ranking) -> Page | None:
     axes.xaxis.set_major_formatter(lambda seconds, _: f"{seconds:,g}")
     axes.xaxis.set_minor_formatter(NullFormatter())
     return page
-
-
-def _has_base_rate(own: Place | None) -> bool:
-    return own is not None and "added" in own.estimates
 
 
 def _points(places: Sequence[Place], ranking: Ranking, xs: Sequence[Estimate]) -> list[Point]:

@@ -10,6 +10,7 @@ from typing import TypeVar
 from bdbench.analysis.frame import long_table
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.files import write_whole
+from bdbench.reports.html_page import html
 from bdbench.reports.latex import latex
 from bdbench.reports.markdown import markdown
 
@@ -23,7 +24,9 @@ def write_report(directory: Path, board: Leaderboard) -> list[Path]:
 
 
 def write_tables(write: Callable[[str, bytes], T], board: Leaderboard) -> list[T]:
-    """Write leaderboard.md, .csv, .tex and leaderboard-tables.tex by `write`, a name and content at a time; what it returns.
+    """Write leaderboard.md, .csv, .tex, leaderboard-tables.tex and index.html by `write`, a name and content at a time.
+
+    Returns what `write` does.
 
     The bytes depend on the records, their predictions and the tunings alone, not on their order. Raises ValueError if a cell
     occurs twice.
@@ -35,5 +38,6 @@ def write_tables(write: Callable[[str, bytes], T], board: Leaderboard) -> list[T
         "leaderboard.csv": long_table(board.summaries).to_csv(index=False, lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC),
         "leaderboard.tex": document,
         "leaderboard-tables.tex": fragment,
+        "index.html": html(board),
     }
     return [write(name, text.encode("utf-8")) for name, text in texts.items()]

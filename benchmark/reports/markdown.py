@@ -21,12 +21,12 @@ from bdbench.reports.words import (
     cautions,
     counts,
     definitions,
-    exception_line,
     left_out_files,
     notes,
     one_line,
     rates,
     typed_names,
+    unfinished,
 )
 
 
@@ -122,15 +122,5 @@ def _entry(entry: Entry) -> str:
 
 
 def _unfinished(summaries: Iterable[Summary], status: str, title: str) -> list[str]:
-    """The cells of a status with the reason; seeds that ended for the same reason share a line."""
-    seeds_by_cell: dict[tuple[str, str], list[int]] = {}
-    for summary in summaries:
-        for record in summary.records:
-            if record.status == status:
-                reason = exception_line(record.error)
-                seeds_by_cell.setdefault((str(summary.labels), reason), []).append(record.spec.victim.seed)
-    lines = [
-        f"- {escaped(labels)} / {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}: {code(reason)}"
-        for (labels, reason), seeds in seeds_by_cell.items()
-    ]
+    lines = [f"- {escaped(cells)}: {code(reason)}" for cells, reason in unfinished(summaries, status)]
     return [f"## {title}", "", *lines, ""] if lines else []

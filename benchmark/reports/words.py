@@ -255,6 +255,20 @@ def exception_line(error: str | None) -> str:
     return without_folders(line.strip())
 
 
+def unfinished(summaries: Iterable[Summary], status: str) -> list[tuple[str, str]]:
+    """The cells of a status, each with the reason; seeds that ended for the same reason are together."""
+    seeds_by_cell: dict[tuple[str, str], list[int]] = {}
+    for summary in summaries:
+        for record in summary.records:
+            if record.status == status:
+                reason = exception_line(record.error)
+                seeds_by_cell.setdefault((str(summary.labels), reason), []).append(record.spec.victim.seed)
+    return [
+        (f"{labels} / {'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds))}", reason)
+        for (labels, reason), seeds in seeds_by_cell.items()
+    ]
+
+
 def _rate(metrics: Mapping[str, Metric], name: str) -> str:
     return percent(metrics[name].value) if name in metrics else ABSENT
 
