@@ -8,7 +8,7 @@ from test_compare import ended_well, undefended, with_ratio, write_run
 from test_protocol import old_record
 from test_tables import TRACEBACK
 
-from bdbench.specs.records import Record, VictimDigests
+from bdbench.specs.records import Example, Record, VictimDigests
 
 
 @pytest.fixture
@@ -49,6 +49,29 @@ def test_a_cell_is_shown_with_all_that_is_on_record(run, in_process):
     assert lines[lines.index("environment of the victim") + 1] == "  threads: 2"
     assert lines[lines.index("environment") + 1] == "  threads: 1"
     assert f"  weights: {'a' * 64}" in lines and "error" not in lines
+
+
+def test_the_triggered_texts_of_a_cell_are_shown_with_their_classes(tmp_path, in_process):
+    victim = VictimDigests("a" * 64, "b" * 64)
+    examples = (Example(0, ("one cf",)), Example(3, ("<b>two\x1b cf",), ("<b>two",)))
+    before, after = (
+        ended_well(spec, to_target=rows, victim=victim) for spec, rows in ((undefended(), [0, 3]), (with_ratio(0.3), [3]))
+    )
+    shown_cell = replace(after[0], examples=examples)
+    run = write_run(tmp_path / "run", (replace(before[0], examples=examples), before[1]), (shown_cell, after[1]))
+    lines = shown(in_process, run, shown_cell.key)
+    first = lines.index("triggered texts") + 1
+    assert lines[first : first + 5] == [
+        "  row 0: gold 0 (negative), before the defense 1 (positive), after it 0 (negative)",
+        "    one cf",
+        "  row 3: gold 0 (negative), before the defense 1 (positive), after it 1 (positive)",
+        "    <b>two\\x1b cf",
+        "    purified: <b>two",
+    ]
+    (run / shown_cell.predictions).unlink()
+    ended = in_process("show", run, shown_cell.key)
+    assert ended.returncode == 0 and "warning: " in ended.stderr
+    assert "  row 0: gold 0 (negative), before the defense 1 (positive)" in ended.stdout.splitlines()
 
 
 def test_a_failed_cell_is_shown_with_its_traceback(run, in_process):

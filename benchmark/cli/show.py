@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,10 @@ from bdbench.cli.arguments import REGISTRIES, Plugins, Text, load_plugins
 from bdbench.errors import UsageError
 from bdbench.params import hyperparameters
 from bdbench.specs.resources import RESOURCES
+
+if TYPE_CHECKING:
+    from bdbench.matrix.storage import Place
+    from bdbench.specs.records import Predictions, Record
 
 MOST_NAMED = 5  # of the keys that an ambiguous one may mean
 
@@ -55,7 +60,9 @@ def show_plugin(name: str, plugin: list[Path] | None) -> None:
 
 def show_cell(directory: str, key: str) -> None:
     """Print all that is on record of a cell. Raises UsageError unless `key` begins the key of one cell, or its file's name."""
+    from bdbench.analysis.examples import NotedPredictions, shown_examples
     from bdbench.analysis.labels import cell_labels
+    from bdbench.analysis.methods import NO_DEFENSE
     from bdbench.matrix.saved import read_run
     from bdbench.matrix.storage import place_of
     from bdbench.matrix.tuned_files import read_kept
@@ -80,5 +87,19 @@ def show_cell(directory: str, key: str) -> None:
         raise UsageError(f"{place.at(file)}: no record that this version reads: {saved.damaged_records[file]}")
     record = saved.records[file]
     labels = cell_labels([each.spec for each in saved.records.values()], read_kept(place))
-    for line in cell_lines(record, file, labels[record.key]):
+    of_victim = [each for each in saved.records.values() if each.spec.victim == record.spec.victim]
+    undefended = [each for each in of_victim if NO_DEFENSE.fits(each)]
+    examples = shown_examples([record, *undefended], NotedPredictions(partial(predictions_of, place)))[record.key]
+    for line in cell_lines(record, file, labels[record.key], examples):
         typer.echo(line)
+
+
+def predictions_of(place: Place, record: Record) -> Predictions | None:
+    """The saved predictions of a cell; None, with a warning, if they cannot be read."""
+    from bdbench.matrix.results import UnreadableFile, read_predictions
+
+    try:
+        return read_predictions(place, record)
+    except UnreadableFile as error:
+        typer.echo(f"warning: {error}", err=True)
+        return None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bdbench.analysis.examples import ShownExample
 from bdbench.analysis.intervals import wilson_interval
 from bdbench.analysis.printed import percent
+from bdbench.registry import TASKS
 from bdbench.reports.words import one_line
-from bdbench.specs.metrics import Metric
+from bdbench.specs.metrics import REJECTED, Metric
 from bdbench.specs.records import Record
 from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec, component_names
 
@@ -28,10 +30,11 @@ NO_SAMPLE = ("majority", "auroc")  # Wilson's interval is of neither: a fact of 
 INDENT = "  "
 
 
-def cell_lines(record: Record, file: str, label: str) -> list[str]:
+def cell_lines(record: Record, file: str, label: str, examples: Sequence[ShownExample] = ()) -> list[str]:
     """A heading, and a section of lines for each part of the record that holds anything.
 
-    `file` is that of the record in the run's folder; `label` says what tells the cell from the others there.
+    `file` is that of the record in the run's folder; `label` says what tells the cell from the others there. `examples` are
+    those of the record.
     """
     needs = ", ".join(record.needs) or "nothing"
     lines = [label, f"{record.status}; {record.kind}, needs {needs}; key {record.key}, {file}"]
@@ -41,10 +44,30 @@ def cell_lines(record: Record, file: str, label: str) -> list[str]:
     spec = {"spec": sections.pop("spec")}
     metrics = {"metrics, with 95 % intervals (Wilson) of the chance of the rows": _metrics(record.metrics or {})}
     error = {"error": error_lines(record)}
-    for title, of_section in (spec | metrics | error | sections).items():
+    triggered = {"triggered texts": _example_lines(examples, TASKS.label_names(record.spec.victim.task))}
+    for title, of_section in (spec | metrics | triggered | error | sections).items():
         if of_section:
             lines += ["", title, *(INDENT + line for line in of_section)]
     return [one_line(line) for line in lines]
+
+
+def _example_lines(examples: Sequence[ShownExample], class_names: Sequence[str]) -> list[str]:
+    """`row 3: gold 0 (negative), before the defense 1 (positive), after it 0 (negative)`, and below each its texts."""
+    lines = []
+    for shown in examples:
+        classes = {"gold": shown.gold, "before the defense": shown.before, "after it": shown.after}
+        known = (f"{name} {class_text(number, class_names)}" for name, number in classes.items() if number is not None)
+        lines.append(f"row {shown.example.row}: {', '.join(known) or 'no predictions on file'}")
+        lines += [INDENT + text for text in shown.example.texts]
+        lines += [f"{INDENT}purified: {text}" for text in shown.example.purified or ()]
+    return lines
+
+
+def class_text(number: int, class_names: Sequence[str]) -> str:
+    """`1 (positive)`, as far as the class has a name."""
+    if number == REJECTED:
+        return "rejected"
+    return f"{number} ({class_names[number]})" if number < len(class_names) else str(number)
 
 
 def error_lines(record: Record) -> list[str]:

@@ -22,10 +22,9 @@ from bdbench.analysis.ranking import Ranking, seconds_of
 from bdbench.analysis.short_names import short_names
 from bdbench.analysis.summaries import Summary
 from bdbench.registry import TASKS
-from bdbench.reports.cell_page import SHARES, cell_sections, error_lines, in_order, interval_of
+from bdbench.reports.cell_page import SHARES, cell_sections, class_text, error_lines, in_order, interval_of
 from bdbench.reports.ranking_page import titles
 from bdbench.reports.words import one_line
-from bdbench.specs.metrics import REJECTED
 from bdbench.specs.records import KINDS, STATUSES, Record
 
 Json = Any  # what the JSON encoder takes
@@ -33,7 +32,6 @@ T = TypeVar("T", bound=Hashable)
 
 RATES = ("cacc", "asr", "base", "floor", "frr")  # the columns of metrics
 UNKNOWN = None  # in place of a class that no saved prediction says
-REJECTED_TEXT = "rejected"
 NO_TRIGGER = "The attack has no trigger."
 NOT_FINISHED = "The cell did not end well."
 NONE_ON_RECORD = "The record holds no triggered texts: an older version wrote it, or they are very long."
@@ -114,7 +112,7 @@ def page_details(board: Leaderboard) -> dict[str, Json]:
 
     def example(shown: ShownExample, names: Sequence[str]) -> list[Json]:
         def class_of(number: int | None) -> int | None:
-            return UNKNOWN if number is None else texts.place(_class_text(number, names))
+            return UNKNOWN if number is None else texts.place(class_text(number, names))
 
         row = rows.place((tuple(texts.places(shown.example.texts)), class_of(shown.gold), class_of(shown.before)))
         purified = shown.example.purified
@@ -214,12 +212,6 @@ def _metric(name: str, record: Record) -> list[Json]:
     metric = (record.metrics or {})[name]
     interval = interval_of(name, metric)
     return [_percent(metric.value), metric.hits, metric.n, *(map(_percent, interval) if interval else ())]
-
-
-def _class_text(number: int, names: Sequence[str]) -> str:
-    if number == REJECTED:
-        return REJECTED_TEXT
-    return f"{number} ({names[number]})" if number < len(names) else str(number)
 
 
 def _why_no_example(record: Record) -> str:
