@@ -26,6 +26,8 @@ const draw = (tag, attributes = {}, ...children) => fill(document.createElementN
 
 const fixed = (number) => (number === null ? ABSENT : number.toFixed(1));
 const signed = (number) => (number === null ? ABSENT : (number < 0 ? "" : "+") + number.toFixed(1));
+const grouped = (number) =>
+  number === null ? ABSENT : number.toLocaleString("en-US", {minimumFractionDigits: 1, maximumFractionDigits: 1});
 const counted = (count, noun) => `${count.toLocaleString("en-US")} ${noun}${count === 1 ? "" : "s"}`;
 
 // ---- what is shown: a view has columns, and an index into them is one line of it
@@ -95,7 +97,7 @@ const COLUMNS = [
   ofNumber("cacc", "CACC", deviated("cacc")), ofNumber("asr", "ASR", deviated("asr")), ofNumber("base", "Base"),
   ofNumber("added", "ASR - base", (view, index) => signed(view.added[index])), ofNumber("floor", "Floor"),
   ...(hasFrr ? [ofNumber("frr", "FRR")] : []),
-  ofNumber("seconds", "Seconds"),
+  ofNumber("seconds", "Seconds", (view, index) => grouped(view.seconds[index])),
 ];
 
 function statusOf(view, index) {
@@ -292,7 +294,7 @@ function factsOf(cell, typed) {
     `On a command line: ${typed}`,
     `Kind: ${data.kinds[rows.kind[row]]}`,
     `Needs: ${needs}`,
-    `Seconds: ${fixed(cells.seconds[cell])} (defense and evaluation)`,
+    `Seconds: ${grouped(cells.seconds[cell])} (defense and evaluation)`,
     `Key: ${key}`,
     `Record: records/${key}.json`,
   ];
