@@ -153,8 +153,7 @@ def measure_in_browser(page: Path) -> None:
             milliseconds, shown = driver.execute_script(FILTER, text)
             print(f"Chromium: filtered by '{text}' in {milliseconds / 1000:.2f} s: {shown}")
         started = time.perf_counter()
-        driver.execute_script("document.querySelector('#filters [type=reset]').click()")
-        driver.execute_script("return new Promise((done) => setTimeout(done))")
+        driver.execute_script("document.getElementById('clear').click()")
         driver.execute_script("document.querySelector('#list .open').click()")
         print(f"Chromium: opened a cell in {time.perf_counter() - started:.2f} s; console: {driver.get_log('browser')}")
 

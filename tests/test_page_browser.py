@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from pages import chromium, many_cells, why_no_browser
@@ -13,10 +13,13 @@ from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.reports.html_page import html
 from bdbench.specs.records import Example
 
+if not why_no_browser():
+    from selenium.webdriver.common.keys import Keys
+
 pytestmark = pytest.mark.skipif(bool(why_no_browser()), reason=why_no_browser())
 
 HOSTILE = "a_b%&<script>window.hacked = 1</script>|$x$"
-PAGE_CELLS = 400
+PAGE_CELLS = 300
 PHONE, DESK = (380, 800), (1280, 900)
 
 
@@ -142,48 +145,50 @@ def test_filters_hold_for_list_and_matrix_and_are_kept_in_the_address(page, cell
     address = driver.current_url.partition("#")[2]
     again = page("#" + address)
     assert column(again, "Defense") == shown and not one(again, "#filters [value='validation']").is_selected()
-    one(again, "#filters [type='reset']").click()
-    assert one(again, "#shown").text == "100 means of 100 shown"
+    one(again, "#clear").click()
+    assert one(again, "#shown").text == "75 means of 75 shown"
     choose(again, "status", "failed")
-    assert one(again, "#shown").text == "4 means of 100 shown"
+    assert one(again, "#shown").text == "3 means of 75 shown"
 
 
 def test_pages_are_turned(page):
     driver = page()
     first = column(driver, "Defense")
-    assert one(driver, "#page").text == "1 to 50 of 100" and not one(driver, "#previous").is_enabled()
+    assert one(driver, "#page").text == "1 to 50 of 75" and not one(driver, "#previous").is_enabled()
     one(driver, "#next").click()
-    assert one(driver, "#page").text == "51 to 100 of 100" and not one(driver, "#next").is_enabled()
-    assert len(column(driver, "Defense")) == len(first) == 50
+    assert one(driver, "#page").text == "51 to 75 of 75" and not one(driver, "#next").is_enabled()
+    assert (len(first), len(column(driver, "Defense"))) == (50, 25)
 
 
 def test_an_entry_of_the_matrix_opens_its_cells_with_texts_and_classes(page, cells):
     driver = page()
-    entry = driver.execute_script("return document.querySelector('.task:not([hidden]) tbody tr:nth-child(2) button')")
-    numbers = entry.text
+    entry = driver.execute_script("return document.querySelector('[data-task=\"0\"] tbody tr:nth-child(2) button')")
+    of_entry = [
+        (record, saved)
+        for record, saved in cells.values()
+        if (record.spec.victim.task, record.spec.defense_name) == ("amazon", "defense-1")
+    ]
+    of_entry.sort(key=lambda cell: cell[0].spec.victim.seed)
+    assert [record.spec.victim.seed for record, _ in of_entry] == [0, 1, 2, 3]
+    means = [100 * fmean(record.metrics[name].value for record, _ in of_entry) for name in ("cacc", "asr")]
     entry.send_keys("\n")
-    title, body = one(driver, "#cell-title").text, one(driver, "#cell-body").text
-    assert "/ seed 0" in title and one(driver, "#cell").get_attribute("open") is not None
-    key = next(key for key, (record, _) in cells.items() if key in body)
-    record, saved = cells[key]
-    assert f"cacc\n{100 * record.metrics['cacc'].value:.1f}" in body.replace(" ", "\n", 1) or "cacc" in body
-    assert float(numbers.split()[0]) == pytest.approx(100 * record.metrics["cacc"].value, abs=10)
-    classes = [element.text for element in all_of(driver, ".texts dd")]
-    names = {0: "0 (negative)", 1: "1 (positive)"}
-    undefended = next(
-        other
-        for other, _ in cells.values()
-        if other.spec.defense_name == "none" and other.spec.victim.key() == record.spec.victim.key()
-    )
-    rows = [(0, cells[undefended.key][1]["triggered"][row], saved["triggered"][row]) for row in (0, 1, 2)]
-    if record.spec.victim.task == "amazon":
-        assert classes == [names[number] for row in rows for number in row]
-    assert len(classes) == 9 and len(all_of(driver, ".seeds button")) == 4
-    all_of(driver, ".seeds button")[3].click()
-    assert "/ seed 3" in one(driver, "#cell-title").text
-    assert driver.execute_script("return document.activeElement.textContent") == "seed 3"
-    driver.switch_to.active_element.send_keys("\ue00c")  # Escape
+    for button, (record, saved) in enumerate(of_entry):
+        all_of(driver, ".seeds button")[button].click()
+        assert driver.execute_script("return document.activeElement.textContent") == f"seed {button}"
+        body = one(driver, "#cell-body").text
+        assert f"amazon / {HOSTILE} / defense-1 / seed {button}" in one(driver, "#cell-title").text
+        assert record.key in body and f"asr {100 * record.metrics['asr'].value:.1f}" in body.replace("\t", " ")
+        undefended = next(
+            saved
+            for other, saved in cells.values()
+            if other.spec.defense_name == "none" and other.spec.victim.key() == record.spec.victim.key()
+        )
+        names = {0: "0 (negative)", 1: "1 (positive)"}
+        classes = [names[of[row]] for row in range(3) for of in ([0] * 3, undefended["triggered"], saved["triggered"])]
+        assert [element.text for element in all_of(driver, ".texts dd")] == classes
+    driver.switch_to.active_element.send_keys(Keys.ESCAPE)
     assert one(driver, "#cell").get_attribute("open") is None and "cell=" not in driver.current_url
+    assert entry.text == " / ".join(f"{mean:.1f}" for mean in means)
 
 
 def test_a_link_opens_a_cell_and_a_failed_one_says_why(page, cells):
@@ -193,7 +198,7 @@ def test_a_link_opens_a_cell_and_a_failed_one_says_why(page, cells):
     assert failed.key in body and "ValueError: it went wrong" in body and "did not end well" in body
     driver = page("#cell=none-of-this-page&task=unknown&seeds=77")
     assert one(driver, "#cell").get_attribute("open") is None
-    assert one(driver, "#shown").text == "100 means of 100 shown"
+    assert one(driver, "#shown").text == "75 means of 75 shown"
 
 
 def test_names_and_texts_come_out_as_they_are(page, cells):
@@ -242,7 +247,7 @@ def test_numbers_in_the_matrix_stand_out_in_both_themes(page):
     """
     for theme in ("light", "dark"):
         contrasts = page(theme=theme).execute_script(script)
-        assert len(contrasts) == 100
+        assert len(contrasts) == 75
         assert min(contrasts)[0] >= 4.5, (theme, min(contrasts))
 
 
@@ -266,9 +271,3 @@ def test_a_point_of_the_figure_says_what_it_is(page):
     assert one(driver, "#tip").text == says
     driver.execute_script("document.querySelector('.task:not([hidden]) td button').focus()")
     assert "base" in one(driver, "#tip").text and "seeds: 4 ok" in one(driver, "#tip").text
-
-
-def test_ids_and_data_are_of_this_page(page, cells):
-    driver = page()
-    data = json.loads(driver.execute_script("return document.getElementById('data').textContent"))
-    assert sorted(cells) == data["keys"]

@@ -26,10 +26,8 @@ def write_report(directory: Path, board: Leaderboard) -> list[Path]:
 def write_tables(write: Callable[[str, bytes], T], board: Leaderboard) -> list[T]:
     """Write leaderboard.md, .csv, .tex, leaderboard-tables.tex and index.html by `write`, a name and content at a time.
 
-    Returns what `write` does.
-
-    The bytes depend on the records, their predictions and the tunings alone, not on their order. Raises ValueError if a cell
-    occurs twice.
+    Returns what `write` returns. The bytes depend on the records, their predictions and the tunings alone, not on their
+    order. Raises ValueError if a cell occurs twice.
     """
     document, fragment = latex(board)
     texts = {

@@ -6,7 +6,8 @@ const data = JSON.parse(byId("data").textContent);
 const {labels, rows, cells} = data;
 const ABSENT = "–";
 const ROWS_A_PAGE = 50;
-const WARM = 58.5, HOT = 78; // from there on the text of the dark, of the light theme takes the other color: 4.5 to 1 everywhere
+// From there on an entry's text takes the other color, in the dark theme and in the light one: a contrast of 4.5 everywhere.
+const WARM = 58.5, HOT = 78;
 const SVG = "http://www.w3.org/2000/svg";
 
 // ---- elements
@@ -25,6 +26,8 @@ const draw = (tag, attributes = {}, ...children) => fill(document.createElementN
 
 const fixed = (number) => (number === null ? ABSENT : number.toFixed(1));
 const signed = (number) => (number === null ? ABSENT : (number < 0 ? "" : "+") + number.toFixed(1));
+const grouped = (number) =>
+  number === null ? ABSENT : number.toLocaleString("en-US", {minimumFractionDigits: 1, maximumFractionDigits: 1});
 const counted = (count, noun) => `${count.toLocaleString("en-US")} ${noun}${count === 1 ? "" : "s"}`;
 
 // ---- what is shown: a view has columns, and an index into them is one line of it
@@ -50,7 +53,12 @@ const PARTS = ["task", "attack", "defense"];
 const lowered = Object.fromEntries(PARTS.map((part) => [part, labels[part].map((names) => names.join("\n").toLowerCase())]));
 const usedKinds = [...new Set(rows.kind)].sort((one, other) => one - other);
 
-const state = {task: "", attack: "", seeds: "mean", status: "", text: "", hidden: new Set(), lacks: new Set(), sort: "", page: 0, cell: ""};
+const CHOICES = ["task", "attack", "seeds", "status", "text"]; // fields of the form
+const state = {
+  task: "", attack: "", seeds: "mean", status: "", text: "",
+  hiddenKinds: new Set(), lacks: new Set(), // resources that the defender has not
+  sort: "", page: 0, cell: "", // a column's name, with a minus if descending; the key of the opened cell
+};
 
 function matcher() {
   const place = (part) => labels[part].findIndex((names) => names[1] === state[part]);
@@ -59,33 +67,37 @@ function matcher() {
   const words = state.text.toLowerCase().split(/\s+/).filter(Boolean);
   const seed = /^\d+$/.test(state.seeds) ? Number(state.seeds) : null;
   const hasNeeds = data.needs.map((needs) => needs.every((resource) => !state.lacks.has(data.resources[resource])));
-  const keyOf = (view, index) => (view === cellView ? data.keys[cells.record[index]] : "");
+  const isNamed = (view, index, word) => PARTS.some((part) => lowered[part][view[part][index]].includes(word));
+  const hasKey = (view, index, word) => view === cellView && data.keys[cells.record[index]].startsWith(word);
   return (view, index) =>
     (task < 0 || view.task[index] === task) &&
     (attack < 0 || view.attack[index] === attack) &&
-    !state.hidden.has(data.kinds[view.kind[index]]) &&
+    !state.hiddenKinds.has(data.kinds[view.kind[index]]) &&
     hasNeeds[view.needs[index]] &&
     (status < 0 || view.hasStatus(index, status)) &&
     (seed === null || view !== cellView || view.seed[index] === seed) &&
-    words.every((word) => PARTS.some((part) => lowered[part][view[part][index]].includes(word)) || keyOf(view, index).startsWith(word));
+    words.every((word) => isNamed(view, index, word) || hasKey(view, index, word));
 }
 
 // ---- the list of cells
 
-const deviated = (name) => (view, index) =>
-  fixed(view[name][index]) + (view === rowView && rows[`${name}_std`][index] !== null ? ` ± ${fixed(rows[`${name}_std`][index])}` : "");
-const ofLabel = (part) => ({id: part, head: part[0].toUpperCase() + part.slice(1), words: true, show: (view, index) => labels[part][view[part][index]][0]});
+const nameOf = (part, view, index) => labels[part][view[part][index]][0];
+const deviated = (name) => (view, index) => {
+  const deviation = view === rowView ? rows[`${name}_std`][index] : null;
+  return fixed(view[name][index]) + (deviation === null ? "" : ` ± ${fixed(deviation)}`);
+};
+const ofLabel = (id, head) => ({id, head, words: true, show: (view, index) => nameOf(id, view, index)});
 const ofNumber = (id, head, show = (view, index) => fixed(view[id][index])) => ({id, head, show});
 const hasFrr = rows.frr.some((rate) => rate !== null);
 const COLUMNS = [
-  ofLabel("task"), ofLabel("attack"), ofLabel("defense"),
+  ofLabel("task", "Task"), ofLabel("attack", "Attack"), ofLabel("defense", "Defense"),
   {id: "kind", head: "Kind", words: true, show: (view, index) => data.kinds[view.kind[index]]},
   ofNumber("seed", "Seed", (view, index) => String(view.seed[index])),
   {id: "status", head: "Status", words: true, show: (view, index) => statusOf(view, index)},
   ofNumber("cacc", "CACC", deviated("cacc")), ofNumber("asr", "ASR", deviated("asr")), ofNumber("base", "Base"),
   ofNumber("added", "ASR - base", (view, index) => signed(view.added[index])), ofNumber("floor", "Floor"),
   ...(hasFrr ? [ofNumber("frr", "FRR")] : []),
-  ofNumber("seconds", "Seconds"),
+  ofNumber("seconds", "Seconds", (view, index) => grouped(view.seconds[index])),
 ];
 
 function statusOf(view, index) {
@@ -147,7 +159,8 @@ function showList(matches) {
   byId("list").replaceChildren(listHead(view), make("tbody", {}, ...page.map((index) => listLine(view, index))));
   const noun = view === rowView ? "mean" : "cell";
   byId("shown").textContent = `${counted(indices.length, noun)} of ${view.task.length.toLocaleString("en-US")} shown`;
-  byId("page").textContent = indices.length ? `${first + 1} to ${first + page.length} of ${indices.length.toLocaleString("en-US")}` : "no cell fits the filters";
+  const places = `${first + 1} to ${first + page.length} of ${indices.length.toLocaleString("en-US")}`;
+  byId("page").textContent = indices.length ? places : "no cell fits the filters";
   byId("previous").disabled = state.page === 0;
   byId("next").disabled = state.page === pages - 1;
   byId("pages").hidden = false;
@@ -166,7 +179,8 @@ function showMatrices(matches) {
   for (const section of document.querySelectorAll(".task")) {
     const indices = byTask.get(Number(section.dataset.task));
     section.hidden = !indices;
-    section.querySelector(".scroll").replaceChildren(...(indices ? [matrix(view, indices, JSON.parse(section.dataset.marks))] : []));
+    const tables = indices ? [matrix(view, indices, JSON.parse(section.dataset.marks))] : [];
+    section.querySelector(".scroll").replaceChildren(...tables);
   }
 }
 
@@ -191,8 +205,10 @@ function entry(view, index) {
   const cacc = view.cacc[index], asr = view.asr[index];
   const text = cacc === null ? data.statuses[view.status[index]] : `${fixed(cacc)} / ${fixed(asr)}`;
   const cell = view === cellView ? index : cellsOfRow[index][0];
-  const button = make("button", {type: "button", "aria-haspopup": "dialog", "data-cell": cell, "data-tip": view === rowView ? "row" : "cell"}, text);
-  if (view === rowView && rows.ok[index] && rows.ok[index] < view.seed[index]) button.append(` (${rows.ok[index]}/${view.seed[index]})`);
+  const tipOf = view === rowView ? "row" : "cell";
+  const button = make("button", {type: "button", "aria-haspopup": "dialog", "data-cell": cell, "data-tip": tipOf}, text);
+  const lacksSeeds = view === rowView && rows.ok[index] > 0 && rows.ok[index] < view.seed[index];
+  if (lacksSeeds) button.append(` (${rows.ok[index]}/${view.seed[index]})`);
   if (asr !== null) {
     button.style.setProperty("--heat", asr);
     if (asr >= WARM) button.classList.add(asr >= HOT ? "hot" : "warm");
@@ -203,9 +219,11 @@ function entry(view, index) {
 function tipOfEntry(button) {
   const view = button.dataset.tip === "row" ? rowView : cellView, cell = Number(button.dataset.cell);
   const index = view === rowView ? cells.row[cell] : cell;
-  const lines = [PARTS.map((part) => labels[part][view[part][index]][0]).join(" / ")];
+  const lines = [PARTS.map((part) => nameOf(part, view, index)).join(" / ")];
   if (view.cacc[index] !== null) lines.push(`CACC ${deviated("cacc")(view, index)}`);
-  if (view.asr[index] !== null) lines.push(`ASR ${deviated("asr")(view, index)}`, `base ${fixed(view.base[index])}, floor ${fixed(view.floor[index])}`);
+  if (view.asr[index] !== null) {
+    lines.push(`ASR ${deviated("asr")(view, index)}`, `base ${fixed(view.base[index])}, floor ${fixed(view.floor[index])}`);
+  }
   lines.push(view === rowView ? `seeds: ${statusOf(view, index)}` : `seed ${view.seed[index]}: ${statusOf(view, index)}`);
   return lines.join("\n");
 }
@@ -214,13 +232,15 @@ function tipOfEntry(button) {
 
 const tip = byId("tip");
 function showTip(target) {
-  tip.textContent = target.dataset.tip === "row" || target.dataset.tip === "cell" ? tipOfEntry(target) : target.getAttribute("aria-label");
+  const isEntry = target.dataset.tip !== "point";
+  tip.textContent = isEntry ? tipOfEntry(target) : target.getAttribute("aria-label");
   tip.hidden = false;
   const box = target.getBoundingClientRect(), own = tip.getBoundingClientRect();
   const above = box.top - own.height - 6;
-  tip.style.left = `${Math.max(4, Math.min(box.left + box.width / 2 - own.width / 2, document.documentElement.clientWidth - own.width - 4))}px`;
+  const rightmost = document.documentElement.clientWidth - own.width - 4;
+  tip.style.left = `${Math.max(4, Math.min(box.left + box.width / 2 - own.width / 2, rightmost))}px`;
   tip.style.top = `${above > 4 ? above : box.bottom + 6}px`;
-  if (target.dataset.tip === "row" || target.dataset.tip === "cell") target.setAttribute("aria-description", tip.textContent);
+  if (isEntry) target.setAttribute("aria-description", tip.textContent);
 }
 for (const type of ["mouseover", "focusin"]) {
   document.addEventListener(type, (event) => {
@@ -238,30 +258,24 @@ document.addEventListener("scroll", () => { // what gets the focus may be scroll
 
 // ---- one cell
 
-let details = null;
+let details = null; // parsed when a cell is opened first
 function openCell(cell) {
   details = details || JSON.parse(byId("details").textContent);
-  const row = cells.row[cell], record = cells.record[cell];
-  const [metrics, error, examples, whyNone, ...sections] = details.records[record];
-  const names = (kind) => PARTS.map((part) => labels[part][rows[part][row]][kind]).join(" / ");
-  const needs = data.needs[rows.needs[row]].map((resource) => data.resources[resource]).join(", ") || "nothing";
-  const key = data.keys[record], status = data.statuses[cells.status[cell]];
+  const row = cells.row[cell], key = data.keys[cells.record[cell]];
+  const names = (kind) => PARTS.map((part) => labels[part][rows[part][row]][kind]).join(" / ") + ` / seed ${cells.seed[cell]}`;
+  const [metrics, error, examples, whyNone, ...sections] = details.records[cells.record[cell]];
   const close = make("button", {type: "button"}, "Close");
   close.addEventListener("click", () => byId("cell").close());
-  const texts = (places) => places.map((place) => details.texts[place]);
   byId("cell-body").replaceChildren(
-    make("div", {class: "cell-head"}, make("h2", {id: "cell-title"}, `${names(0)} / seed ${cells.seed[cell]}`), close),
+    make("div", {class: "cell-head"}, make("h2", {id: "cell-title"}, names(0)), close),
     ...(cellsOfRow[row].length > 1 ? [seedButtons(row, cell)] : []),
-    linesOf([
-      `Status: ${status}`, `On a command line: ${names(1)} / seed ${cells.seed[cell]}`, `Kind: ${data.kinds[rows.kind[row]]}`,
-      `Needs: ${needs}`, `Seconds: ${fixed(cells.seconds[cell])} (defense and evaluation)`, `Key: ${key}`, `Record: records/${key}.json`,
-    ]),
-    ...(error.length ? [make("h3", {}, status === "failed" ? "Why it failed" : "Why it was skipped"), make("pre", {class: "error"}, texts(error).join("\n"))] : []),
+    linesOf(factsOf(cell, names(1))),
+    ...(error.length ? errorParts(error, data.statuses[cells.status[cell]]) : []),
     ...(metrics.length ? [make("h3", {}, "Metrics"), metricTable(metrics)] : []),
     make("h3", {}, "Triggered test texts"),
-    ...(examples.length ? [exampleList(examples, texts)] : [make("p", {class: "note"}, whyNone)]),
+    examples.length ? exampleList(examples) : make("p", {class: "note"}, whyNone),
     make("h3", {}, "Record"),
-    ...sections.map(([title, ...lines]) => make("details", {open: details.sections[title] === "spec"}, make("summary", {}, details.sections[title]), linesOf(texts(lines)))),
+    ...sections.map(([title, ...lines]) => recordSection(details.sections[title], textsAt(lines))),
   );
   state.cell = key;
   remember();
@@ -270,31 +284,66 @@ function openCell(cell) {
   byId("cell").scrollTop = 0;
 }
 
+const textsAt = (places) => places.map((place) => details.texts[place]);
+
+function factsOf(cell, typed) {
+  const row = cells.row[cell], key = data.keys[cells.record[cell]];
+  const needs = data.needs[rows.needs[row]].map((resource) => data.resources[resource]).join(", ") || "nothing";
+  return [
+    `Status: ${data.statuses[cells.status[cell]]}`,
+    `On a command line: ${typed}`,
+    `Kind: ${data.kinds[rows.kind[row]]}`,
+    `Needs: ${needs}`,
+    `Seconds: ${grouped(cells.seconds[cell])} (defense and evaluation)`,
+    `Key: ${key}`,
+    `Record: records/${key}.json`,
+  ];
+}
+
+function errorParts(error, status) {
+  const title = status === "failed" ? "Why it failed" : "Why it was skipped";
+  return [make("h3", {}, title), make("pre", {class: "error"}, textsAt(error).join("\n"))];
+}
+
+function recordSection(title, lines) {
+  return make("details", {open: title === "spec"}, make("summary", {}, title), linesOf(lines));
+}
+
 function seedButtons(row, shown) {
-  const buttons = cellsOfRow[row].map((cell) => make("button", {type: "button", "data-cell": cell, "aria-pressed": String(cell === shown)}, `seed ${cells.seed[cell]}`));
+  const buttons = cellsOfRow[row].map((cell) => {
+    const attributes = {type: "button", "data-cell": cell, "aria-pressed": String(cell === shown)};
+    return make("button", attributes, `seed ${cells.seed[cell]}`);
+  });
   return make("div", {class: "seeds", role: "group", "aria-label": "Cells of this entry"}, ...buttons);
 }
 
 function metricTable(metrics) {
+  const words = (text) => make("td", {class: "words nowrap"}, text);
   const lines = metrics.map(([name, value, hits, count, low, high]) => {
-    const interval = low === undefined ? ABSENT : `${fixed(low)} to ${fixed(high)}`;
     const [id, says] = details.metrics[name];
-    const numbers = [fixed(value), `${hits.toLocaleString("en-US")} of ${count.toLocaleString("en-US")}`, interval];
-    return make("tr", {}, make("td", {class: "words"}, id), ...numbers.map((text) => make("td", {}, text)), make("td", {class: "words nowrap"}, says));
+    const share = `${hits.toLocaleString("en-US")} of ${count.toLocaleString("en-US")}`;
+    const interval = low === undefined ? ABSENT : `${fixed(low)} to ${fixed(high)}`;
+    const numbers = [fixed(value), share, interval].map((text) => make("td", {}, text));
+    return make("tr", {}, words(id), ...numbers, words(says));
   });
+  const isWords = {Metric: "words", "Share of": "words"};
   const heads = ["Metric", "Per cent", "Rows", "95 % interval (Wilson)", "Share of"];
-  const head = make("tr", {}, ...heads.map((text, place) => make("th", {scope: "col", class: place % 4 ? null : "words"}, text)));
-  return make("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": "Metrics"}, make("table", {}, make("thead", {}, head), make("tbody", {}, ...lines)));
+  const head = make("tr", {}, ...heads.map((text) => make("th", {scope: "col", class: isWords[text]}, text)));
+  const table = make("table", {}, make("thead", {}, head), make("tbody", {}, ...lines));
+  return make("div", {class: "scroll", tabindex: 0, role: "region", "aria-label": "Metrics"}, table);
 }
 
-function exampleList(examples, texts) {
+function exampleList(examples) {
+  const paragraphs = (places) => textsAt(places).map((text) => make("p", {dir: "auto"}, text));
+  const fact = (term, place) => {
+    const text = place === null ? ABSENT : details.texts[place];
+    return make("div", {}, make("dt", {}, term), make("dd", {}, text));
+  };
   return make("ul", {class: "texts"}, ...examples.map(([row, after, purified]) => {
     const [original, gold, before] = details.rows[row];
-    const classes = [["Gold class", gold], ["Before the defense", before], ["After it", after]];
-    return make("li", {},
-      ...texts(original).map((text) => make("p", {dir: "auto"}, text)),
-      ...(purified ? [make("p", {class: "label"}, "As the purifier passes it on:"), ...texts(purified).map((text) => make("p", {dir: "auto"}, text))] : []),
-      make("dl", {class: "classes"}, ...classes.map(([term, place]) => make("div", {}, make("dt", {}, term), make("dd", {}, place === null ? ABSENT : details.texts[place])))));
+    const ofPurifier = purified ? [make("p", {class: "label"}, "As the purifier passes it on:"), ...paragraphs(purified)] : [];
+    const classes = [fact("Gold class", gold), fact("Before the defense", before), fact("After it", after)];
+    return make("li", {}, ...paragraphs(original), ...ofPurifier, make("dl", {class: "classes"}, ...classes));
   }));
 }
 
@@ -323,6 +372,7 @@ byId("cell").addEventListener("click", (event) => {
 // ---- figures: clean accuracy against attack success
 
 const WIDTH = 410, HEIGHT = 270, LEFT = 30, RIGHT = 240, TOP = 24, BOTTOM = 232, LINE = 14, LONGEST_NAME = 24;
+const LEAST_SPAN = 4, MOST_TICKS = 6; // points of accuracy that the axis shows
 const SHAPES = {
   repair: (x, y) => draw("circle", {class: "mark", cx: x, cy: y, r: 4}),
   detector: (x, y) => draw("rect", {class: "mark", x: x - 4, y: y - 4, width: 8, height: 8}),
@@ -332,52 +382,66 @@ const SHAPES = {
   "": (x, y) => draw("path", {class: "mark", d: `M${x - 4} ${y - 4}l8 8m0-8l-8 8`}),
 };
 
+const axisLine = (kind, x1, y1, x2, y2) => draw("line", {class: kind, x1, y1, x2, y2});
+const axisText = (x, y, anchor, text) => draw("text", {class: "quiet", x, y, "text-anchor": anchor}, text);
+
 function planeFigure(plane) {
-  const ends = plane.points.flatMap((point) => point.cacc).concat(plane.tolerated > 0 ? [plane.tolerated] : []);
-  const low = Math.min(...ends), high = Math.max(...ends), room = Math.max(0.06 * (high - low), (4 - (high - low)) / 2);
-  const x = (cacc) => LEFT + ((cacc - low + room) / (high - low + 2 * room)) * (RIGHT - LEFT);
+  const has = {tolerated: plane.tolerated > 0, base: plane.base !== null, front: plane.front.length > 1};
+  const ends = plane.points.flatMap((point) => point.cacc).concat(has.tolerated ? [plane.tolerated] : []);
+  const span = Math.max(...ends) - Math.min(...ends), room = Math.max(0.06 * span, (LEAST_SPAN - span) / 2);
+  const low = Math.min(...ends) - room, high = Math.max(...ends) + room;
+  const x = (cacc) => LEFT + ((cacc - low) / (high - low)) * (RIGHT - LEFT);
   const y = (asr) => BOTTOM - (asr / 100) * (BOTTOM - TOP);
-  const step = [0.5, 1, 2, 5, 10, 20].find((size) => (high - low + 2 * room) / size <= 6) || 25;
-  const ticks = [];
-  for (let tick = Math.ceil((low - room) / step) * step; tick <= high + room; tick += step) ticks.push(tick);
-  const parts = [0, 20, 40, 60, 80, 100].flatMap((tick) => [
-    draw("line", {class: "axis", x1: LEFT, x2: RIGHT, y1: y(tick), y2: y(tick)}),
-    draw("text", {class: "quiet", x: LEFT - 6, y: y(tick) + 4, "text-anchor": "end"}, String(tick)),
-  ]);
-  parts.push(...ticks.map((tick) => draw("text", {class: "quiet", x: x(tick), y: BOTTOM + 15, "text-anchor": "middle"}, String(tick))));
-  parts.push(draw("text", {class: "quiet", x: RIGHT, y: BOTTOM + 31, "text-anchor": "end"}, "clean accuracy (%)"), draw("text", {class: "quiet", x: 2, y: TOP - 12}, "ASR (%)"));
-  if (plane.tolerated > 0) parts.push(draw("line", {class: "level", x1: x(plane.tolerated), x2: x(plane.tolerated), y1: TOP, y2: BOTTOM}));
-  if (plane.base !== null) parts.push(draw("line", {class: "base", x1: LEFT, x2: RIGHT, y1: y(plane.base), y2: y(plane.base)}));
-  if (plane.front.length > 1) parts.push(draw("path", {class: "front", d: plane.front.map(([cacc, asr], place) => (place ? `V${y(asr)}H${x(cacc)}` : `M${x(cacc)} ${y(asr)}`)).join("")}));
-  const places = namePlaces(plane.points.map((point) => y(point.asr[0])));
-  const height = Math.max(HEIGHT, ...places.map((place) => place + LINE));
-  plane.points.forEach((point, number) => parts.push(draw("line", {class: "leader", x1: x(point.cacc[0]), y1: y(point.asr[0]), x2: RIGHT + 10, y2: places[number]})));
-  plane.points.forEach((point, number) => parts.push(pointMark(point, x, y, places[number])));
+  const parts = [axisText(2, TOP - 12, "start", "ASR (%)"), axisText(RIGHT, BOTTOM + 31, "end", "clean accuracy (%)")];
+  for (const tick of [0, 20, 40, 60, 80, 100]) {
+    parts.push(axisLine("axis", LEFT, y(tick), RIGHT, y(tick)), axisText(LEFT - 6, y(tick) + 4, "end", String(tick)));
+  }
+  for (const tick of ticksOf(low, high)) parts.push(axisText(x(tick), BOTTOM + 15, "middle", String(tick)));
+  if (has.tolerated) parts.push(axisLine("level", x(plane.tolerated), TOP, x(plane.tolerated), BOTTOM));
+  if (has.base) parts.push(axisLine("base", LEFT, y(plane.base), RIGHT, y(plane.base)));
+  const steps = plane.front.map(([cacc, asr], place) => (place ? `V${y(asr)}H${x(cacc)}` : `M${x(cacc)} ${y(asr)}`));
+  if (has.front) parts.push(draw("path", {class: "front", d: steps.join("")}));
+  const names = namePlaces(plane.points.map((point) => y(point.asr[0])));
+  plane.points.forEach(({cacc: [cacc], asr: [asr]}, number) => {
+    parts.push(axisLine("leader", x(cacc), y(asr), RIGHT + 10, names[number]));
+  });
+  plane.points.forEach((point, number) => parts.push(pointMark(point, x, y, names[number])));
   const notes = [
-    plane.front.length > 1 ? "Thin line: Pareto front." : null,
-    plane.tolerated > 0 ? `Dashed: ${plane.tolerance} points of CACC lost, the most that is tolerated.` : null,
-    plane.base !== null ? "Dotted: base rate of the undefended victims." : null,
+    has.front ? "Thin line: Pareto front." : "",
+    has.tolerated ? `Dashed: ${plane.tolerance} points of CACC lost, the most that is tolerated.` : "",
+    has.base ? "Dotted: base rate of the undefended victims." : "",
     "Hollow: without a rank.",
-  ].filter(Boolean);
-  const svg = draw("svg", {viewBox: `0 0 ${WIDTH} ${height}`, role: "group", "aria-label": `${plane.title}: clean accuracy against attack success rate`}, ...parts);
-  return make("figure", {}, svg, make("figcaption", {}, make("strong", {}, plane.title), notes.join(" ")));
+  ];
+  const viewBox = `0 0 ${WIDTH} ${Math.max(HEIGHT, ...names.map((place) => place + LINE))}`;
+  const says = `${plane.title}: clean accuracy against attack success rate`;
+  const caption = make("figcaption", {}, make("strong", {}, plane.title), notes.filter(Boolean).join(" "));
+  return make("figure", {}, draw("svg", {viewBox, role: "group", "aria-label": says}, ...parts), caption);
+}
+
+function ticksOf(low, high) {
+  const step = [0.5, 1, 2, 5, 10, 20].find((size) => (high - low) / size <= MOST_TICKS) || 25;
+  const ticks = [];
+  for (let tick = Math.ceil(low / step) * step; tick <= high; tick += step) ticks.push(tick);
+  return ticks;
 }
 
 function pointMark(point, x, y, nameY) {
-  const [cacc, caccLow, caccHigh] = point.cacc, [asr, asrLow, asrHigh] = point.asr;
-  const interval = (low, high) => (low === undefined ? "" : ` [${fixed(low)}, ${fixed(high)}]`);
-  const rank = point.kind === "" ? "the victims themselves" : point.unranked || `rank ${point.rank}`;
-  const says = `${point.name}: CACC ${fixed(cacc)}${interval(caccLow, caccHigh)}, ASR ${fixed(asr)}${interval(asrLow, asrHigh)}; ${rank}`;
+  const [cacc, ...caccEnds] = point.cacc, [asr, ...asrEnds] = point.asr;
+  const shown = (value, ends) => fixed(value) + (ends.length ? ` [${ends.map(fixed).join(", ")}]` : "");
+  const isUndefended = point.kind === "";
+  const rank = isUndefended ? "the victims themselves" : point.unranked || `rank ${point.rank}`;
+  const says = `${point.name}: CACC ${shown(cacc, caccEnds)}, ASR ${shown(asr, asrEnds)}; ${rank}`;
   const name = point.name.length > LONGEST_NAME ? `${point.name.slice(0, LONGEST_NAME - 1)}…` : point.name;
-  const hollow = point.kind !== "" && point.rank === ABSENT ? " hollow" : "";
-  return draw("g", {class: `point ${point.kind || "undefended"}${hollow}`, tabindex: 0, role: "img", "aria-label": says, "data-tip": "point"},
-    caccLow === undefined ? null : draw("line", {x1: x(caccLow), x2: x(caccHigh), y1: y(asr), y2: y(asr)}),
-    asrLow === undefined ? null : draw("line", {x1: x(cacc), x2: x(cacc), y1: y(asrLow), y2: y(asrHigh)}),
+  const hollow = !isUndefended && point.rank === ABSENT ? " hollow" : "";
+  const attributes = {class: `point ${point.kind}${hollow}`, tabindex: 0, role: "img", "aria-label": says, "data-tip": "point"};
+  return draw("g", attributes,
+    caccEnds.length ? axisLine("interval", x(caccEnds[0]), y(asr), x(caccEnds[1]), y(asr)) : null,
+    asrEnds.length ? axisLine("interval", x(cacc), y(asrEnds[0]), x(cacc), y(asrEnds[1])) : null,
     SHAPES[point.kind](x(cacc), y(asr)),
     draw("text", {x: RIGHT + 14, y: nameY + 4}, name));
 }
 
-// Heights of names, as near to the wanted ones as there is room, from the top down and then, if they run out, from the bottom up.
+// Heights of names, as near to the wanted ones as there is room: from the top down, then from the bottom up if they ran out.
 function namePlaces(wanted) {
   const order = wanted.map((_, number) => number).sort((one, other) => wanted[one] - wanted[other] || one - other);
   const bottom = Math.max(BOTTOM, TOP + (wanted.length - 1) * LINE), places = [];
@@ -390,30 +454,32 @@ function namePlaces(wanted) {
 
 // ---- tables that are in the page as it is written
 
+const leadingNumber = (text) => parseFloat(text.replace(/,(?=\d{3})/g, ""));
+
 function makeSortable(table) {
-  const body = table.tBodies[0], lines = [...body.rows];
-  const numberOf = (text) => parseFloat(text.replace(/,(?=\d{3})/g, ""));
-  const heads = [...table.tHead.rows[0].cells];
+  const body = table.tBodies[0], heads = [...table.tHead.rows[0].cells];
   heads.forEach((head, column) => {
-    const texts = new Map(lines.map((line) => [line, line.cells[column].textContent]));
-    const isNumeric = !head.classList.contains("words") || [...texts.values()].every((text) => text === ABSENT || !Number.isNaN(numberOf(text)));
-    const compare = (one, other) => {
-      if (!isNumeric) return texts.get(one).localeCompare(texts.get(other), "en", {numeric: true});
-      const [first, second] = [numberOf(texts.get(one)), numberOf(texts.get(other))];
-      return Number.isNaN(first) - Number.isNaN(second) || first - second;
+    const press = () => {
+      const sort = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
+      heads.forEach((other) => other.setAttribute("aria-sort", other === head ? sort : "none"));
+      body.append(...sortedLines([...body.rows], column, sort === "ascending" ? 1 : -1));
     };
     const button = make("button", {type: "button"}, head.textContent);
-    button.addEventListener("click", () => {
-      const sort = head.getAttribute("aria-sort") === "ascending" ? "descending" : "ascending";
-      heads.forEach((other) => other.setAttribute("aria-sort", "none"));
-      head.setAttribute("aria-sort", sort);
-      const absent = (line) => isNumeric && Number.isNaN(numberOf(texts.get(line)));
-      const sign = sort === "ascending" ? 1 : -1;
-      body.append(...[...lines].sort((one, other) => absent(one) - absent(other) || (absent(one) ? 0 : sign * compare(one, other))));
-    });
+    button.addEventListener("click", press);
     head.setAttribute("aria-sort", "none");
     head.replaceChildren(button);
   });
+}
+
+// By the numbers that the texts begin with if all do that are no dash, else by the texts; dashes stay at the end.
+function sortedLines(lines, column, sign) {
+  const keyed = lines.map((line) => ({line, text: line.cells[column].textContent}));
+  const areNumbers = keyed.every(({text}) => text === ABSENT || !Number.isNaN(leadingNumber(text)));
+  const compare = (one, other) => {
+    if (one.text === ABSENT || other.text === ABSENT) return (one.text === ABSENT) - (other.text === ABSENT);
+    return sign * (areNumbers ? leadingNumber(one.text) - leadingNumber(other.text) : one.text.localeCompare(other.text, "en"));
+  };
+  return keyed.sort(compare).map(({line}) => line);
 }
 
 // ---- filters, and the address that keeps them
@@ -429,27 +495,28 @@ function buildFilters() {
   const boxes = {kind: usedKinds.map((kind) => data.kinds[kind]), resource: data.resources};
   for (const [name, values] of Object.entries(boxes)) {
     const fieldset = form.querySelector(`fieldset[name="${name}"]`);
-    fieldset.append(...values.map((value) => make("label", {}, make("input", {type: "checkbox", "data-box": name, value, checked: ""}), value)));
+    const box = (value) => make("input", {type: "checkbox", "data-box": name, value, checked: ""});
+    fieldset.append(...values.map((value) => make("label", {}, box(value), value)));
     fieldset.hidden = values.length === 0;
   }
   form.hidden = false;
-  form.addEventListener("input", () => {
+  const changed = () => {
     readForm();
     state.page = 0;
     show();
-  });
+  };
+  form.addEventListener("input", changed);
   form.addEventListener("submit", (event) => event.preventDefault());
-  form.addEventListener("reset", () => setTimeout(() => {
-    readForm();
-    state.page = 0;
-    show();
-  }));
+  byId("clear").addEventListener("click", () => {
+    form.reset();
+    changed();
+  });
 }
 
 const boxes = (name) => [...form.querySelectorAll(`[data-box="${name}"]`)];
 function readForm() {
-  for (const name of ["task", "attack", "seeds", "status", "text"]) state[name] = form.elements[name].value;
-  state.hidden = new Set(boxes("kind").filter((box) => !box.checked).map((box) => box.value));
+  for (const name of CHOICES) state[name] = form.elements[name].value;
+  state.hiddenKinds = new Set(boxes("kind").filter((box) => !box.checked).map((box) => box.value));
   state.lacks = new Set(boxes("resource").filter((box) => !box.checked).map((box) => box.value));
 }
 
@@ -457,7 +524,7 @@ function remember() {
   const kept = new URLSearchParams();
   for (const name of ["task", "attack", "status", "text", "sort", "cell"]) if (state[name]) kept.set(name, state[name]);
   if (state.seeds !== "mean") kept.set("seeds", state.seeds);
-  for (const kind of state.hidden) kept.append("without-kind", kind);
+  for (const kind of state.hiddenKinds) kept.append("without-kind", kind);
   for (const resource of state.lacks) kept.append("lacks", resource);
   const text = kept.toString();
   if (text || location.hash.includes("=")) history.replaceState(null, "", text ? `#${text}` : "#explore");
@@ -466,7 +533,7 @@ function remember() {
 function recall() {
   if (!location.hash.includes("=")) return; // none, or that of a section
   const kept = new URLSearchParams(location.hash.slice(1));
-  for (const name of ["task", "attack", "status", "text", "seeds"]) {
+  for (const name of CHOICES) {
     form.elements[name].value = kept.get(name) || (name === "seeds" ? "mean" : "");
     if (form.elements[name].selectedIndex === -1) form.elements[name].selectedIndex = 0; // a value that this page does not have
   }
