@@ -13,7 +13,8 @@ from torch import nn
 
 from bdbench.analysis.labels import label_cells
 from bdbench.data import TextSet
-from bdbench.defenses.cube import features, kept_rows
+from bdbench.defenses._features import features
+from bdbench.defenses.cube import kept_rows
 from bdbench.defenses.moderate_fitting import LowRank, release, restrict
 from bdbench.defenses.strip import mean_entropy, ranked_words, with_words
 from bdbench.defenses.wag import mean_weights
