@@ -94,7 +94,7 @@ class MeanOfPieces(nn.Module):
     def __init__(self, embeddings: Tensor, classes: int, left_out: list[int], generator: torch.Generator) -> None:
         super().__init__()
         self.embeddings = nn.Embedding.from_pretrained(embeddings.clone(), freeze=False)
-        self.head = nn.Linear(embeddings.shape[1], classes)
+        self.head = nn.utils.skip_init(nn.Linear, embeddings.shape[1], classes)  # it would draw from the global state
         with torch.no_grad():
             self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=generator) * HEAD_DEVIATION)
             self.head.bias.zero_()
