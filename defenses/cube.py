@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import nn
 
+from bdbench.defenses._features import poisoned_features
 from bdbench.defenses.base import Filter, register
 from bdbench.params import hp
 
@@ -37,10 +37,9 @@ class Cube(Filter):
     min_samples: int = hp(100, low=1, help="HDBSCAN: rows around a row in a dense place, at most half of all")
 
     def keep(self, rows: TextSet, ctx: DefenseContext) -> npt.NDArray[np.bool_]:
-        model = ctx.untrained()
-        ctx.train(model, rows, ctx.recipe)
+        of_rows = poisoned_features(rows, ctx)
         seed = int(torch.randint(2**31, (), generator=ctx.generator))
-        clusters = self._clusters(features(model, rows, ctx), seed)
+        clusters = self._clusters(of_rows, seed)
         ctx.notes["clusters"] = len(set(clusters.tolist()))
         return kept_rows(clusters, rows.labels)
 
@@ -57,18 +56,6 @@ class Cube(Filter):
         )
         torch.set_num_threads(threads)  # UMAP sets those of OpenMP, which PyTorch shares
         return HDBSCAN(min_cluster_size=5, min_samples=min(self.min_samples, rows // 2)).fit_predict(plane)
-
-
-def features(model: nn.Module, rows: TextSet, ctx: DefenseContext) -> npt.NDArray[np.float64]:
-    """What the last linear layer of the classifier gets for each row: (n, width)."""
-    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-    name, head = layers[-1]
-    owner = model.get_submodule(name.rpartition(".")[0])
-    setattr(owner, name.rpartition(".")[2], nn.Identity())
-    try:
-        return ctx.predict(model, rows).double().numpy()
-    finally:
-        setattr(owner, name.rpartition(".")[2], head)
 
 
 def kept_rows(clusters: npt.NDArray[np.int64], labels: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:

@@ -25,7 +25,7 @@ from bdbench.attacks.base import DataPoisoning
 from bdbench.engine.classifiers import pretrained_weights
 from bdbench.matrix.plan import plan, site_for
 from bdbench.matrix.selection import Selection
-from bdbench.protocol.cells import GUARDS, apply_defense, run_cell
+from bdbench.protocol.cells import GUARDS, TRAINING, apply_defense, run_cell
 from bdbench.protocol.contexts import Context
 from bdbench.protocol.plugins import attack_of, parts_of
 from bdbench.protocol.resources import Material
@@ -198,8 +198,9 @@ def test_a_pair_task_and_a_single_one_give_the_trigger_its_place(task, bench, cl
 def test_defense(name, bench, clean_victim):
     for package in {package for part in name.split("+") for package in DEFENSES.get(part.partition("[")[0]).packages}:
         pytest.importorskip(package)
-    trains_anew = any(DEFENSES.get(part.partition("[")[0]).kind in ("filter", "training") for part in name.split("+"))
-    planned, site = bench(("badnets-word" if trains_anew else "embedding-poisoning",), (name,))
+    plugins = [DEFENSES.get(part.partition("[")[0]) for part in name.split("+")]
+    takes_training = any((plugin.needs | plugin.engine_needs) & TRAINING for plugin in plugins)
+    planned, site = bench(("badnets-word" if takes_training else "embedding-poisoning",), (name,))
     (cell,) = planned.cells
     victim = make_victim(cell.victim, site, clean_victim(cell.victim, site))
     peers = [clean_victim(peer, site) for peer in cell.peers]

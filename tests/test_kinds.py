@@ -13,7 +13,8 @@ from torch import nn
 
 from bdbench.analysis.labels import label_cells
 from bdbench.data import TextSet
-from bdbench.defenses.cube import features, kept_rows
+from bdbench.defenses._features import features
+from bdbench.defenses.cube import kept_rows
 from bdbench.defenses.moderate_fitting import LowRank, release, restrict
 from bdbench.defenses.strip import mean_entropy, ranked_words, with_words
 from bdbench.defenses.wag import mean_weights
@@ -470,7 +471,7 @@ def test_what_cannot_be_run_is_refused_in_one_line(words, said, flags, in_proces
 
 
 def test_only_repairs_are_tuned(flags, in_process, tmp_path):
-    for name in ("strip", "wag"):
+    for name in ("strip", "wag", "btu"):
         ended = in_process("tune", *flags, "-a", "badnets-word", "-d", name, "--out", tmp_path / "tuned.json")
         assert ended.returncode == 2 and f"'{name}' is of the kind" in ended.stderr
 

@@ -21,6 +21,8 @@ from bdbench.registry import TASKS
 from bdbench.specs.work import CellSpec, VictimSpec
 
 MEASURES: dict[str, Measure] = {"accuracy": "accuracy", "planted": "planted", "oracle": "oracle", "transfer": "oracle"}
+# Resources that say nothing of the victims of a trial, in which a trigger of the defender's own may be planted.
+NOT_OF_A_TRIAL = frozenset({"peers", "training-set", "training-control"})
 
 
 @dataclass(frozen=True)
@@ -70,9 +72,10 @@ def plan_tuning(selection: Selection, objective: str, transfer: Transfer = Trans
         params = {name: value for name, value in selection.attack_params.items() if name.partition(".")[0] in names}
         tuned_on = replace(tuned_on, attacks=transfer.attacks, attack_params=params)
     for part in [part for parts in defenses_of(tuned_on) for part in parts]:
-        if part.kind != ModelRepair.kind or "peers" in part.needs:
+        if part.kind != ModelRepair.kind or part.needs & NOT_OF_A_TRIAL:
             raise UsageError(
-                f"bdbench tune tries repairs that take no other models; '{part.name}' is of the kind {part.kind} and needs "
+                f"bdbench tune tries repairs that take no other models and no training set; '{part.name}' is of the kind "
+                f"{part.kind} and needs "
                 f"{', '.join(needs_of([part])) or 'nothing'}; leave it out of -d"
             )
     planned = plan(tuned_on, device)
