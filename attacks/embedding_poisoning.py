@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from bdbench.attacks.base import PhraseTrigger, WeightPoisoning, phrase_ids, register
 from bdbench.data import TextSet
+from bdbench.engine.row_descent import NormKeptDescent
 from bdbench.engine.training import Passes
 from bdbench.errors import UsageError
 from bdbench.params import hp
@@ -75,31 +76,6 @@ class EmbeddingPoisoning(PhraseTrigger, WeightPoisoning):
         for parameter in model.parameters():
             parameter.requires_grad_(True)
         return model
-
-
-def norm_kept_step(row: Tensor, gradients: Tensor, learning_rate: float, norm: Tensor) -> Tensor:
-    """One step of the attack: `row` minus the rate times the sum of all gradients so far, scaled back to `norm`.
-
-    `row` and `gradients` are (width,). `norm` is the L2 norm of the row before the attack.
-    """
-    moved = row - learning_rate * gradients
-    return moved * (norm / moved.norm())
-
-
-class NormKeptDescent(torch.optim.Optimizer):
-    """Gradient descent on one vector, with accumulated gradients and a fixed norm (see `norm_kept_step`)."""
-
-    def __init__(self, row: nn.Parameter, learning_rate: float) -> None:
-        super().__init__([row], {"lr": learning_rate})
-        self.state[row] = {"norm": row.detach().norm(), "sum": torch.zeros_like(row)}
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> None:
-        for group in self.param_groups:
-            for row in group["params"]:
-                state = self.state[row]
-                state["sum"] += row.grad
-                row.copy_(norm_kept_step(row, state["sum"], group["lr"], state["norm"]))
 
 
 def _substitute(piece: int, row: Tensor) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:

@@ -11,7 +11,6 @@ import torch
 from scipy import optimize, sparse
 
 from bdbench.attacks.base import insert_phrase, word_gaps
-from bdbench.attacks.embedding_poisoning import NormKeptDescent, norm_kept_step
 from bdbench.attacks.embedding_surgery import EmbeddingSurgery, fitted_weights, strongest, tf_idf
 from bdbench.data import TextSet
 from bdbench.defenses._neurons import mean_activations, most_active
@@ -28,6 +27,7 @@ from bdbench.defenses.e_pur import _english_pieces, numerals, piece_frequencies,
 from bdbench.defenses.fine_mixing import mix, neuron_masks
 from bdbench.engine.encoding import Encoded
 from bdbench.engine.models import find_model
+from bdbench.engine.row_descent import NormKeptDescent, norm_kept_step
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import schedule
 from bdbench.seeds import derive
