@@ -53,14 +53,6 @@ def disjoint_mean(changes: Tensor) -> Tensor:
     return (changes * agrees).sum(dim=0) / agrees.sum(dim=0).clamp(min=1)
 
 
-def threshold_of_largest(values: Tensor, share: float) -> Tensor:
-    """The least of the round(share * n) largest of `values` (n,), a scalar; infinity if that is none of them."""
-    kept = round(share * len(values))
-    if kept == 0:
-        return values.new_tensor(torch.inf)
-    return values.kthvalue(len(values) - kept + 1).values
-
-
 def trimmed(changes: Tensor, thresholds: Sequence[Tensor]) -> Tensor:
     """(models, *shape): of each model's changes those whose magnitude reaches its threshold; 0 for the others."""
     return torch.stack(

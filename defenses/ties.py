@@ -15,7 +15,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bdbench.defenses._merging import disjoint_mean, magnitudes, merged, models_of, threshold_of_largest, trimmed
+from bdbench.defenses._merging import disjoint_mean, magnitudes, merged, models_of, trimmed
+from bdbench.defenses._ranking import threshold_of_largest
 from bdbench.defenses.base import ModelRepair, register
 from bdbench.params import hp
 

@@ -4,11 +4,17 @@ import math
 
 import pytest
 import torch
-from test_contract import classifier, repaired_state
+from conftest import FAMILIES
+from test_contract import classifier, defense_context, repaired_state, state, victim_of
 
-from bdbench.defenses._merging import disjoint_mean, elected_signs, magnitudes, threshold_of_largest, trimmed
+from bdbench.defenses._merging import disjoint_mean, elected_signs, magnitudes, trimmed
+from bdbench.defenses._ranking import threshold_of_largest
 from bdbench.defenses.dare import rescaled
+from bdbench.defenses.fine_purifying import fisher_information, indicator
+from bdbench.defenses.l2_sp import half_square
+from bdbench.defenses.magnitude_pruning import largest
 from bdbench.engine.classifiers import pretrained_weights
+from bdbench.registry import DEFENSES
 
 # merging: TIES and DARE
 
@@ -69,3 +75,133 @@ def test_dare_drops_the_given_share_and_elects_a_sign_if_told(tiny_bert):
         stays = change.abs() > 1e-7
         assert 0.2 < stays.float().mean() < 0.3
         assert torch.allclose(change[stays], 4 * share_of_peer * 0.5 * clean[name][stays], atol=1e-6)
+
+
+# L2-SP
+
+
+def test_the_pull_is_half_the_squared_norm_over_all_tensors():
+    assert half_square([torch.tensor([[1.0, 2.0]]), torch.tensor([-3.0])]) == 7.0
+
+
+def test_without_a_pull_l2_sp_is_fine_tuning(tiny_bert):
+    """Dropout off: both losses then draw nothing."""
+    victim, params = victim_of(tiny_bert), {"epochs": 2, "learning_rate": 1e-3}
+    for module in victim.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    plain = repaired_state("fine-tuning", tiny_bert, victim, **params)
+    free = repaired_state("l2-sp", tiny_bert, victim, **params, alpha=0.0, beta=0.0)
+    assert all(torch.allclose(plain[name], free[name], atol=1e-6) for name in plain)
+
+
+def test_a_pull_brings_the_encoder_to_the_pretrained_weights_and_the_head_to_zero(tiny_bert):
+    victim, clean = victim_of(tiny_bert), pretrained_weights(tiny_bert, 2)
+    params = {"epochs": 60, "learning_rate": 1e-2, "alpha": 100.0, "beta": 100.0}
+    after = repaired_state("l2-sp", tiny_bert, victim, **params)
+    for name, before in victim.named_parameters():
+        target = clean.get(name, torch.zeros(()))
+        assert (after[name] - target).norm() < 0.1 * (before - target).norm(), name
+
+
+# re-initialization
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("params", "parts"),
+    [
+        ({"layers": 1, "pooler": False}, (".layer.1.",)),
+        ({"layers": 9, "pooler": False}, (".layer.0.", ".layer.1.")),
+        ({"layers": 0}, (".pooler.",)),
+        ({"layers": 1, "head": True}, (".layer.1.", ".pooler.", "HEAD")),
+    ],
+)
+def test_the_top_layers_begin_anew_and_all_else_stays(family, params, parts, tiny_models):
+    folder = tiny_models[family]
+    victim, clean = victim_of(folder), pretrained_weights(folder, 2)
+    after = repaired_state("reinit", folder, victim, **params, learning_rate=0.0)
+    for name, before in victim.named_parameters():
+        place = name if name in clean else "HEAD"
+        if any(part in place for part in parts):
+            assert not torch.equal(after[name], before)
+            assert name not in clean or torch.equal(after[name], clean[name])
+        else:
+            assert torch.equal(after[name], before), name
+
+
+def test_what_is_drawn_is_as_wide_as_the_models_own_initialization(tiny_bert):
+    victim = victim_of(tiny_bert)
+    params = {"layers": 1, "start": "drawn", "learning_rate": 0.0}
+    after = repaired_state("reinit", tiny_bert, victim, **params)
+    prefix = "bert.encoder.layer.1."
+    assert after[f"{prefix}output.LayerNorm.weight"].tolist() == [1.0] * 32
+    assert not after[f"{prefix}output.LayerNorm.bias"].any() and not after[f"{prefix}intermediate.dense.bias"].any()
+    matrix = after[f"{prefix}intermediate.dense.weight"]
+    assert 0.018 < matrix.std() < 0.022 and abs(matrix.mean()) < 0.002
+    below = "bert.encoder.layer.0.output.dense.weight"
+    assert torch.equal(after[below], victim.state_dict()[below])
+    assert DEFENSES.get("reinit")(start="drawn").asks_for() == {"clean"}
+
+
+@pytest.mark.parametrize(("family", "said"), [("albert", "no stack of 2 layers"), ("bart", "more than one stack of 2 layers")])
+def test_a_model_without_one_stack_of_layers_is_unfit_for_re_initialization(family, said, tiny_model):
+    assert said in DEFENSES.get("reinit")().unfit(classifier(tiny_model(family)))
+
+
+# magnitude pruning
+
+
+@pytest.mark.parametrize(("ratio", "kept"), [(0.0, []), (0.25, [3]), (0.5, [1, 3]), (0.75, [1, 2, 3]), (1.0, [0, 1, 2, 3])])
+def test_the_weights_of_largest_magnitude_are_kept(ratio, kept):
+    assert largest(torch.tensor([[0.0, -2.0], [1.0, 3.0]]), ratio).flatten().nonzero().flatten().tolist() == kept
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_pruned_weights_stay_at_zero_only_if_frozen(frozen, tiny_bert):
+    victim = victim_of(tiny_bert)
+    params = {"ratio": 0.25, "epochs": 2, "learning_rate": 1e-2, "frozen": frozen}
+    after = repaired_state("magnitude-pruning", tiny_bert, victim, **params)
+    linear = [name for name, module in victim.bert.named_modules() if isinstance(module, torch.nn.Linear)]
+    assert len(linear) == 2 * 6 + 1
+    for name in linear:
+        before, weight = victim.bert.get_submodule(name).weight, after[f"bert.{name}.weight"]
+        zeros = weight == 0
+        assert int(zeros.sum()) == (zeros.numel() * 3 // 4 if frozen else 0), name
+        assert not frozen or before[zeros].abs().max() < before[~zeros].abs().min()
+    for name in ("bert.embeddings.word_embeddings.weight", "classifier.weight"):
+        assert (after[name] != 0).all()
+
+
+# Fine-purifying
+
+
+def test_the_indicator_is_the_squared_move_over_the_damped_curvature():
+    delta, curvature = torch.tensor([3.0, 0.0, 2.0, -4.0]), torch.tensor([8.0, 0.0, 0.0, 1.0])
+    assert indicator(delta, curvature, 1.0).tolist() == [1.0, 0.0, 4.0, 8.0]
+    assert indicator(delta, curvature, 0.0).tolist() == [9 / 8, 0.0, math.inf, 16.0]
+
+
+def test_fisher_information_is_the_mean_squared_gradient_of_single_rows(tiny_bert):
+    """Of the head's bias the gradient is the class's probability, less 1 for the row's own class."""
+    victim = victim_of(tiny_bert)
+    ctx = defense_context(tiny_bert, DEFENSES.get("fine-purifying")())
+    fisher = fisher_information(victim, ctx)
+    wrong = ctx.predict(victim, ctx.clean).softmax(dim=1)[torch.arange(16), 1 - torch.tensor(ctx.clean.labels)]
+    assert fisher["classifier.bias"].tolist() == pytest.approx([float(wrong.square().mean())] * 2, rel=1e-4)
+    assert fisher.keys() == dict(victim.named_parameters()).keys()
+    assert all(parameter.grad is None for parameter in victim.parameters())
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.25, 1.0])
+def test_the_weights_of_largest_indicator_are_set_back(ratio, tiny_bert):
+    victim, clean = victim_of(tiny_bert), pretrained_weights(tiny_bert, 2)
+    part = DEFENSES.get("fine-purifying")(ratio=ratio, learning_rate=0.0)
+    suspicion = part.indicators(victim, defense_context(tiny_bert, part))
+    after = state(part.repair(victim, defense_context(tiny_bert, part)))
+    stays = torch.cat([(after[name] == dict(victim.named_parameters())[name]).flatten() for name in clean])
+    back = torch.cat([(after[name] == start).flatten() for name, start in clean.items()])
+    of_all = torch.cat([suspicion[name].flatten() for name in clean])
+    assert (stays | back).all() and stays.sum() == round(ratio * len(of_all))
+    assert not 0 < ratio < 1 or of_all[stays].max() < of_all[back].min()
+    assert torch.equal(after["classifier.weight"], victim.classifier.weight)
