@@ -249,6 +249,10 @@ class Reserving(FineTuned):
         What does not depend on the ratio is computed once, here.
         """
 
+    def fine_tune(self, model: nn.Module, ctx: DefenseContext) -> None:
+        """Train `model`, a copy that keeps a part of the victim, in place on the clean set."""
+        ctx.train(model, ctx.clean, self.recipe())
+
     def repair(self, model: nn.Module, ctx: DefenseContext) -> nn.Module:
         reserve = self.reserving(model, ctx)
         state = ctx.generator.get_state()
@@ -260,7 +264,7 @@ class Reserving(FineTuned):
 
         def repaired(ratio: float) -> nn.Module:
             result = reserved(ratio)
-            ctx.train(result, ctx.clean, self.recipe())
+            self.fine_tune(result, ctx)
             return result
 
         def accuracy_of(classifier: nn.Module) -> Fraction:

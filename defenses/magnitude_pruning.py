@@ -1,0 +1,81 @@
+"""Magnitude pruning: the smallest weights of every matrix are set to zero, then the rest is fine-tuned on the clean set.
+
+From Han et al. (NeurIPS 2015, arXiv:1506.02626), where pruned weights stay at zero while the others are trained. The seed
+paper's fine-pruning has a variant for single weights (from memory); this is its usual criterion. Unlike fine-pruning it asks no
+clean text which weights matter. Pruned are the matrices of the encoder's linear layers, each to the same share; embeddings,
+biases, norms and the head stay.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from bdbench.defenses._ranking import threshold_of_largest
+from bdbench.defenses.base import Reserving, register
+from bdbench.engine.training import cross_entropy
+from bdbench.params import hp
+
+if TYPE_CHECKING:
+    from bdbench.protocol.contexts import DefenseContext
+
+
+@register("magnitude-pruning", paper="arXiv:1506.02626")
+@dataclass(frozen=True)
+class MagnitudePruning(Reserving):
+    title = "magnitude pruning"
+    short_forms = {"frozen": {True: "", False: "revived"}, "search": {True: "", False: "fixed ratio"}}
+
+    ratio: float = hp(
+        0.5, low=0.0, high=1.0, aggressive="low", help="reserve ratio: share of each matrix's weights that is not pruned"
+    )
+    # a variant of its own, which tables compare; so a tuner does not choose it
+    frozen: bool = hp(True, tuned=False, help="whether pruned weights stay at zero while fine-tuning")
+
+    def reserving(self, model: nn.Module, ctx: DefenseContext) -> Callable[[float], nn.Module]:
+        def pruned(ratio: float) -> nn.Module:
+            result = copy.deepcopy(model)
+            with torch.no_grad():
+                for weight in linear_weights(result):
+                    weight.mul_(largest(weight, ratio))
+            return result
+
+        return pruned
+
+    def fine_tune(self, model: nn.Module, ctx: DefenseContext) -> None:
+        if not self.frozen:
+            super().fine_tune(model, ctx)
+            return
+        pruned = {weight: weight == 0 for weight in linear_weights(model)}
+
+        def loss(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
+            zero(pruned)
+            return cross_entropy(model, inputs, labels)
+
+        ctx.train(model, ctx.clean, self.recipe(), loss=loss)
+        zero(pruned)
+
+
+def linear_weights(model: nn.Module) -> Iterator[nn.Parameter]:
+    """The matrices of the encoder's linear layers."""
+    from transformers.pytorch_utils import Conv1D
+
+    return (module.weight for module in model.base_model.modules() if isinstance(module, (nn.Linear, Conv1D)))
+
+
+def largest(weight: Tensor, ratio: float) -> Tensor:
+    """True at the round(ratio * n) weights of largest magnitude, and at those that equal the least of these."""
+    magnitude = weight.abs()
+    return magnitude >= threshold_of_largest(magnitude.flatten(), ratio)
+
+
+def zero(masks: Mapping[nn.Parameter, Tensor]) -> None:
+    """Set each parameter to zero where its mask is true."""
+    with torch.no_grad():
+        for weight, mask in masks.items():
+            weight.masked_fill_(mask, 0.0)
