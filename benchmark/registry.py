@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import hashlib
 import importlib
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bdbench.errors import UsageError, nearest
-from bdbench.plugin_files import plugin_of
+from bdbench.plugin_files import MAIN, plugin_of
 
 
 class Registry:
@@ -95,6 +96,20 @@ class Registry:
                 raise UsageError(f"no {self.kind} named '{name}'{nearest(name, known)}; known: {', '.join(known)}")
         self._found.add(name)
         return self._classes[name]
+
+    def adopt(self, cls: type) -> None:
+        """Have a class that is registered, or was, be the one of its name: the same plugin, read from another place."""
+        self._classes[cls.name] = cls
+
+    def publishes(self, cls: type) -> bool:
+        """Whether any process finds this class by its name: it is built in, or an installed library publishes it."""
+        top = cls.__module__.partition(".")[0]
+        points = self._entry_points.get(cls.name, ())
+        return cls.__module__.startswith("bdbench.") or any(point.module.partition(".")[0] == top for point in points)
+
+    def given(self) -> dict[str, type]:
+        """The classes that this process alone knows by name: those of its own modules."""
+        return {name: cls for name, cls in self._classes.items() if not self.publishes(cls)}
 
     def installed(self) -> list[str]:
         """The names that installed libraries publish, sorted, without importing one."""
@@ -217,8 +232,11 @@ def _owner(point: EntryPoint) -> str:
 
 
 def _origin(cls: type) -> str:
-    module = sys.modules.get(cls.__module__)
-    return f"{cls.__qualname__} in {getattr(module, '__file__', None) or cls.__module__}"
+    plugin = plugin_of(cls.__module__)
+    # a class of a script is the same plugin after its text has travelled
+    module = sys.modules.get(MAIN if plugin and plugin.main == MAIN else cls.__module__)
+    file = getattr(module, "__file__", None)
+    return f"{cls.__qualname__} in {os.path.realpath(file) if file else cls.__module__.rpartition('.')[2]}"
 
 
 def _version(cls: type, version: int) -> str:
