@@ -39,12 +39,14 @@ GIVEN = {*vars(builtins), "__name__", "__file__", "__doc__", "__builtins__", "ge
 class MainSource:
     """What was typed into `__main__`: the texts of a script, or of a notebook's cells in the order in which they ran.
 
-    `name` is what people call it, and `folder` where it finds modules of its own.
+    `name` is what people call it, and `folder` where it finds modules of its own. `known` are the names that it has by now,
+    however it came by them.
     """
 
     name: str
     folder: Path
     cells: tuple[str, ...]
+    known: frozenset[str] = frozenset()
 
     @classmethod
     def read(cls, wanted: str) -> MainSource:
@@ -52,10 +54,11 @@ class MainSource:
         main = vars(sys.modules["__main__"])
         shell = main.get("get_ipython")
         if "In" in main and callable(shell):
-            return cls("notebook", Path.cwd(), tuple(shell().history_manager.input_hist_parsed))
+            return cls("notebook", Path.cwd(), tuple(shell().history_manager.input_hist_parsed), frozenset(main))
         file = main.get("__file__")
         if file is not None and Path(file).is_file():
-            return cls(Path(file).name, Path(file).resolve().parent, (Path(file).read_text(encoding="utf-8"),))
+            text = Path(file).read_text(encoding="utf-8")
+            return cls(Path(file).name, Path(file).resolve().parent, (text,), frozenset(main))
         raise UsageError(f"the source of {wanted} is not on file, so that workers cannot have it; put it into a Python file")
 
     def of_class(self, name: str) -> str:
@@ -95,7 +98,13 @@ class MainSource:
         """
         places = [place for place, statement in enumerate(self._statements) if wanted in statement.binds]
         if not places:
-            yield from (place for place, statement in enumerate(self._statements) if statement.imports_all)
+            everything = [place for place, statement in enumerate(self._statements) if statement.imports_all]
+            if wanted in self.known and not everything:
+                raise UsageError(
+                    f"{name} uses '{wanted}', which no statement of the {self.name} binds; assign it at the top level, or put "
+                    f"{name} into a Python file"
+                )
+            yield from everything
         for place in reversed(places):
             node = self._statements[place].node
             if not isinstance(node, DEFINITIONS):

@@ -11,6 +11,7 @@ import ast
 import dataclasses
 import hashlib
 import importlib
+import importlib.util
 import os
 import sys
 from collections.abc import Mapping
@@ -20,7 +21,7 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from bdbench.errors import UsageError, nearest
+from bdbench.errors import UsageError, first_line, nearest
 from bdbench.plugin_files import MAIN, plugin_of
 
 
@@ -88,7 +89,7 @@ class Registry:
             raise UsageError(f"two {self.kind} are named '{name}': {' and '.join(owners)}; uninstall or rename one")
         if name not in self._classes:
             if name in built_in:
-                importlib.import_module(f"{self.package}.{built_in[name].stem}")
+                self._import(name, built_in[name])
             elif name in points:
                 self._load(points[name][0])
             else:
@@ -114,6 +115,25 @@ class Registry:
     def installed(self) -> list[str]:
         """The names that installed libraries publish, sorted, without importing one."""
         return sorted(self._entry_points)
+
+    def fault(self, name: str) -> str | None:
+        """Why a known plugin cannot be used, in one line, or None.
+
+        One of an installed library is imported to tell. Of a file in bdbench's folders only the text is looked at: whether it
+        can be read, whether the modules are there that it imports, and whether it registers its name.
+        """
+        if name in self._built_in() and name not in self._entry_points:
+            return _fault_of_text(name, self._built_in()[name])
+        try:
+            self.get(name)
+        except UsageError as error:
+            return str(error)
+        return None
+
+    def origin(self, name: str) -> str | None:
+        """The library that publishes a plugin; None of one that is built in or was given."""
+        points = self._entry_points.get(name)
+        return points[0].dist.name if points and points[0].dist else None
 
     def summary(self, name: str) -> str:
         """The first line of the docstring of the plugin's module, read from the file, not imported."""
@@ -159,6 +179,19 @@ class Registry:
         for point in entry_points(group=self.package):
             points_by_name.setdefault(point.name, []).append(point)
         return points_by_name
+
+    def _import(self, name: str, file: Path) -> None:
+        """Import a file of bdbench's folders. Raises UsageError if it fails, or registers nothing by its name."""
+        try:
+            importlib.import_module(f"{self.package}.{file.stem}")
+        except UsageError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise UsageError(
+                f"the plugin '{name}' ({file}) fails to run: {first_line(error)}; mend it or move it away"
+            ) from error
+        if name not in self._classes:
+            raise UsageError(f"the plugin '{name}' ({file}) does not register the name '{name}'")
 
     def _load(self, point: EntryPoint) -> None:
         from bdbench.fence import refusing  # imports torch, which listing the built-in plugins does not
@@ -220,6 +253,24 @@ def _outline(node: ast.ClassDef) -> ClassOutline:
         title,
         short_forms,
     )
+
+
+def _fault_of_text(name: str, file: Path) -> str | None:
+    """What is wrong with a plugin's file, as far as its text and the modules that are there say."""
+    try:
+        tree = ast.parse(file.read_bytes())
+        outlines = _outlines(file)
+    except (SyntaxError, ValueError, OSError) as error:
+        return f"{file}: cannot be read: {first_line(error)}"
+    if not any(outline.plugin == name for outline in outlines.values()):
+        return f"{file}: does not register the name '{name}'"
+    for node in tree.body:
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+        for module in modules:
+            if importlib.util.find_spec(module.partition(".")[0]) is None:
+                return f"{file}: needs the module {module}, which is not there"
+    return None
 
 
 ATTACKS = Registry("attacks")

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import textwrap
+import types
 import warnings
 from pathlib import Path
 
@@ -137,8 +138,8 @@ def test_the_tables_of_results_are_those_on_file(finished, in_process):
 
 
 def test_the_leaderboard_has_the_rankings_numbers_and_intervals():
-    records = read_records(Path(__file__).parents[1] / "results" / "quick")
-    place = place_of(Path(__file__).parents[1] / "results" / "quick")
+    records = read_records(Path(__file__).parents[1] / "results" / "kinds")
+    place = place_of(Path(__file__).parents[1] / "results" / "kinds")
     board = Leaderboard(records, (), lambda record: read_predictions(place, record))
     results = Results(place, board)
     shown = results.leaderboard()
@@ -196,34 +197,25 @@ def call(small, finished):
     return text
 
 
-def test_a_class_of_a_script_runs_on_ray_and_inline_alike_and_only_what_it_uses_is_its_version(call, tmp_path):
-    def study(out: str, scale: float = 2.0, other: str = "", **more: object) -> Path:
-        text = f"import bdbench\n{other}\nSCALE = {scale}\ndef scaled(value):\n    return value * SCALE\n"
-        text += PLUGIN.format(by="scaled(self.factor)") + call("['none', ShrinkHead(factor=0.25)]", tmp_path / out, **more)
-        ended = subprocess.run(script(tmp_path, text), capture_output=True, text=True, cwd=tmp_path, timeout=300)
-        assert ended.returncode == 0, ended.stderr
-        return tmp_path / out
-
-    inline = study("inline")
-    assert outcomes(study("ray", inline=False, workers=1)) == outcomes(inline)
-    assert versions(study("unrelated", other="import json\nNOTHING = json.dumps({})")) == versions(inline)
-    assert versions(study("scaled", scale=3.0)) != versions(inline)
-    given = {json.dumps(record.typed["defenses"]) for record in read_records(inline)}
-    assert given == {'["none", "shrink-head[factor=0.25]"]'}
-
-
-def test_an_instance_keeps_its_values_a_class_takes_those_of_the_run_and_tuples_compose(call, tmp_path):
-    text = "import bdbench\n" + PLUGIN.format(by="self.factor")
-    text += "import warnings; warnings.simplefilter('error')\n"
-    defenses = "[ShrinkHead, ShrinkHead(), ('e-pur', ShrinkHead(factor=0.75))]"
-    text += call(defenses, tmp_path / "run", defense_params={"shrink-head.factor": 0.125})
+def test_a_class_of_a_script_runs_on_ray_and_inline_alike(call, tmp_path):
+    """An instance keeps its values, a class takes those of the run, and tuples compose."""
+    text = (
+        "import bdbench, warnings\nwarnings.simplefilter('error')\nSCALE = 2.0\ndef scaled(value):\n    return value * SCALE\n"
+    )
+    text += PLUGIN.format(by="scaled(self.factor)")
+    defenses = "['none', ShrinkHead, ShrinkHead(), ('e-pur', ShrinkHead(factor=0.75))]"
+    for out, how in (("inline", {}), ("ray", {"inline": False, "workers": 1})):
+        text += call(defenses, tmp_path / out, defense_params={"shrink-head.factor": 0.125}, **how)
     ended = subprocess.run(script(tmp_path, text), capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout == ended.stderr == ""  # progress=False
-    parts = [
-        [(part.name, part.params.get("factor")) for part in record.spec.defense] for record in read_records(tmp_path / "run")
-    ]
-    assert sorted(parts) == [[("e-pur", None), ("shrink-head", 0.75)], [("shrink-head", 0.125)], [("shrink-head", 0.5)]]
+    assert outcomes(tmp_path / "ray") == outcomes(tmp_path / "inline")
+    records = read_records(tmp_path / "inline")
+    parts = [[(part.name, part.params.get("factor")) for part in record.spec.defense] for record in records]
+    composed = [("e-pur", None), ("shrink-head", 0.75)]
+    assert sorted(parts) == [composed, [("none", None)], [("shrink-head", 0.125)], [("shrink-head", 0.5)]]
+    given = {json.dumps(record.typed["defenses"]) for record in records}
+    assert given == {'["none", "shrink-head", "shrink-head", "e-pur+shrink-head[factor=0.75]"]'}
 
 
 def test_a_class_of_a_module_travels_as_a_plugin_file_does(small, finished, tmp_path, monkeypatch):
@@ -248,23 +240,29 @@ def test_a_class_of_a_module_travels_as_a_plugin_file_does(small, finished, tmp_
 
 def test_a_class_of_a_notebooks_cell_runs_and_its_new_text_is_a_new_version(call, tmp_path):
     pytest.importorskip("IPython")
-    cells = ["import bdbench", "%time SCALE = 1.0", PLUGIN.format(by="self.factor * SCALE")]
+    cells = ["import bdbench", "SCALE = 1.0\n%time print(SCALE)\n!true", PLUGIN.format(by="self.factor * SCALE")]
     again = [PLUGIN.format(by="self.factor * SCALE / 2"), call("[ShrinkHead(factor=0.5)]", tmp_path / "b")]
     cells += [call("[ShrinkHead(factor=0.5)]", tmp_path / "a"), PLUGIN.format(by="self.factor * SCALE")]
     cells += [call("[ShrinkHead(factor=0.5)]", tmp_path / "a", force=False), "old = ShrinkHead()", *again]
-    cells += [call("[old]", tmp_path / "c")]
+    cells += [
+        call("[old]", tmp_path / "c"),
+        "%time SCALE2 = 2",
+        PLUGIN.format(by="SCALE2"),
+        call("[ShrinkHead]", tmp_path / "c"),
+    ]
     text = f"""
         from IPython.core.interactiveshell import InteractiveShell
         shell = InteractiveShell.instance()
         ends = [shell.run_cell(cell, store_history=True).error_in_exec for cell in {cells!r}]
-        assert ends[:-1] == [None] * (len(ends) - 1), ends
-        print(ends[-1])
+        print([error for error in ends if error])
     """
     environment = {**os.environ, "IPYTHONDIR": str(tmp_path / "ipython")}
     command = script(tmp_path, textwrap.dedent(text))
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment, timeout=300)
     assert ended.returncode == 0, ended.stderr + ended.stdout
-    assert "ShrinkHead has been defined anew since" in ended.stdout.splitlines()[-1]
+    errors = ended.stdout.splitlines()[-1]
+    assert errors.count("UsageError") == 2 and "ShrinkHead has been defined anew since" in errors
+    assert "uses 'SCALE2', which no statement of the notebook binds" in errors
     assert len(outcomes(tmp_path / "a")) == len(versions(tmp_path / "a")) == 1
     assert versions(tmp_path / "a") != versions(tmp_path / "b")
 
@@ -330,13 +328,17 @@ def test_what_cannot_travel_is_refused(name, said):
 
 
 def test_a_class_that_workers_cannot_have_is_refused(small, tmp_path, monkeypatch):
-    namespace: dict = {"__name__": "nowhere"}
-    exec(PLUGIN.format(by="1"), namespace)
-    with pytest.raises(UsageError, match="has been defined anew|no Python file"):
-        package.run(**small, defenses=[namespace["ShrinkHead"]], out=tmp_path / "run")
-    exec(PLUGIN.format(by="1").replace('@register("shrink-head", paper="none")\n', ""), namespace)
+    module = types.ModuleType("nowhere")
+    monkeypatch.setitem(sys.modules, "nowhere", module)
+    exec(PLUGIN.format(by="1"), vars(module))
+    with pytest.raises(UsageError, match="module nowhere is no Python file"):
+        package.run(**small, defenses=[module.ShrinkHead], out=tmp_path / "run")
+    older = module.ShrinkHead
+    exec(PLUGIN.format(by="1").replace('@register("shrink-head", paper="none")\n', ""), vars(module))
+    with pytest.raises(UsageError, match="ShrinkHead has been defined anew"):
+        package.run(**small, defenses=[older()], out=tmp_path / "run")
     with pytest.raises(UsageError, match=r"not registered; put @register"):
-        package.run(**small, defenses=[namespace["ShrinkHead"]], out=tmp_path / "run")
+        package.run(**small, defenses=[module.ShrinkHead], out=tmp_path / "run")
     ended = subprocess.run(
         [sys.executable, "-"],
         input="import bdbench\n" + PLUGIN.format(by="1") + "bdbench.run(defenses=[ShrinkHead])",
