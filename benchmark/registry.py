@@ -306,4 +306,4 @@ def _source(module: str) -> bytes:
     if folders:
         return b"\0".join(file.read_bytes() for folder in folders for file in sorted(folder.rglob("*.py")))
     file = getattr(package, "__file__", None)
-    return Path(file).read_bytes() if file else b""
+    return Path(file).read_bytes() if file and Path(file).is_file() else b""  # none of what is typed at a prompt

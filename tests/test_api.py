@@ -138,8 +138,9 @@ def test_the_tables_of_results_are_those_on_file(finished, in_process):
 
 
 def test_the_leaderboard_has_the_rankings_numbers_and_intervals():
-    records = read_records(Path(__file__).parents[1] / "results" / "kinds")
-    place = place_of(Path(__file__).parents[1] / "results" / "kinds")
+    folder = Path(__file__).parents[1] / "results" / "kinds"
+    records = [record for record in read_records(folder) if record.spec.victim.task == "sst2"]
+    place = place_of(folder)
     board = Leaderboard(records, (), lambda record: read_predictions(place, record))
     results = Results(place, board)
     shown = results.leaderboard()
@@ -154,8 +155,9 @@ def test_the_leaderboard_has_the_rankings_numbers_and_intervals():
     if first["victims"] == len(of_defense):
         assert first["asr"] == pytest.approx(of_defense["asr"].mean())
     assert first["asr_low"] <= first["asr"] <= first["asr_high"] and first["asr_low"] < first["asr_high"]
-    scores = results.leaderboard("anti-bad", tolerance=1.0)
-    assert list(scores.dropna(subset="rank")["anti_bad"]) == sorted(scores.dropna(subset="rank")["anti_bad"], reverse=True)
+    ranked = results.leaderboard("anti-bad", tolerance=1.0, together=True).dropna(subset="rank")
+    assert len(ranked) > 3 and set(ranked["group"]) == {"all"} and ranked["rank"].is_monotonic_increasing
+    assert ranked.iloc[0]["anti_bad"] == ranked["anti_bad"].max()
     with pytest.raises(UsageError, match="anti-bad"):
         results.leaderboard("antibad")
 

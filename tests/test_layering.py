@@ -24,7 +24,8 @@ FLOORS = {
     "analysis": "leaves specs",
     "reports": "leaves specs analysis",
     "api": "leaves specs engine attacks defenses tasks protocol matrix analysis reports",
-    "cli": "leaves specs engine attacks defenses tasks protocol matrix analysis reports api",
+    "testing": "leaves specs engine attacks defenses tasks protocol",
+    "cli": "leaves specs engine attacks defenses tasks protocol matrix analysis reports api testing",
     "perf": "leaves specs engine attacks defenses tasks protocol matrix api cli",
 }
 PLUGINS = ("attacks", "defenses", "tasks")

@@ -10,6 +10,7 @@ import sys
 
 import typer
 
+from bdbench.cli.check import check
 from bdbench.cli.claims import claims
 from bdbench.cli.compare import compare
 from bdbench.cli.doctor import doctor
@@ -37,6 +38,7 @@ app.command()(claims)
 app.command()(tune)
 app.command()(verify)
 app.command()(compare)
+app.command()(check)
 app.command()(doctor)
 
 
