@@ -1,4 +1,4 @@
-"""Files given with `--plugin`: the file or package, and the files beside it that it imports, as texts that travel."""
+"""Plugins from files and from scripts: the file or package, and the files beside it that it imports, as texts that travel."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ from types import ModuleType
 from typing import Any
 
 from bdbench.errors import UsageError
+from bdbench.main_source import MainSource
+
+MAIN = "__main__"
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,18 @@ class PluginFile:
         sources, siblings, shadowed = _with_siblings(sources, list(dict.fromkeys((path.parent, root))))
         return cls(path, main, tuple(sources), frozenset(siblings), tuple(shadowed))
 
+    @classmethod
+    def of_main(cls, name: str) -> PluginFile:
+        """The class of this name that was typed into a script or a notebook, with what it uses there.
+
+        Raises UsageError if its source cannot be had.
+        """
+        main = MainSource.read(name)
+        path = main.folder / f"{main.name} ({name})"  # no file has this name: its lines would not be those that run
+        alone = Source(MAIN, path, main.of_class(name).encode())
+        sources, siblings, shadowed = _with_siblings([alone], [main.folder])
+        return cls(path, MAIN, tuple(sources), frozenset(siblings), tuple(shadowed))
+
     @cached_property
     def digest(self) -> str:
         """SHA-256, in hex, of the names and texts; of one file alone, of its text."""
@@ -135,6 +150,11 @@ class PluginFile:
             raise
         if older:
             _forget(older)
+
+    @property
+    def module(self) -> ModuleType:
+        """The module of the file itself, after `load`."""
+        return sys.modules[f"{self.package}.{self.main}"]
 
     def find(self, name: str) -> Source | None:
         """The module of this name; one without text for a folder that has modules but no `__init__.py`."""

@@ -11,6 +11,8 @@ import ast
 import dataclasses
 import hashlib
 import importlib
+import importlib.util
+import os
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,8 +21,8 @@ from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any
 
-from bdbench.errors import UsageError, nearest
-from bdbench.plugin_files import plugin_of
+from bdbench.errors import UsageError, first_line, nearest
+from bdbench.plugin_files import MAIN, plugin_of
 
 
 class Registry:
@@ -87,7 +89,7 @@ class Registry:
             raise UsageError(f"two {self.kind} are named '{name}': {' and '.join(owners)}; uninstall or rename one")
         if name not in self._classes:
             if name in built_in:
-                importlib.import_module(f"{self.package}.{built_in[name].stem}")
+                self._import(name, built_in[name])
             elif name in points:
                 self._load(points[name][0])
             else:
@@ -96,9 +98,42 @@ class Registry:
         self._found.add(name)
         return self._classes[name]
 
+    def adopt(self, cls: type) -> None:
+        """Have a class that is registered, or was, be the one of its name: the same plugin, read from another place."""
+        self._classes[cls.name] = cls
+
+    def publishes(self, cls: type) -> bool:
+        """Whether any process finds this class by its name: it is built in, or an installed library publishes it."""
+        top = cls.__module__.partition(".")[0]
+        points = self._entry_points.get(cls.name, ())
+        return cls.__module__.startswith("bdbench.") or any(point.module.partition(".")[0] == top for point in points)
+
+    def given(self) -> dict[str, type]:
+        """The classes that this process alone knows by name: those of its own modules."""
+        return {name: cls for name, cls in self._classes.items() if not self.publishes(cls)}
+
     def installed(self) -> list[str]:
         """The names that installed libraries publish, sorted, without importing one."""
         return sorted(self._entry_points)
+
+    def fault(self, name: str) -> str | None:
+        """Why a known plugin cannot be used, in one line, or None.
+
+        One of an installed library is imported to tell. Of a file in bdbench's folders only the text is looked at: whether it
+        can be read, whether the modules are there that it imports, and whether it registers its name.
+        """
+        if name in self._built_in() and name not in self._entry_points:
+            return _fault_of_text(name, self._built_in()[name])
+        try:
+            self.get(name)
+        except UsageError as error:
+            return str(error)
+        return None
+
+    def origin(self, name: str) -> str | None:
+        """The library that publishes a plugin; None of one that is built in or was given."""
+        points = self._entry_points.get(name)
+        return points[0].dist.name if points and points[0].dist else None
 
     def summary(self, name: str) -> str:
         """The first line of the docstring of the plugin's module, read from the file, not imported."""
@@ -148,6 +183,19 @@ class Registry:
         for point in entry_points(group=self.package):
             points_by_name.setdefault(point.name, []).append(point)
         return points_by_name
+
+    def _import(self, name: str, file: Path) -> None:
+        """Import a file of bdbench's folders. Raises UsageError if it fails, or registers nothing by its name."""
+        try:
+            importlib.import_module(f"{self.package}.{file.stem}")
+        except UsageError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise UsageError(
+                f"the plugin '{name}' ({file}) fails to run: {first_line(error)}; mend it or move it away"
+            ) from error
+        if name not in self._classes:
+            raise UsageError(f"the plugin '{name}' ({file}) does not register the name '{name}'")
 
     def _load(self, point: EntryPoint) -> None:
         from bdbench.fence import refusing  # imports torch, which listing the built-in plugins does not
@@ -213,6 +261,24 @@ def _outline(node: ast.ClassDef) -> ClassOutline:
     )
 
 
+def _fault_of_text(name: str, file: Path) -> str | None:
+    """What is wrong with a plugin's file, as far as its text and the modules that are there say."""
+    try:
+        tree = ast.parse(file.read_bytes())
+        outlines = _outlines(file)
+    except (SyntaxError, ValueError, OSError) as error:
+        return f"{file}: cannot be read: {first_line(error)}"
+    if not any(outline.plugin == name for outline in outlines.values()):
+        return f"{file}: does not register the name '{name}'"
+    for node in tree.body:
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        modules += [node.module] if isinstance(node, ast.ImportFrom) and node.module and not node.level else []
+        for module in modules:
+            if importlib.util.find_spec(module.partition(".")[0]) is None:
+                return f"{file}: needs the module {module}, which is not there"
+    return None
+
+
 ATTACKS = Registry("attacks")
 DEFENSES = Registry("defenses")
 TASKS = Registry("tasks")
@@ -223,8 +289,11 @@ def _owner(point: EntryPoint) -> str:
 
 
 def _origin(cls: type) -> str:
-    module = sys.modules.get(cls.__module__)
-    return f"{cls.__qualname__} in {getattr(module, '__file__', None) or cls.__module__}"
+    plugin = plugin_of(cls.__module__)
+    # a class of a script is the same plugin after its text has travelled
+    module = sys.modules.get(MAIN if plugin and plugin.main == MAIN else cls.__module__)
+    file = getattr(module, "__file__", None)
+    return f"{cls.__qualname__} in {os.path.realpath(file) if file else cls.__module__.rpartition('.')[2]}"
 
 
 def _version(cls: type, version: int) -> str:
@@ -243,4 +312,4 @@ def _source(module: str) -> bytes:
     if folders:
         return b"\0".join(file.read_bytes() for folder in folders for file in sorted(folder.rglob("*.py")))
     file = getattr(package, "__file__", None)
-    return Path(file).read_bytes() if file else b""
+    return Path(file).read_bytes() if file and Path(file).is_file() else b""  # none of what is typed at a prompt

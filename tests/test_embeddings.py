@@ -5,7 +5,6 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import CONFIGURATIONS
 from test_training import RECIPE, classifier, rows_of
 from torch import nn
 
@@ -16,6 +15,7 @@ from bdbench.engine.prediction import predict
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.trace import Trace
 from bdbench.engine.training import Recipe, _descend, cross_entropy, train
+from bdbench.testing.tiny_models import CONFIGURATIONS
 
 SHORT = Recipe(epochs=1, learning_rate=1e-3, batch_size=8)
 

@@ -9,7 +9,6 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
-from conftest import byte_level_tokenizer, word_piece_tokenizer
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -19,6 +18,7 @@ from bdbench.engine import pieces, segments
 from bdbench.engine.encoding import encode, kept_ends
 from bdbench.engine.models import find_model
 from bdbench.engine.tokenizers import load_tokenizer
+from bdbench.testing.tiny_models import byte_level_tokenizer, word_piece_tokenizer
 
 SPECIALS = ["<pad>", "<unk>", "<s>", "</s>", "<mask>"]
 CORPUS = [
@@ -224,7 +224,7 @@ def test_many_rows_take_little_more_than_their_block():
 LONG_TEXTS = """
 import resource, sys
 import numpy as np
-from conftest import word_piece_tokenizer
+from bdbench.testing.tiny_models import word_piece_tokenizer
 from bdbench.data import TextSet
 from bdbench.engine.encoding import encode
 words = "film " * 60_000

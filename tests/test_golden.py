@@ -19,7 +19,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import sentences
 
 from bdbench.attacks.base import DataPoisoning
 from bdbench.engine.classifiers import pretrained_weights
@@ -35,6 +34,7 @@ from bdbench.protocol.victims import attack_context, classifier, clean_spec, con
 from bdbench.registry import ATTACKS, DEFENSES, TASKS
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.work import DataSpec
+from bdbench.testing.tiny_models import sentences
 
 FILE = Path(__file__).with_name("golden.json")
 WRITE = "BDBENCH_WRITE_GOLDEN" in os.environ

@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import FAMILIES
 from test_training import classifier, rows_of
 from torch import nn
 
@@ -21,6 +20,7 @@ from bdbench.engine.kernels import (
 )
 from bdbench.engine.prediction import predict
 from bdbench.engine.training import Recipe, train
+from bdbench.testing.tiny_models import FAMILIES
 
 
 @pytest.fixture(autouse=True)

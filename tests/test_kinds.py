@@ -7,8 +7,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES
-from test_contract import common, text_rows
 from torch import nn
 
 from bdbench.analysis.labels import label_cells
@@ -33,6 +31,8 @@ from bdbench.specs.metrics import (
     rejection_threshold,
 )
 from bdbench.specs.predictions import metrics_of
+from bdbench.testing.contract import common, text_rows
+from bdbench.testing.tiny_models import FAMILIES
 
 # the rule of detectors
 

@@ -23,8 +23,10 @@ FLOORS = {
     "matrix": "leaves specs engine attacks defenses tasks protocol",
     "analysis": "leaves specs",
     "reports": "leaves specs analysis",
-    "cli": "leaves specs engine attacks defenses tasks protocol matrix analysis reports",
-    "perf": "leaves specs engine attacks defenses tasks protocol matrix cli",
+    "api": "leaves specs engine attacks defenses tasks protocol matrix analysis reports",
+    "testing": "leaves specs engine attacks defenses tasks protocol",
+    "cli": "leaves specs engine attacks defenses tasks protocol matrix analysis reports api testing",
+    "perf": "leaves specs engine attacks defenses tasks protocol matrix api cli",
 }
 PLUGINS = ("attacks", "defenses", "tasks")
 FILES = [*(ROOT / "benchmark").rglob("*.py"), *(file for kind in PLUGINS for file in (ROOT / kind).glob("*.py"))]

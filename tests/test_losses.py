@@ -5,7 +5,6 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import sentences
 from test_embeddings import absent_piece
 from test_training import RECIPE, classifier, rows_of, small_device, without_dropout
 from torch import nn
@@ -17,6 +16,7 @@ from bdbench.engine.prediction import predict
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import Passes, Recipe, train
 from bdbench.protocol.contexts import Context
+from bdbench.testing.tiny_models import sentences
 
 TEMPERATURE = 2.0
 

@@ -204,7 +204,7 @@ def test_suspicion_is_the_move_over_the_log_of_the_floored_count():
 
 
 def test_piece_frequencies_put_a_words_frequency_on_each_of_its_pieces():
-    from conftest import word_piece_tokenizer
+    from bdbench.testing.tiny_models import word_piece_tokenizer
 
     tokenizer = word_piece_tokenizer()
     words = {"film": 0.25, "films": 0.125, "xyzzy": 0.5}  # films = film + ##s; xyzzy is unknown

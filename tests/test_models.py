@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAMILIES
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
@@ -19,6 +18,7 @@ from bdbench.engine.classifiers import classifier_with, declared_positions, load
 from bdbench.engine.models import check_model, find_model, weights_digest
 from bdbench.engine.tokenizers import load_tokenizer, tokenizer_digest
 from bdbench.errors import UsageError
+from bdbench.testing.tiny_models import FAMILIES
 
 
 @pytest.fixture

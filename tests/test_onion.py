@@ -8,7 +8,6 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_contract import defense_context, text_rows
 
 from bdbench.data import TextSet
 from bdbench.defenses import onion
@@ -16,6 +15,7 @@ from bdbench.defenses.onion import Onion, bar, parts, suspicion, suspicions, wit
 from bdbench.engine.bigram_model import BigramModel, tokens_of
 from bdbench.engine.causal_model import BUNDLED, GGUF_PACKAGE, CausalModel, causal_model, why_no_causal_model
 from bdbench.engine.text_memo import TextMemo
+from bdbench.testing.contract import defense_context, text_rows
 
 TEXTS = ["the film was good", "the film was bad", "a film , a plot", "the plot was good"]
 

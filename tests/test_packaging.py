@@ -42,9 +42,10 @@ version = "1.0"
 
 [project.entry-points."bdbench.defenses"]
 halve-head = "bdplug"
+broken-one = "bdbroken"
 
 [tool.setuptools]
-py-modules = ["bdplug"]
+py-modules = ["bdplug", "bdbroken"]
 """
 
 
@@ -60,6 +61,7 @@ def outside(tmp_path_factory) -> Path:
     root = tmp_path_factory.mktemp("outside")
     (root / "plugin").mkdir()
     (root / "plugin" / "bdplug.py").write_text(PLUGIN)
+    (root / "plugin" / "bdbroken.py").write_text("import sys\n\nsys.exit('no GPU here')\n")
     (root / "plugin" / "pyproject.toml").write_text(PROJECT)
     source = root / "source"  # a copy, so that no build folder is left in the checkout
     tracked = subprocess.run(["git", "-C", ROOT, "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True)
@@ -79,8 +81,13 @@ def outside(tmp_path_factory) -> Path:
 
 def test_the_wheel_lists_and_describes_what_the_checkout_has(outside, bdbench, tmp_path):
     listed = subprocess.run([outside, "list"], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
-    published = "  installed:\n    halve-head  from bdplug (bdplug)\n"
-    assert published in listed and listed.replace(published, "") == bdbench("list").stdout
+    own, ours = ([" ".join(line.split()) for line in text.splitlines()] for text in (listed, bdbench("list").stdout))
+    published = "halve-head Halve every weight of the classification head (an example of an outside defense). (from bdplug)"
+    broken = [line for line in own if line.startswith("broken-one")]
+    assert own.count(published) == 1 and own[own.index(broken[0]) - 1] == "broken:"
+    assert "(bdbroken) called sys.exit('no GPU here')" in broken[0] and len(broken) == 1
+    assert [line for line in own if line not in (published, "broken:", *broken)] == ours
+    assert own.index("repair:") < own.index(published) < own.index("detector:")
     shown = subprocess.run([outside, "show", "halve-head"], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
     assert "halve-head.factor=0.5 [0.0, 1.0]: what the head is multiplied by" in shown
 

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath, PureWindowsPath
 
 import pytest
 
-from bdbench.cli.run import typed_values
+from bdbench.api.execution import typed_values
 from bdbench.errors import UsageError
 from bdbench.portable import encodable, without_folders
 from bdbench.protocol.environment import portable_traceback

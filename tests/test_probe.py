@@ -6,7 +6,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from conftest import sentences
 from safetensors.torch import load_file, save_file
 
 from bdbench.data import TextSet
@@ -21,6 +20,7 @@ from bdbench.matrix.presets import PRESETS
 from bdbench.protocol.cells import run_cell
 from bdbench.protocol.victims import make_victim
 from bdbench.registry import DEFENSES
+from bdbench.testing.tiny_models import sentences
 
 CPU = torch.device("cpu")
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from conftest import sentences
 
 from bdbench.data import TextSet
 from bdbench.engine import batches
@@ -16,6 +15,7 @@ from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.trace import Trace
 from bdbench.engine.training import Passes, Recipe, _backward, train
 from bdbench.errors import UsageError
+from bdbench.testing.tiny_models import sentences
 
 RECIPE = Recipe(epochs=2, learning_rate=1e-3, batch_size=8)
 

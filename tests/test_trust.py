@@ -9,7 +9,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import sentences
 
 from bdbench.errors import UsageError
 from bdbench.matrix.execute import InlinePool, execute
@@ -27,6 +26,7 @@ from bdbench.protocol.victims import make_victim
 from bdbench.registry import ATTACKS, DEFENSES
 from bdbench.specs.records import Record
 from bdbench.specs.work import CellSpec
+from bdbench.testing.tiny_models import sentences
 
 PLUGIN = '''"""Scales the head by a factor written into the file."""
 

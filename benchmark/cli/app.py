@@ -10,8 +10,10 @@ import sys
 
 import typer
 
+from bdbench.cli.check import check
 from bdbench.cli.claims import claims
 from bdbench.cli.compare import compare
+from bdbench.cli.doctor import doctor
 from bdbench.cli.list import list_plugins
 from bdbench.cli.report import report
 from bdbench.cli.run import run
@@ -36,6 +38,8 @@ app.command()(claims)
 app.command()(tune)
 app.command()(verify)
 app.command()(compare)
+app.command()(check)
+app.command()(doctor)
 
 
 def main(command: typer.Typer = app) -> None:

@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from bdbench.cli.boards import Strict, fail_if_strict, read_reported, warn
+from bdbench.api.boards import read_reported, tell_left_out
+from bdbench.cli.arguments import warn
+from bdbench.cli.strict import Strict, fail_if_strict
 
 
 def claims(
@@ -25,6 +27,6 @@ def claims(
     place = place_of(directory)
     run = read_reported(place, with_predictions=False)
     left_out = left_out_records(run)
-    warn(place, left_out)
+    tell_left_out(place, left_out, warn)
     typer.echo(text(run.records.values(), read_kept(place), left_out), nl=False)
     fail_if_strict(strict, left_out)

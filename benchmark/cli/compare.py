@@ -6,7 +6,9 @@ from typing import Annotated
 
 import typer
 
-from bdbench.cli.boards import Strict, fail_if_strict, read_reported, warn
+from bdbench.api.boards import read_reported, tell_left_out
+from bdbench.cli.arguments import warn
+from bdbench.cli.strict import Strict, fail_if_strict
 
 
 def compare(
@@ -31,7 +33,7 @@ def compare(
         place = place_of(text)
         saved = read_reported(place)
         of_run = left_out(saved)
-        warn(place, of_run)
+        tell_left_out(place, of_run, warn)
         runs.append(saved)
         specs = [record.spec for record in saved.records.values()]
         labels = [of_rows[0] for of_rows in label_cells(specs, read_kept(place))]

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdbench.cli.arguments import Text, names
-from bdbench.cli.boards import Strict, board_of, fail_if_strict, read_reported
+from bdbench.api.boards import board_of, latex_of, read_reported, rules_of
+from bdbench.cli.arguments import Text, names, warn
+from bdbench.cli.strict import Strict, fail_if_strict
 from bdbench.errors import UsageError, nearest
 
 if TYPE_CHECKING:
@@ -50,13 +51,9 @@ def report(
 
     A file that cannot be read is left out, with a warning.
     """
-    from bdbench.analysis.ranking import CRITERIA, Rules
     from bdbench.matrix.storage import place_of
 
-    if rank_by not in CRITERIA:
-        raise UsageError(f"--rank-by {rank_by}{nearest(rank_by, CRITERIA)}: one of {', '.join(CRITERIA)}")
-    if not 0 <= tolerance <= 1:
-        raise UsageError(f"--tolerance {tolerance:g}: a share of clean accuracy between 0 and 1, such as 0.05")
+    rules = rules_of(rank_by, tolerance, together)
     place = place_of(directory)
     of_table = {"layout": layout, "tasks": tasks, "attacks": attacks, "defenses": defenses, "caption": caption}
     of_table |= {"label": label, "style": style, "standalone": standalone or None}
@@ -64,21 +61,14 @@ def report(
         raise UsageError(f"--{typed[0]} is for one table: add --format latex")
     if format is not None and figures:
         raise UsageError("--figures is for the files of a report: leave --format out")
-    board = board_of(place, read_reported(place), Rules(rank_by, tolerance, together))
+    if format is not None and format not in FORMATS:
+        raise UsageError(f"--format {format}{nearest(format, FORMATS)}: one of {', '.join(FORMATS)}")
+    board = board_of(place, read_reported(place), warn, rules)
     if format is None:
         write_files(place, board, figures)
-        fail_if_strict(strict, board.left_out)
-        return
-    from bdbench.analysis.chosen import choose
-    from bdbench.reports.latex_grid import STYLES
-    from bdbench.reports.latex_layouts import LAYOUTS, Request, latex_table
-
-    layout = layout or "ranking"
-    for flag, value, known in (("format", format, FORMATS), ("layout", layout, LAYOUTS), ("style", style, STYLES)):
-        if value is not None and value not in known:
-            raise UsageError(f"--{flag} {value}{nearest(value, known)}: one of {', '.join(known)}")
-    chosen = choose(board.summaries, names(tasks), names(attacks), names(defenses))
-    typer.echo(latex_table(board, chosen, Request(layout, style, caption, label, standalone)), nl=False)
+    else:
+        chosen = (names(tasks), names(attacks), names(defenses))
+        typer.echo(latex_of(board, layout or "ranking", *chosen, style, caption, label, standalone), nl=False)
     fail_if_strict(strict, board.left_out)
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from bdbench.cli.arguments import absolute, assignments, drop_none, names, row_counts, seed_numbers
+from bdbench.api.values import absolute, drop_none, seed_numbers
+from bdbench.cli.arguments import assignments, names, row_counts
 from bdbench.engine.bundled import BUNDLED_MODELS
-from bdbench.errors import UsageError, nearest
-
-if TYPE_CHECKING:
-    from bdbench.matrix.selection import Selection
 
 TRAINING = ("epochs", "learning_rate", "batch_size", "warmup", "clip")  # the victim's
 PEERS = ("peers", "peers_task", "peer_count")
@@ -48,15 +45,6 @@ def overrides_of(flags: Mapping[str, Any]) -> dict[str, Any]:
         defense_params=assignments("-D", flags["defense_param"]),
         **{name: flags[name] for name in AS_TYPED},
     ) | row_counts(**{name: flags[name] for name in ROWS})
-
-
-def selection_of(preset: str, overrides: Mapping[str, Any]) -> Selection:
-    """The selection of a preset with the user's values over its own. Raises UsageError for a preset that there is not."""
-    from bdbench.matrix.presets import PRESETS
-
-    if preset not in PRESETS:
-        raise UsageError(f"no preset named '{preset}'{nearest(preset, PRESETS)}; known: {', '.join(PRESETS)}")
-    return PRESETS[preset].select(overrides)
 
 
 def with_flags_of(command: Callable[..., None], *flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bdbench.cli.arguments import Text, drop_none, load_plugins, names
-from bdbench.cli.run import run, typed_values
-from bdbench.cli.selection import SELECTING, overrides_of, selection_of, with_flags_of
+from bdbench.api.execution import selection_of, typed_values
+from bdbench.api.values import drop_none
+from bdbench.cli.arguments import Text, load_plugins, names
+from bdbench.cli.run import run
+from bdbench.cli.selection import SELECTING, overrides_of, with_flags_of
 from bdbench.errors import UsageError, nearest
 from bdbench.matrix.storage import LocalPlace, place_of
 

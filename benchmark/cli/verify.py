@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bdbench.cli.arguments import absolute, load_plugins
+from bdbench.api.values import absolute
+from bdbench.cli.arguments import load_plugins
 from bdbench.cli.run import run
 from bdbench.cli.selection import with_flags_of
 from bdbench.engine.bundled import BUNDLED_MODELS

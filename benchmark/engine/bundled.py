@@ -60,13 +60,27 @@ def bundled_folder(name: str) -> Path:
     model = BUNDLED_MODELS[name]
     if model.archive is None:
         return _package_folder(name, model, model.packages[0]) / "model"
-    home = cache_folder(name) / f"{name}-{model.sha256[:DIGITS_OF_FOLDER]}"
+    home = _joined_folder(name, model)
     if not home.is_dir():
         make_writable(home.parent, f"--model {name}: its cache folder (XDG_CACHE_HOME)")
         folders = [_package_folder(name, model, package) for package in model.packages]
         parts = [folder / "input" / f"{model.archive}.{number:03}" for number, folder in enumerate(folders, start=1)]
         _join(name, model, parts, home)
     return home
+
+
+def is_installed(name: str) -> bool:
+    """Whether a model of BUNDLED_MODELS is at hand: its packages are installed, or it was joined before. Nothing is read."""
+    model = BUNDLED_MODELS[name]
+    try:
+        joined = model.archive is not None and _joined_folder(name, model).is_dir()
+        return joined or all(_package_folder(name, model, package).is_dir() for package in model.packages)
+    except UsageError:
+        return False
+
+
+def _joined_folder(name: str, model: BundledModel) -> Path:
+    return cache_folder(name) / f"{name}-{model.sha256[:DIGITS_OF_FOLDER]}"
 
 
 def cache_folder(name: str) -> Path:

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bdbench.errors import UsageError
-from bdbench.matrix.selection import Selection
-from bdbench.params import Value, split_names, split_variant
+from bdbench.matrix.selection import Part, Selection, name_of, parts_of_choice
+from bdbench.params import Value
 
 TASKS = ("sst2", "imdb", "amazon", "qqp", "qnli")
 ATTACKS = ("badnets-word", "badnets-sentence", "embedding-poisoning")
@@ -100,17 +100,17 @@ class Preset:
         selection = replace(self.selection, **overrides)
         if selection.data is None:
             raise UsageError("this preset needs real data: --data DIR (with <task>/train.parquet and so on) or --data hub")
-        parts = [part for name in selection.defenses for part in split_names(name, "+")]
+        defenses = [part for choice in selection.defenses for part in parts_of_choice(choice)]
         return replace(
             selection,
             training={**self.selection.training, **overrides.get("training", {})},
             attack_params=_params_of(selection.attacks, self.selection.attack_params) | overrides.get("attack_params", {}),
-            defense_params=_params_of(parts, self.selection.defense_params) | overrides.get("defense_params", {}),
+            defense_params=_params_of(defenses, self.selection.defense_params) | overrides.get("defense_params", {}),
         )
 
 
-def _params_of(plugins: Sequence[str], params: Mapping[str, Value]) -> dict[str, Value]:
-    names = {split_variant(plugin)[0] for plugin in plugins}
+def _params_of(plugins: Sequence[Part], params: Mapping[str, Value]) -> dict[str, Value]:
+    names = {name_of(plugin) for plugin in plugins}
     return {name: value for name, value in params.items() if name.partition(".")[0] in names}
 
 

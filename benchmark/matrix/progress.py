@@ -69,6 +69,11 @@ class MatrixProgress:
         """The cells among them that have failed."""
         return self._tally.failed[CELL]
 
+    @property
+    def warned(self) -> tuple[str, ...]:
+        """What steps have warned of so far, sorted."""
+        return tuple(sorted(self._warned))
+
     @contextmanager
     def shown(self) -> Iterator[MatrixProgress]:
         """Show the display and keep the status file while the block runs."""

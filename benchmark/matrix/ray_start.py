@@ -55,6 +55,7 @@ def _start(own_folder: Path, cpus: int, gpus: float | None) -> ModuleType:
     os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
     import ray
 
+    _check_unused(ray)
     try:
         # Ray puts the working directory before the libraries in its workers' import path. So it is an empty one.
         with chdir(own_folder):
@@ -77,6 +78,7 @@ def _start(own_folder: Path, cpus: int, gpus: float | None) -> ModuleType:
 def _join(address: str) -> ModuleType:
     import ray
 
+    _check_unused(ray)
     try:
         _check_answers(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -87,6 +89,12 @@ def _join(address: str) -> ModuleType:
             "ray://HOST:PORT, and the cluster's token if it has one (RAY_AUTH_TOKEN)"
         ) from error
     return ray
+
+
+def _check_unused(ray: ModuleType) -> None:
+    """Raises UsageError if the caller's process has started Ray by itself, which a run would end for it."""
+    if ray.is_initialized():
+        raise UsageError("this process has started Ray already; call ray.shutdown() first, or run with --inline")
 
 
 def _check_answers(address: str) -> None:

@@ -8,9 +8,12 @@ from typing import Any
 
 from bdbench.defenses.base import why_not_composed
 from bdbench.errors import UsageError
-from bdbench.params import Value, split_names, split_variant
+from bdbench.params import Hyperparameters, Value, hyperparameters, split_names, split_variant
 from bdbench.registry import ATTACKS, DEFENSES, Registry
 from bdbench.specs.resources import RESOURCES
+
+Part = str | Hyperparameters
+Choice = Part | tuple[Part, ...]
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,8 @@ class Selection:
     """All that a user selects, by a preset and flags.
 
     A plugin may be named with values of its own in brackets, `badnets-word[start=clean]` or
-    `e-pur+fine-pruning[frozen=true]`. They go before those in `attack_params` and `defense_params`.
+    `e-pur+fine-pruning[frozen=true]`. They go before those in `attack_params` and `defense_params`. In place of a name stands a
+    plugin itself, which keeps just the values that it has, and in place of a composition a tuple of names and plugins.
 
     `data` is "hub", "builtin" or a directory. Row counts of None mean all there are. `even_classes` gives the clean set as many
     rows of each class. `training` holds the victim's recipe. `attack_params` and `defense_params` hold "plugin.parameter"
@@ -32,8 +36,8 @@ class Selection:
     model: str
     data: str | None
     tasks: tuple[str, ...]
-    attacks: tuple[str, ...]
-    defenses: tuple[str, ...]
+    attacks: tuple[Choice, ...]
+    defenses: tuple[Choice, ...]
     seeds: tuple[int, ...]
     train_rows: int | None
     validation_rows: int | None
@@ -53,11 +57,33 @@ class Selection:
     model_digest: str | None = None
 
 
+def parts_of_choice(choice: Choice) -> list[Part]:
+    """The components of what is selected: "e-pur+none" -> ["e-pur", "none"]; plugins stay what they are."""
+    parts = choice if isinstance(choice, tuple) else (choice,)
+    return [each for part in parts for each in (split_names(part, "+") if isinstance(part, str) else [part])]
+
+
+def name_of(part: Part) -> str:
+    """The plugin's name. Raises UsageError for a text that is not a name with values in brackets."""
+    return split_variant(part)[0] if isinstance(part, str) else part.name
+
+
+def text_of(choice: Choice) -> str:
+    """What is selected as it is typed on a command line; of a plugin the values that are not its defaults."""
+    return "+".join(part if isinstance(part, str) else _text_of_plugin(part) for part in parts_of_choice(choice))
+
+
+def _text_of_plugin(plugin: Hyperparameters) -> str:
+    defaults = {field.name: field.default for field in hyperparameters(type(plugin))}
+    given = [f"{name}={value}" for name, value in plugin.values().items() if value != defaults[name]]
+    return f"{plugin.name}[{','.join(given)}]" if given else plugin.name
+
+
 def attacks_of(selection: Selection) -> list[Any]:
     """The attacks, each variant once. Raises UsageError for a bad name or value."""
-    variants = [split_variant(text) for text in distinct("attack", selection.attacks)]
-    params = _by_plugin(selection.attack_params, [name for name, _ in variants], "-A", ATTACKS)
-    attacks = [ATTACKS.get(name).build({**params.get(name, {}), **own}) for name, own in variants]
+    choices = distinct("attack", selection.attacks)
+    params = _by_plugin(selection.attack_params, [name_of(choice) for choice in choices], "-A", ATTACKS)
+    attacks = [_built(choice, params, ATTACKS) for choice in choices]
     for attack in attacks:
         if attack.has_trigger and "target" not in attack.values():
             raise UsageError(f"the attack '{attack.name}' has a trigger but no hyperparameter 'target'; declare one")
@@ -66,9 +92,9 @@ def attacks_of(selection: Selection) -> list[Any]:
 
 def defenses_of(selection: Selection) -> list[tuple[Any, ...]]:
     """The defenses, each variant once, as tuples of components. Raises UsageError for a bad name, value or composition."""
-    variants = [[split_variant(part) for part in split_names(text, "+")] for text in distinct("defense", selection.defenses)]
-    params = _by_plugin(selection.defense_params, [name for parts in variants for name, _ in parts], "-D", DEFENSES)
-    defenses = [tuple(DEFENSES.get(name).build({**params.get(name, {}), **own}) for name, own in parts) for parts in variants]
+    choices = [parts_of_choice(choice) for choice in distinct("defense", selection.defenses)]
+    params = _by_plugin(selection.defense_params, [name_of(part) for parts in choices for part in parts], "-D", DEFENSES)
+    defenses = [tuple(_built(part, params, DEFENSES) for part in parts) for parts in choices]
     for defense in defenses:
         for part in defense:
             if not part.needs <= set(RESOURCES):
@@ -80,7 +106,14 @@ def defenses_of(selection: Selection) -> list[tuple[Any, ...]]:
     return list(dict.fromkeys(defenses))
 
 
-def distinct(kind: str, names: Sequence[str]) -> list[str]:
+def _built(part: Part, params: Mapping[str, Mapping[str, Any]], registry: Registry) -> Any:
+    if not isinstance(part, str):
+        return part
+    name, own = split_variant(part)
+    return registry.get(name).build({**params.get(name, {}), **own})
+
+
+def distinct(kind: str, names: Sequence[Any]) -> list[Any]:
     """The names without repetitions. Raises UsageError if there is none."""
     if not names:
         raise UsageError(f"no {kind} to run; name at least one (bdbench list shows them)")

@@ -10,9 +10,8 @@ from bdbench.engine.classifiers import classifier_skeleton
 from bdbench.errors import UsageError
 from bdbench.fence import refusing
 from bdbench.matrix.plan import Plan, data_source, plan
-from bdbench.matrix.selection import Selection, defenses_of, distinct
+from bdbench.matrix.selection import Selection, defenses_of, distinct, name_of
 from bdbench.matrix.sizes import row_count
-from bdbench.params import split_variant
 from bdbench.protocol.plugins import attack_of, needs_of, parts_of
 from bdbench.protocol.rows import DefenderSets
 from bdbench.protocol.sources import load
@@ -113,7 +112,7 @@ def _check_transfer(selection: Selection, objective: str, transfer: Transfer) ->
 
 def _names(attacks: Sequence[str]) -> tuple[str, ...]:
     """The names of attacks, each once, without the values in brackets."""
-    return tuple(dict.fromkeys(split_variant(attack)[0] for attack in attacks))
+    return tuple(dict.fromkeys(name_of(attack) for attack in attacks))
 
 
 def _by_attacks(

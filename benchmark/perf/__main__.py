@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 import typer
 
+from bdbench.api.values import seed_numbers
 from bdbench.cli.app import main
-from bdbench.cli.arguments import seed_numbers
 from bdbench.errors import UsageError
 from bdbench.files import write_whole
 from bdbench.matrix.plan import plan, site_for
