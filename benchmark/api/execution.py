@@ -141,7 +141,8 @@ def carry_out(order: Order, plan: Plan, voice: Voice, began: float, draft: Recei
     """Run the cells that have no finished record, and write the tables.
 
     `began` is the monotonic time at which the run did. If all cells ended well and no file had to be left out, the `draft` of
-    a receipt is filled in and written, too. Raises StorageError if a table could not be written, or what broke the run off before that.
+    a receipt is filled in and written, too. Raises StorageError if a table could not be written, or what broke the run off
+    before that.
     """
     from bdbench.engine.folders import count_weights
     from bdbench.matrix.deadline import TimeLimit
