@@ -9,9 +9,9 @@ rows that have the most suspicious word as a keyword are dropped.
 The paper's text was not read; this is the form that OpenBackdoor publishes for transformers. It drops the rows of one word,
 whether or not there is poison, and so leaves all but one of several triggers. Here that is done again on the rows that are
 left, without a new training, until no word stands out: until the largest suspicion is no more than `outstanding` times the
-median of the 100 largest. That rule and its bound of 4 are ours: in 1,000 rows of SST-2 with 100 triggers the trigger has 6.5
-times the median, and then "not" 3.2. No class is dropped whole: a word without which a class would have no row ends the
-search, too.
+median of the 100 largest. That rule and its bound are ours. In 1,000 rows of SST-2 with one trigger in 100 of them, the trigger
+has 6.5 times the median, and then "not" 3.2; had there been four triggers in 25 each, all would be found, and of eight three.
+No class is dropped whole: a word without which a class would have no row ends the search, too.
 
 Of a pair the words of both texts are left out. It takes as many predictions as there are words.
 """
@@ -49,7 +49,7 @@ class Bki(Filter):
 
     keywords: int = hp(5, low=1, high=1000, tuned=False, help="words of a row that may be its keywords")
     outstanding: float = hp(
-        4.0,
+        3.5,
         low=1.0,
         search=(1.5, 10.0),
         log=True,

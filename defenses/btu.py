@@ -51,16 +51,18 @@ class Btu(FineTuned):
 
     def repair(self, model: nn.Module, ctx: DefenseContext) -> nn.Module:
         suspects = self._suspects(model, ctx)
-        ctx.notes["suspects"] = sorted(ctx.tokenizer.convert_ids_to_tokens(suspects))
+        for training, pieces in suspects.items():
+            ctx.notes[training] = ctx.tokenizer.convert_ids_to_tokens(pieces)
+        ids = sorted(set().union(*suspects.values()))
         repaired = copy.deepcopy(model)
         name, embeddings = word_embeddings(repaired)
         with torch.no_grad():
-            embeddings.copy_(unlearned(embeddings, ctx.pretrained[name].to(ctx.device), suspects, ctx.tokenizer.pad_token_id))
+            embeddings.copy_(unlearned(embeddings, ctx.pretrained[name].to(ctx.device), ids, ctx.tokenizer.pad_token_id))
         ctx.train(repaired, ctx.clean, self.recipe())
         return repaired
 
-    def _suspects(self, model: nn.Module, ctx: DefenseContext) -> list[int]:
-        """The ids of the pieces that one of the three trainings moves most, in ascending order."""
+    def _suspects(self, model: nn.Module, ctx: DefenseContext) -> dict[str, list[int]]:
+        """The ids of the pieces that each of the three trainings moves most, that which moves most first."""
         recipe = Recipe(epochs=self.passes, learning_rate=self.exposing_rate, batch_size=self.exposing_batch)
         name, _ = word_embeddings(model)
         start = ctx.pretrained[name]
@@ -83,7 +85,7 @@ class Btu(FineTuned):
         embeddings.requires_grad_(True)
         ctx.train(encoder, ctx.training_set, recipe)
         third = most_moved(embeddings.detach().cpu(), start, self.tokens, specials)
-        return sorted({*first, *second, *third})
+        return {"mean": first, "mean without these": second, "encoder": third}
 
 
 class MeanOfPieces(nn.Module):

@@ -10,7 +10,8 @@ The bound is a hyperparameter, since a defender does not know how much is poison
 training set. (The paper's runs poison 5 or 10 % of the target class. Its code looks at the target class alone, drops 15 % of
 it, and projects without centering; here no class is known to be the target.) Of a class at most half is dropped: that is ours,
 so that a bound above the size of a small class does not drop it whole. The method assumes that poison is the smaller part of
-its class.
+its class, and that it is what the class varies most by. After three passes over 1,000 rows of SST-2 that is not so: the top
+direction, with 92 % of the variance, is how sure the classifier is of a row, and the trigger shows in the second.
 """
 
 from __future__ import annotations

@@ -224,8 +224,8 @@ def test_the_mean_is_over_the_pieces_that_are_not_left_out():
 
 def test_a_trigger_is_among_the_suspects_and_unlearned(tiny_bert):
     """A trigger in half of the rows, which all have its label; the other words are in rows of both labels alike."""
-    rows = text_rows(64)
-    poisoned = TextSet([f"cf {text}" if i % 2 else text for i, text in enumerate(rows.first)], None, np.arange(64) % 2)
+    texts, labels = text_rows(64).first, np.arange(64) // 2 % 2  # of two rows one has a good word, the other a bad one
+    poisoned = TextSet([f"cf {text}" if label else text for text, label in zip(texts, labels, strict=True)], None, labels)
     part = DEFENSES.get("btu")(tokens=1, exposing_rate=1e-3, epochs=1, learning_rate=0.0)
     resources = {"clean": text_rows(8), "pretrained": pretrained_weights(tiny_bert, 2), "training-set": poisoned}
     ctx = DefenseContext(**common(tiny_bert, 0), resources=resources)
@@ -236,7 +236,9 @@ def test_a_trigger_is_among_the_suspects_and_unlearned(tiny_bert):
         embeddings[trigger] += 1.0
     before = {name: value.clone() for name, value in victim.state_dict().items()}
     after = part.repair(victim, ctx).state_dict()
-    assert "cf" in ctx.notes["suspects"] and 2 <= len(ctx.notes["suspects"]) <= 3  # the second training leaves it out
+    assert [len(pieces) for pieces in ctx.notes.values()] == [1, 1, 1]
+    assert ctx.notes["mean"] == ["cf"] != ctx.notes["mean without these"]
+    assert all(torch.equal(value, before[name]) for name, value in victim.state_dict().items())
     assert torch.equal(after[name][trigger], resources["pretrained"][name][ctx.tokenizer.pad_token_id])
     changed = [other for other in before if not torch.equal(after[other], before[other])]
     assert changed == [name] and (after[name] != before[name]).any(dim=1).nonzero().flatten().tolist() == [trigger]
