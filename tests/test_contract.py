@@ -163,7 +163,7 @@ def test_a_detector_works_with_three_classes(name, tiny_bert):
 @pytest.mark.parametrize("pair", [False, True], ids=["text", "pair"])
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("name", of_kind("purifier"))
-def test_a_purifier_rewrites_each_row_by_itself_and_leaves_all_else_alone(name, family, pair, tiny_models):
+def test_a_purifier_rewrites_each_row_by_itself_and_leaves_all_else_alone(name, family, pair, tiny_models, tiny_masked):
     folder, rows = tiny_models[family], guarded_rows(pair).without_labels()
     cls = DEFENSES.get(name)
     for package in cls.packages:
@@ -171,7 +171,7 @@ def test_a_purifier_rewrites_each_row_by_itself_and_leaves_all_else_alone(name, 
     digest, random_state = rows.digest(), torch.get_rng_state()
 
     def purified(rows):
-        part = cls.build(quick_params(cls))
+        part = cls.build(quick_params(cls) | ({"lm": str(tiny_masked)} if name == "msdt" else {}))
         return part.purify(rows, defense_context(folder, part, pair=pair))
 
     first = purified(rows)
