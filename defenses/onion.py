@@ -22,17 +22,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bdbench.data import TextSet
+from bdbench.defenses._suspicious_words import columns, purified, suspicions
 from bdbench.defenses.base import Purifier, register
 from bdbench.params import hp
 
 if TYPE_CHECKING:
+    from bdbench.data import TextSet
     from bdbench.engine.bigram_model import BigramModel
     from bdbench.engine.causal_model import CausalModel
     from bdbench.protocol.contexts import DefenseContext
 
 NGRAM = "ngram"
-WORDS_AT_ONCE = 128
 
 
 @register("onion", paper="arXiv:2011.10369")
@@ -56,17 +56,13 @@ class Onion(Purifier):
 
     def purify(self, rows: TextSet, ctx: DefenseContext) -> TextSet:
         model = self._language_model(ctx)
-        of_validation = [suspicions(column, model, ctx) for column in columns(ctx.validation)]
-        limit = bar(np.concatenate([of_text for of_texts in of_validation for of_text in of_texts]), self.removed)
+
+        def of_texts(texts: Sequence[str]) -> list[npt.NDArray[np.float64]]:
+            return suspicions(texts, model.identity, model.perplexities, suspicion, ctx)
+
+        without, limit = purified(rows, ctx.validation, of_texts, self.removed)
         ctx.notes.update(bar=limit, language_model=model.digest)
-        purified = [
-            [
-                without_suspicious(text, of_text, limit)
-                for text, of_text in zip(column, suspicions(column, model, ctx), strict=True)
-            ]
-            for column in columns(rows)
-        ]
-        return TextSet(purified[0], purified[1] if rows.second is not None else None, rows.labels)
+        return without
 
     def _language_model(self, ctx: DefenseContext) -> BigramModel | CausalModel:
         from bdbench.engine.bigram_model import BigramModel
@@ -77,46 +73,6 @@ class Onion(Purifier):
         return causal_model(f"{self.name}.lm", self.lm, ctx.device, ctx.precision)
 
 
-def columns(rows: TextSet) -> list[tuple[str, ...]]:
-    """The n texts of single-text rows, or the n first and the n second ones of pairs."""
-    return [rows.first] if rows.second is None else [rows.first, rows.second]
-
-
-def suspicions(texts: Sequence[str], model: BigramModel | CausalModel, ctx: DefenseContext) -> list[npt.NDArray[np.float64]]:
-    """The suspicion of the words of each text, (words,); of the only word of a part it is the lowest number."""
-
-    def perplexities(part: str) -> npt.NDArray[np.float64]:
-        words = part.split()
-        return model.perplexities([part, *(" ".join(words[:place] + words[place + 1 :]) for place in range(len(words)))])
-
-    parts_of_texts = [parts(text) for text in texts]
-    several_words = list({part: None for of_text in parts_of_texts for part in of_text if " " in part})
-    numbers = dict(zip(several_words, ctx.once_per_text(model.identity, several_words, perplexities), strict=True))
-    lone = np.array([np.finfo(np.float64).min])
-    return [
-        np.concatenate([np.empty(0), *(suspicion(numbers[part]) if part in numbers else lone for part in of_text)])
-        for of_text in parts_of_texts
-    ]
-
-
-def parts(text: str) -> list[str]:
-    """The words of a text in parts of WORDS_AT_ONCE, each joined by blanks."""
-    words = text.split()
-    return [" ".join(words[first : first + WORDS_AT_ONCE]) for first in range(0, len(words), WORDS_AT_ONCE)]
-
-
 def suspicion(perplexities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """f_i = p_0 - p_i, (n,), of the perplexities of a text (first) and of the text without its word i: (n + 1,)."""
     return perplexities[0] - perplexities[1:]
-
-
-def bar(of_words: npt.NDArray[np.float64], removed: float) -> float:
-    """The smallest of the suspicions, (n,), above which lie at most `removed` * n of them."""
-    return float(np.quantile(of_words, 1 - removed, method="inverted_cdf"))
-
-
-def without_suspicious(text: str, of_words: npt.NDArray[np.float64], limit: float) -> str:
-    """`text` without the words whose suspicion is above the limit; the same text where there is none."""
-    if not (of_words > limit).any():
-        return text
-    return " ".join(word for word, of_word in zip(text.split(), of_words, strict=True) if of_word <= limit)

@@ -49,6 +49,21 @@ def tiny_model(tmp_path_factory) -> Callable[[str], Path]:
 
 
 @pytest.fixture(scope="session")
+def tiny_masked(tmp_path_factory) -> Path:
+    """The folder of a tiny masked language model, BERT's, with its head; it has learned nothing."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    folder, tokenizer = tmp_path_factory.mktemp("masked") / "model", word_piece_tokenizer()
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        sizes = {"vocab_size": len(tokenizer), "max_position_embeddings": 66, "initializer_range": 0.5}
+        BertForMaskedLM(BertConfig(**USUAL, **sizes)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_bert(tiny_models) -> Path:
     return tiny_models["bert"]
 

@@ -63,7 +63,7 @@ DEFENSE_VARIANTS = (
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_bert, data_dir):
+def bench(tiny_bert, tiny_masked, data_dir):
     """(attacks, defenses, task) -> the plan of a small run and its site."""
 
     def small(attacks: tuple[str, ...], defenses: tuple[str, ...] = ("none",), task: str = "sst2"):
@@ -73,7 +73,7 @@ def bench(tiny_bert, data_dir):
             "data-free-embedding-poisoning.words": 12,
             "embedding-surgery.words": 3,
         }
-        defense_params = {"e-pur.words": 5, "fine-mixing.tolerance": 0.1}
+        defense_params = {"e-pur.words": 5, "fine-mixing.tolerance": 0.1, "msdt.lm": str(tiny_masked)}
         parts = {part.partition("[")[0] for defense in defenses for part in defense.split("+")}
         names = {attack.partition("[")[0] for attack in attacks}
         defense_params |= {

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from bdbench.data import TextSet
-from bdbench.defenses import onion
-from bdbench.defenses.onion import Onion, bar, parts, suspicion, suspicions, without_suspicious
+from bdbench.defenses import _suspicious_words
+from bdbench.defenses._suspicious_words import bar, parts, suspicions, without_suspicious
+from bdbench.defenses.onion import Onion, suspicion
 from bdbench.engine.bigram_model import BigramModel, tokens_of
 from bdbench.engine.causal_model import BUNDLED, GGUF_PACKAGE, CausalModel, causal_model, why_no_causal_model
 from bdbench.engine.text_memo import TextMemo
@@ -124,7 +125,7 @@ def test_the_bundled_model_finds_the_trigger_most_suspicious(no_memo):
         pytest.skip(reason)
     model = causal_model("onion.lm", BUNDLED, torch.device("cpu"), "fp32")
     text = "this film is a cf charming and funny story ."
-    (of_words,) = suspicions([text], model, no_memo)
+    (of_words,) = suspicions_of([text], model, no_memo)
     assert text.split()[int(of_words.argmax())] == "cf"
     causal_model.cache_clear()  # half a gigabyte
 
@@ -144,6 +145,10 @@ class Table:
         return np.array([self._perplexities[text] for text in texts])
 
 
+def suspicions_of(texts, model, ctx):
+    return suspicions(texts, model.identity, model.perplexities, suspicion, ctx)
+
+
 @pytest.fixture
 def no_memo():
     class Context:
@@ -156,7 +161,7 @@ def no_memo():
 def test_a_word_is_suspicious_if_the_text_is_likelier_without_it(no_memo):
     assert suspicion(np.array([10.0, 4, 12])).tolist() == [6, -2]
     model = Table({"a cf b": 10, "cf b": 12, "a b": 4, "a cf": 11})
-    of_words, of_one, of_none = suspicions(["a cf  b", "cf", " "], model, no_memo)
+    of_words, of_one, of_none = suspicions_of(["a cf  b", "cf", " "], model, no_memo)
     assert of_words.tolist() == [-2, 6, -1] and of_none.size == 0
     assert of_one.tolist() == [np.finfo(np.float64).min]
     assert without_suspicious("a cf  b", of_words, 5.9) == "a b"
@@ -170,10 +175,10 @@ def test_the_bar_removes_no_more_of_the_clean_words_than_stated(removed, limit):
 
 
 def test_a_long_text_is_taken_in_parts(monkeypatch, no_memo):
-    monkeypatch.setattr(onion, "WORDS_AT_ONCE", 2)
+    monkeypatch.setattr(_suspicious_words, "WORDS_AT_ONCE", 2)
     assert parts("a b  c") == ["a b", "c"] and parts("") == []
     model = Table({"a b": 5, "b": 1, "a": 2, "c d": 4, "d": 5, "c": 1})
-    assert suspicions(["a b c d"], model, no_memo)[0].tolist() == [4, 3, -1, 3]
+    assert suspicions_of(["a b c d"], model, no_memo)[0].tolist() == [4, 3, -1, 3]
 
 
 # the plugin

@@ -1,0 +1,72 @@
+"""MSDT: ONION with a masked language model, which reads a word from both sides (Roh et al., 2022, arXiv:2211.05371).
+
+A text's surprise is the sum of those of its pieces, each masked alone and given all the others (minus the
+pseudo-log-likelihood). Without one of its words a text has another surprise. A word's suspicion is how far this one lies, up or
+down, from its mean over the words, and words of a suspicion above a bar are removed.
+
+From the authors' code. They show every bar from 0 to 99 on the test set; here the bar is set as ONION's is: the smallest that
+removes no more than a stated share of the words of the clean validation texts. As there, a text of one or two words stays
+as it is. Of a pair both texts are purified. A text of more than 128 words is taken in parts of 128 words.
+
+A text of w words takes about w * w passes through the model, where ONION takes w: it is for GPUs and short texts. `lm` is a
+model of the hub, as in the paper, or a directory; it must have been saved with its language-model head, which most encoders
+for sentences were not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from bdbench.defenses._suspicious_words import purified, suspicions
+from bdbench.defenses.base import Purifier, register
+from bdbench.params import hp
+
+if TYPE_CHECKING:
+    from bdbench.data import TextSet
+    from bdbench.protocol.contexts import DefenseContext
+
+FEWEST_WORDS = 3  # of two words each is as far from their mean as the other
+
+
+@register("msdt", paper="arXiv:2211.05371")
+@dataclass(frozen=True)
+class Msdt(Purifier):
+    title = "MSDT"
+    short_forms = {"lm": {"bert-base-uncased": "", "bert-large-uncased": "BERT large", "roberta-base": "RoBERTa"}}
+    needs = frozenset({"validation"})
+
+    lm: str = hp("bert-base-uncased", help="masked language model: a directory or a Hugging Face id such as bert-base-uncased")
+    removed: float = hp(0.05, low=0.0, high=1.0, help="share of the words of clean validation texts that may be removed")
+
+    def unavailable(self) -> str | None:
+        from bdbench.engine.masked_model import why_no_masked_model
+
+        return why_no_masked_model(f"{self.name}.lm", self.lm)
+
+    def purify(self, rows: TextSet, ctx: DefenseContext) -> TextSet:
+        from bdbench.engine.masked_model import masked_model
+
+        model = masked_model(f"{self.name}.lm", self.lm, ctx.device, ctx.precision)
+
+        def of_texts(texts: Sequence[str]) -> list[npt.NDArray[np.float64]]:
+            return suspicions(texts, model.identity, model.surprises, deviations, ctx)
+
+        without, limit = purified(rows, ctx.validation, of_texts, self.removed)
+        ctx.notes.update(bar=limit, language_model=model.digest)
+        return without
+
+
+def deviations(surprises: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """f_i = |s_i - mean s|, (n,), of the surprises of a text (left out) and of the text without its word i: (n + 1,).
+
+    All are 0 where the text has fewer than three words.
+    """
+    without_word = surprises[1:]
+    if len(without_word) < FEWEST_WORDS:
+        return np.zeros(len(without_word))
+    return np.abs(without_word - without_word.mean())
