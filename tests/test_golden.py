@@ -59,6 +59,11 @@ DEFENSE_VARIANTS = (
     "e-pur+strip",
     "e-pur+onion[removed=0.2]",
     "moderate-fitting[rank=2]",
+    "e-pur+ties",
+    "dare[elect=true]",
+    "reinit[start=drawn,head=true]",
+    "magnitude-pruning[frozen=false]",
+    "nad[maps=attention]",
 )
 
 
