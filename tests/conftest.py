@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bdbench.testing.tiny_models import FAMILIES, FILLER, save_tiny_model, sentences
+from bdbench.testing.tiny_models import FAMILIES, FILLER, USUAL, save_tiny_model, sentences, word_piece_tokenizer
 
 # Before any Hugging Face library is imported: no test may reach for the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"

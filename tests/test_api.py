@@ -241,7 +241,6 @@ def test_a_class_of_a_module_travels_as_a_plugin_file_does(small, finished, tmp_
 
 
 def test_a_class_of_a_notebooks_cell_runs_and_its_new_text_is_a_new_version(call, tmp_path):
-    pytest.importorskip("IPython")
     cells = ["import bdbench", "SCALE = 1.0\n%time print(SCALE)\n!true", PLUGIN.format(by="self.factor * SCALE")]
     again = [PLUGIN.format(by="self.factor * SCALE / 2"), call("[ShrinkHead(factor=0.5)]", tmp_path / "b")]
     cells += [call("[ShrinkHead(factor=0.5)]", tmp_path / "a"), PLUGIN.format(by="self.factor * SCALE")]

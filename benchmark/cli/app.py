@@ -15,6 +15,7 @@ from bdbench.cli.claims import claims
 from bdbench.cli.compare import compare
 from bdbench.cli.doctor import doctor
 from bdbench.cli.list import list_plugins
+from bdbench.cli.new import new
 from bdbench.cli.report import report
 from bdbench.cli.run import run
 from bdbench.cli.show import show
@@ -38,6 +39,7 @@ app.command()(claims)
 app.command()(tune)
 app.command()(verify)
 app.command()(compare)
+app.command()(new)
 app.command()(check)
 app.command()(doctor)
 
