@@ -23,7 +23,8 @@ FLOORS = {
     "matrix": "leaves specs engine attacks defenses tasks protocol",
     "analysis": "leaves specs",
     "reports": "leaves specs analysis",
-    "cli": "leaves specs engine attacks defenses tasks protocol matrix analysis reports",
+    "suspects": "leaves specs engine attacks defenses tasks protocol analysis",
+    "cli": "leaves specs engine attacks defenses tasks protocol matrix analysis reports suspects",
     "perf": "leaves specs engine attacks defenses tasks protocol matrix cli",
 }
 PLUGINS = ("attacks", "defenses", "tasks")

@@ -6,11 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bdbench.defenses.base import why_not_composed
 from bdbench.errors import UsageError
-from bdbench.params import Value, split_names, split_variant
-from bdbench.registry import ATTACKS, DEFENSES, Registry
-from bdbench.specs.resources import RESOURCES
+from bdbench.params import Value, split_variant
+from bdbench.protocol.compositions import components_of, defense_of, params_by_plugin
+from bdbench.registry import ATTACKS, DEFENSES
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Selection:
 def attacks_of(selection: Selection) -> list[Any]:
     """The attacks, each variant once. Raises UsageError for a bad name or value."""
     variants = [split_variant(text) for text in distinct("attack", selection.attacks)]
-    params = _by_plugin(selection.attack_params, [name for name, _ in variants], "-A", ATTACKS)
+    params = params_by_plugin(selection.attack_params, [name for name, _ in variants], "-A", ATTACKS)
     attacks = [ATTACKS.get(name).build({**params.get(name, {}), **own}) for name, own in variants]
     for attack in attacks:
         if attack.has_trigger and "target" not in attack.values():
@@ -66,18 +65,10 @@ def attacks_of(selection: Selection) -> list[Any]:
 
 def defenses_of(selection: Selection) -> list[tuple[Any, ...]]:
     """The defenses, each variant once, as tuples of components. Raises UsageError for a bad name, value or composition."""
-    variants = [[split_variant(part) for part in split_names(text, "+")] for text in distinct("defense", selection.defenses)]
-    params = _by_plugin(selection.defense_params, [name for parts in variants for name, _ in parts], "-D", DEFENSES)
-    defenses = [tuple(DEFENSES.get(name).build({**params.get(name, {}), **own}) for name, own in parts) for parts in variants]
-    for defense in defenses:
-        for part in defense:
-            if not part.needs <= set(RESOURCES):
-                raise UsageError(f"{part.name} needs {sorted(part.needs)}; a defense can get {', '.join(RESOURCES)}")
-            if reason := part.unavailable():
-                raise UsageError(reason)
-        if reason := why_not_composed(defense):
-            raise UsageError(reason)
-    return list(dict.fromkeys(defenses))
+    texts = distinct("defense", selection.defenses)
+    used = [name for text in texts for name, _ in components_of(text)]
+    params = params_by_plugin(selection.defense_params, used, "-D", DEFENSES)
+    return list(dict.fromkeys(defense_of(text, params) for text in texts))
 
 
 def distinct(kind: str, names: Sequence[str]) -> list[str]:
@@ -85,17 +76,3 @@ def distinct(kind: str, names: Sequence[str]) -> list[str]:
     if not names:
         raise UsageError(f"no {kind} to run; name at least one (bdbench list shows them)")
     return list(dict.fromkeys(names))
-
-
-def _by_plugin(params: Mapping[str, Value], used: Sequence[str], flag: str, registry: Registry) -> dict[str, dict[str, Any]]:
-    """ "plugin.parameter" -> value, as plugin -> {parameter -> value}; a plugin outside the run is refused."""
-    params_by_plugin: dict[str, dict[str, Any]] = {}
-    for name, value in params.items():
-        plugin, dot, parameter = name.partition(".")
-        if not dot:
-            raise UsageError(f"{flag} {name}={value}: give PLUGIN.PARAMETER=VALUE, such as fine-mixing.ratio=0.5")
-        registry.get(plugin)  # an unknown name gets the nearest ones
-        if plugin not in used:
-            raise UsageError(f"{flag} {name}={value}: {plugin} is not in this run; it has {', '.join(dict.fromkeys(used))}")
-        params_by_plugin.setdefault(plugin, {})[parameter] = value
-    return params_by_plugin
