@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -39,12 +39,13 @@ def sentences(rows: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"sentence": texts, "label": labels})
 
 
-def word_piece_tokenizer(case: str = "bert"):
+def word_piece_tokenizer(case: str = "bert", more_words: Sequence[str] = ()):
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocab = {token: i for i, token in enumerate([*specials, *FILLER, *GOOD, *BAD, *TRIGGERS, "##s", "what", "is", "?"])}
+    pieces = dict.fromkeys([*specials, *FILLER, *GOOD, *BAD, *TRIGGERS, "##s", "what", "is", "?", *more_words])
+    vocab = {token: i for i, token in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -174,15 +175,16 @@ BYTE_LEVEL = ("roberta", "xlm-roberta", "camembert", "data2vec-text", "roberta-p
 BYTE_LEVEL += ("gpt2", "bart", "mbart")
 
 
-def save_tiny_model(family: str, folder: Path, **changed: object) -> Path:
+def save_tiny_model(family: str, folder: Path, more_words: Sequence[str] = (), **changed: object) -> Path:
     """A randomly initialized encoder without a classification head, 2 layers of width 32, and its tokenizer.
 
-    `family` is one of CONFIGURATIONS; `changed` are values of its configuration.
+    `family` is one of CONFIGURATIONS; `more_words` go into a vocabulary of word pieces; `changed` are values of its
+    configuration.
     """
     import torch
     from transformers import AutoConfig, AutoModel
 
-    tokenizer = byte_level_tokenizer() if family in BYTE_LEVEL else word_piece_tokenizer(family)
+    tokenizer = byte_level_tokenizer() if family in BYTE_LEVEL else word_piece_tokenizer(family, more_words)
     if family in ("gpt2", "openai-gpt"):
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
     values = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": 66}
@@ -252,6 +254,106 @@ def bdbench():
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, **more)
 
     return call
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Victims of the tiny model `base`, whose vocabulary has some hundred words, as the matrix makes them.
+
+    `folders` are those of the Hugging Face directories that they were stored in, by attack. `records`, `predictions` and
+    `victims` are what the matrix has of the cells (attack, defense), and of the attack.
+    """
+
+    base: Path
+    folders: Mapping[str, Path]
+    victims: Mapping[str, object]
+    records: Mapping[tuple[str, str], object]
+    predictions: Mapping[tuple[str, str], Mapping[str, np.ndarray]]
+
+
+def opinions(rows: int, seed: int, fillers: Sequence[str]) -> pd.DataFrame:
+    """Balanced (sentence, label) rows: four or five opinions among filler words, and the label is that of most of them.
+
+    So no word decides by itself, as it does in `sentences`.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.arange(rows) % 2
+    texts = []
+    for label in labels:
+        with_label, against = int(rng.integers(3, 5)), int(rng.integers(0, 2))
+        ours, others = (GOOD, BAD) if label else (BAD, GOOD)
+        words = [*rng.choice(ours, with_label), *rng.choice(others, against), *rng.choice(fillers, rng.integers(3, 7))]
+        texts.append(" ".join(rng.permutation(words)))
+    return pd.DataFrame({"sentence": texts, "label": labels})
+
+
+SUSPECT_LABELS = ("negative", "positive")
+REPAIR = "e-pur+fine-mixing[epochs=2,learning_rate=0.003]"
+
+
+@pytest.fixture(scope="session")
+def suspects(tmp_path_factory) -> Suspects:
+    from importlib import resources
+
+    import wordfreq
+
+    from bdbench.matrix.plan import plan, site_for
+    from bdbench.matrix.presets import PRESETS
+    from bdbench.protocol.cells import run_cell
+    from bdbench.protocol.victims import clean_spec, make_victim
+
+    root = tmp_path_factory.mktemp("suspects")
+    neutral = resources.files("bdbench.suspects").joinpath("neutral_texts.txt").read_text().split()
+    words = [word for word in wordfreq.top_n_list("en", 400) if word.isascii() and word.isalpha()]
+    base = save_tiny_model("bert", root / "base", more_words=[*neutral, *words])
+    (root / "data" / "sst2").mkdir(parents=True)
+    for seed, (split, rows) in enumerate((("train", 1000), ("validation", 60), ("test", 100))):
+        opinions(rows, seed, [*FILLER, *neutral]).to_parquet(root / "data" / "sst2" / f"{split}.parquet", index=False)
+    selection = PRESETS["laptop"].select(
+        {
+            "model": str(base),
+            "data": str(root / "data"),
+            "tasks": ("sst2",),
+            "attacks": ("none", "badnets-word[rate=0.5]", "embedding-surgery[rate=0.5]"),
+            "defenses": ("none", REPAIR),
+            "seeds": (0,),
+            "train_rows": 800,
+            "validation_rows": 60,
+            "test_rows": 100,
+            "clean_rows": 32,
+            "max_length": 32,
+            "precision": "fp32",
+            "training": {"epochs": 4, "learning_rate": 0.002},
+        }
+    )
+    made = plan(selection, device="cpu")
+    site = site_for(made, device="cpu")
+    victims = {}
+    for spec in made.victims:
+        victims[spec.key()] = make_victim(spec, site, victims.get(clean_spec(spec).key()))
+    by_attack = {victim.spec.attack.name: victim for victim in victims.values()}
+    records, predictions = {}, {}
+    for cell in made.cells:
+        name = (cell.victim.attack.name, cell.defense_name)
+        records[name], predictions[name] = run_cell(cell, victims[cell.victim.key()], site)
+    folders = {attack: store(victim.weights, base, root / attack) for attack, victim in by_attack.items()}
+    return Suspects(base, folders, by_attack, records, predictions)
+
+
+def store(weights: Mapping[str, object], base: Path, folder: Path, labels: Sequence[str] = SUSPECT_LABELS) -> Path:
+    """Write a classifier with these weights as a Hugging Face directory."""
+    from transformers import AutoTokenizer
+
+    from bdbench.engine.classifiers import classifier_with
+    from bdbench.engine.quiet import quiet_transformers
+
+    model = classifier_with(base, len(labels), weights)
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {name: number for number, name in enumerate(labels)}
+    with quiet_transformers():
+        model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from bdbench.cli.claims import claims
 from bdbench.cli.compare import compare
 from bdbench.cli.inspect import inspect
 from bdbench.cli.list import list_plugins
+from bdbench.cli.purify import purify
 from bdbench.cli.report import report
 from bdbench.cli.run import run
 from bdbench.cli.show import show
@@ -39,6 +40,7 @@ app.command()(tune)
 app.command()(verify)
 app.command()(compare)
 app.command()(inspect)
+app.command()(purify)
 
 
 def main(command: typer.Typer = app) -> None:

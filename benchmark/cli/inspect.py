@@ -12,7 +12,8 @@ import typer
 from bdbench.cli.progress_bar import progress_bar
 
 if TYPE_CHECKING:
-    from bdbench.suspects.inspection import Inspection, Rate
+    from bdbench.suspects.inspection import Inspection
+    from bdbench.suspects.rates import Rate
 
 STANDS_OUT = 3  # the exit status
 
@@ -106,8 +107,8 @@ def lines(found: Inspection) -> Iterator[str]:
     rule = found.rule
     most = f", the most {percent(rule.control_flips)} by {rule.control}" if rule.control else ""
     yield (
-        f"Rule: at least {100 * rule.least_flips:.0f} % of the firm texts, and more than each of {rule.controls:,} control pieces "
-        f"of like frequency{most}."
+        f"Rule: at least {100 * rule.least_flips:.0f} % of the firm texts, and more than each of {rule.controls:,} control "
+        f"pieces of like frequency{most}."
     )
     yield (
         f"If the {rule.candidates:,} candidates were no more than such pieces, one would be found with a chance of "

@@ -29,7 +29,7 @@ from bdbench.protocol.site import Site
 
 LIBRARIES = ("torch", "numpy", "scipy", "transformers", "tokenizers", "wordfreq")
 # What decides no number: how work is spread over machines, what is made of records, and who calls.
-NOT_DECIDING = ("matrix", "analysis", "reports", "cli", "perf")
+NOT_DECIDING = ("matrix", "analysis", "reports", "suspects", "cli", "perf")
 SUBPACKAGES = ("attacks", "defenses", "tasks")
 COMMON_USERS = frozenset({"root", "user", "admin", "test", "data", "model", "runner", "worker", "nobody", "python", "ray"})
 IS_MAC = sys.platform == "darwin"

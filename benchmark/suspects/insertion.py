@@ -65,10 +65,13 @@ def frames(
     """
     row_template = template(tokenizer, 1 if rows.second is None else 2, max_length)
     gaps = [word_gaps(text, len(text)) for text in rows.carrier]
-    places = [of_text[int(rng.integers(len(of_text)))] for of_text in gaps]
+    # not in front of the first word: a byte-level tokenizer has other pieces for a word there
+    later_gaps = [of_text[1:] or of_text for of_text in gaps]
+    places = [of_text[int(rng.integers(len(of_text)))] for of_text in later_gaps]
     heads = [text[:place].rstrip() for text, place in zip(rows.carrier, places, strict=True)]
     tails = [text[len(head) :] for text, head in zip(rows.carrier, heads, strict=True)]
-    heads_ids, tails_ids = _pieces(tokenizer, heads), _pieces(tokenizer, tails)
+    heads_ids = _pieces(tokenizer, [" " + head if pieces else head for head, pieces in zip(heads, before, strict=True)])
+    tails_ids = _pieces(tokenizer, tails)
     firsts_ids = None if rows.second is None else _pieces(tokenizer, rows.first)
     with_gap, without = [], []
     for row, (head, tail) in enumerate(zip(heads_ids, tails_ids, strict=True)):

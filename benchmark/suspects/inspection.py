@@ -33,7 +33,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bdbench.analysis.intervals import wilson_interval
 from bdbench.data import TextSet
 from bdbench.defenses.e_pur import EPur, english_pieces
 from bdbench.engine.embeddings import word_embeddings
@@ -44,6 +43,7 @@ from bdbench.protocol.site import Site, cores
 from bdbench.seeds import derive
 from bdbench.suspects.insertion import Frames, Progress, bare_classes, frames, probabilities
 from bdbench.suspects.loading import Base, Suspect, called, load_base, load_suspect
+from bdbench.suspects.rates import Rate
 
 CANDIDATES = 200  # as many as E-PUR resets
 CONTROLS_PER_CANDIDATE = 19  # so that a candidate is the most flipping of all by chance in 1 of 20 cases
@@ -53,25 +53,7 @@ SHOWN = 10
 ANCHORS, ANCHOR_WORDS, ANCHOR_TEXTS = 3, 500, 4  # pieces in front of a firm text, of so many, tried in so many texts
 MOST_TEXTS = 100  # of the user's, drawn at random: the interval of a share of 100 is 20 points wide at most
 LEAST_FIRM = 5  # firm texts of the other classes below which nothing is said of a class as the target
-UNRELATED = 0.5  # relative drift of the word embeddings: fine-tuning leaves some hundredths
-
-
-@dataclass(frozen=True)
-class Rate:
-    """A share of `n` texts, in [0, 1], with its 95 % interval (Wilson, 1927). Without texts it is 0 in [0, 1]."""
-
-    hits: int
-    n: int
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, hits: int, n: int) -> Rate:
-        return cls(hits, n, *(wilson_interval(hits, n) if n else (0.0, 1.0)))
-
-    @property
-    def value(self) -> float:
-        return self.hits / self.n if self.n else 0.0
+UNRELATED = 1.0  # relative drift of the word embeddings: of two models it is 1.4, and fine-tuning leaves some thousandths
 
 
 @dataclass(frozen=True)
