@@ -261,12 +261,13 @@ class Suspects:
     """Victims of the tiny model `base`, whose vocabulary has some hundred words, as the matrix makes them.
 
     `folders` are those of the Hugging Face directories that they were stored in, by attack. `records`, `predictions` and
-    `victims` are what the matrix has of the cells (attack, defense), and of the attack.
+    `victims` are what the matrix has of the cells (attack, defense), and of the attack. `rows` are those of the repair.
     """
 
     base: Path
     folders: Mapping[str, Path]
     victims: Mapping[str, object]
+    rows: object
     records: Mapping[tuple[str, str], object]
     predictions: Mapping[tuple[str, str], Mapping[str, np.ndarray]]
 
@@ -300,6 +301,7 @@ def suspects(tmp_path_factory) -> Suspects:
     from bdbench.matrix.plan import plan, site_for
     from bdbench.matrix.presets import PRESETS
     from bdbench.protocol.cells import run_cell
+    from bdbench.protocol.rows import DefenderSets, rows_of
     from bdbench.protocol.victims import clean_spec, make_victim
 
     root = tmp_path_factory.mktemp("suspects")
@@ -337,7 +339,8 @@ def suspects(tmp_path_factory) -> Suspects:
         name = (cell.victim.attack.name, cell.defense_name)
         records[name], predictions[name] = run_cell(cell, victims[cell.victim.key()], site)
     folders = {attack: store(victim.weights, base, root / attack) for attack, victim in by_attack.items()}
-    return Suspects(base, folders, by_attack, records, predictions)
+    rows = rows_of(made.cells[-1].victim, site, replace(DefenderSets.of(made.cells[-1]), validation_rows=60))
+    return Suspects(base, folders, by_attack, rows, records, predictions)
 
 
 def store(weights: Mapping[str, object], base: Path, folder: Path, labels: Sequence[str] = SUSPECT_LABELS) -> Path:

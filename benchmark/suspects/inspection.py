@@ -44,6 +44,7 @@ from bdbench.seeds import derive
 from bdbench.suspects.insertion import Frames, Progress, bare_classes, frames, probabilities
 from bdbench.suspects.loading import Base, Suspect, called, load_base, load_suspect
 from bdbench.suspects.rates import Rate
+from bdbench.suspects.reading import unlabelled_rows
 
 CANDIDATES = 200  # as many as E-PUR resets
 CONTROLS_PER_CANDIDATE = 19  # so that a candidate is the most flipping of all by chance in 1 of 20 cases
@@ -168,15 +169,9 @@ def neutral_rows(texts: Sequence[str] | Sequence[tuple[str, str]] | None, seed: 
     """The texts as rows without labels, at most MOST_TEXTS. Raises UsageError if one is no text, or blank, or there is none."""
     if texts is None:
         texts = resources.files("bdbench.suspects").joinpath("neutral_texts.txt").read_text(encoding="utf-8").splitlines()
-    pairs = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
-    widths = {len(pair) for pair in pairs}
-    if widths not in ({1}, {2}) or not all(isinstance(text, str) and text.strip() for pair in pairs for text in pair):
-        raise UsageError("the texts are one or more texts, or pairs of texts, none of them empty")
-    if len(pairs) > MOST_TEXTS:
-        drawn = np.sort(np.random.default_rng(seed).permutation(len(pairs))[:MOST_TEXTS])
-        pairs = [pairs[number] for number in drawn]
-    columns = [tuple(column) for column in zip(*pairs, strict=True)]
-    return TextSet(columns[0], columns[1] if len(columns) == 2 else None, np.zeros(len(pairs), dtype=np.int64))
+    rows = unlabelled_rows(texts)
+    drawn = np.random.default_rng(seed).permutation(len(rows))[:MOST_TEXTS]
+    return rows.take(np.sort(drawn))
 
 
 def layer_drift(suspect: Suspect, base: Base) -> tuple[Drift, ...]:

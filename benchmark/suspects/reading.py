@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
+
+import numpy as np
 
 from bdbench.data import TextSet
 from bdbench.errors import UsageError
@@ -41,6 +43,16 @@ def read_texts(file: Path) -> list[str] | list[tuple[str, str]]:
                 return _lines(file)
         columns = _as_text_or_pair(lambda names: _columns(_checked_kind(file), names))
         return list(columns[0]) if len(columns) == 1 else list(zip(*columns, strict=True))
+
+
+def unlabelled_rows(texts: Sequence[str] | Sequence[tuple[str, str]]) -> TextSet:
+    """Texts, or pairs of them, as rows, every label 0. Raises UsageError if there is none, or if one is no text, or blank."""
+    pairs = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
+    widths = {len(pair) for pair in pairs}
+    if widths not in ({1}, {2}) or not all(isinstance(text, str) and text.strip() for pair in pairs for text in pair):
+        raise UsageError("the texts are one or more texts, or pairs of texts, none of them empty")
+    columns = [tuple(column) for column in zip(*pairs, strict=True)]
+    return TextSet(columns[0], columns[1] if len(columns) == 2 else None, np.zeros(len(pairs), dtype=np.int64))
 
 
 def _as_text_or_pair(read: Callable[[tuple[str, ...]], T], *others: str) -> T:
