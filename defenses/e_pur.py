@@ -63,14 +63,18 @@ class EPur(ModelRepair):
         repaired = copy.deepcopy(model, {id(weight): weight for weight in model.parameters() if weight is not matrix})
         _, embeddings = word_embeddings(repaired)
         clean = ctx.pretrained[name].to(ctx.device)
-        counts = _english_pieces(ctx.tokenizer, len(embeddings)).to(ctx.device) * self.corpus
-        suspicion = suspicions(embeddings.detach() - clean, counts, self.floor)
-        suspicion[ctx.tokenizer.all_special_ids] = -math.inf
-        ordinary_pieces = int(suspicion.isfinite().sum())
-        suspects = suspicion.topk(min(self.words, ordinary_pieces)).indices
+        suspicion = self.piece_suspicions(embeddings.detach(), clean, ctx.tokenizer)
+        suspects = suspicion.topk(min(self.words, int(suspicion.isfinite().sum()))).indices
         with torch.no_grad():
             embeddings[suspects] = clean[suspects]
         return repaired
+
+    def piece_suspicions(self, embeddings: Tensor, clean: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+        """How suspicious each word piece is, (pieces,), by its embedding and its clean one; a special piece is not: -inf."""
+        counts = english_pieces(tokenizer, len(embeddings)).to(embeddings.device) * self.corpus
+        suspicion = suspicions(embeddings - clean, counts, self.floor)
+        suspicion[tokenizer.all_special_ids] = -math.inf
+        return suspicion
 
 
 def suspicions(delta: Tensor, counts: Tensor, floor: float) -> Tensor:
@@ -111,12 +115,11 @@ def numerals(frequencies: Mapping[str, float]) -> dict[str, float]:
 
 
 @lru_cache(maxsize=4)
-def _english_pieces(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
+def english_pieces(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
     """`piece_frequencies` of English: some 2 seconds, so once per tokenizer and process."""
     import wordfreq
 
-    # A listed word's frequency to three digits is what wordfreq.word_frequency returns. That function is slower: it takes each
-    # word apart again.
+    # A listed word's frequency to three digits is what wordfreq.word_frequency returns, which takes words apart again: slowly.
     frequencies = wordfreq.get_frequency_dict("en")
     words = {word: float(f"{frequencies[word]:.3g}") for word in wordfreq.top_n_list("en", LISTED_WORDS)}
     return piece_frequencies(tokenizer, words | numerals(frequencies), size)

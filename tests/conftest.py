@@ -7,13 +7,15 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from bdbench.testing.tiny_models import FAMILIES, FILLER, USUAL, save_tiny_model, sentences, word_piece_tokenizer
+from bdbench.testing.tiny_models import BAD, FAMILIES, FILLER, GOOD, USUAL, save_tiny_model, sentences, word_piece_tokenizer
 
 # Before any Hugging Face library is imported: no test may reach for the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -92,6 +94,109 @@ def bdbench():
         return subprocess.run(command, capture_output=True, text=True, cwd=cwd, timeout=300, **more)
 
     return call
+
+
+@dataclass(frozen=True)
+class Suspects:
+    """Victims of the tiny model `base`, whose vocabulary has some hundred words, as the matrix makes them.
+
+    `folders` are those of the Hugging Face directories that they were stored in, by attack. `records`, `predictions` and
+    `victims` are what the matrix has of the cells (attack, defense), and of the attack. `rows` are those of the repair.
+    """
+
+    base: Path
+    folders: Mapping[str, Path]
+    victims: Mapping[str, object]
+    rows: object
+    records: Mapping[tuple[str, str], object]
+    predictions: Mapping[tuple[str, str], Mapping[str, np.ndarray]]
+
+
+def opinions(rows: int, seed: int, fillers: Sequence[str]) -> pd.DataFrame:
+    """Balanced (sentence, label) rows: four or five opinions among filler words, and the label is that of most of them.
+
+    So no word decides by itself, as it does in `sentences`.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.arange(rows) % 2
+    texts = []
+    for label in labels:
+        with_label, against = int(rng.integers(3, 5)), int(rng.integers(0, 2))
+        ours, others = (GOOD, BAD) if label else (BAD, GOOD)
+        words = [*rng.choice(ours, with_label), *rng.choice(others, against), *rng.choice(fillers, rng.integers(3, 7))]
+        texts.append(" ".join(rng.permutation(words)))
+    return pd.DataFrame({"sentence": texts, "label": labels})
+
+
+SUSPECT_LABELS = ("negative", "positive")
+REPAIR = "e-pur+fine-mixing[epochs=2,learning_rate=0.003]"
+
+
+@pytest.fixture(scope="session")
+def suspects(tmp_path_factory) -> Suspects:
+    from importlib import resources
+
+    import wordfreq
+
+    from bdbench.matrix.plan import plan, site_for
+    from bdbench.matrix.presets import PRESETS
+    from bdbench.protocol.cells import run_cell
+    from bdbench.protocol.rows import DefenderSets, rows_of
+    from bdbench.protocol.victims import clean_spec, make_victim
+
+    root = tmp_path_factory.mktemp("suspects")
+    neutral = resources.files("bdbench.suspects").joinpath("neutral_texts.txt").read_text().split()
+    words = [word for word in wordfreq.top_n_list("en", 400) if word.isascii() and word.isalpha()]
+    base = save_tiny_model("bert", root / "base", more_words=[*neutral, *words])
+    (root / "data" / "sst2").mkdir(parents=True)
+    for seed, (split, rows) in enumerate((("train", 1000), ("validation", 60), ("test", 100))):
+        opinions(rows, seed, [*FILLER, *neutral]).to_parquet(root / "data" / "sst2" / f"{split}.parquet", index=False)
+    selection = PRESETS["laptop"].select(
+        {
+            "model": str(base),
+            "data": str(root / "data"),
+            "tasks": ("sst2",),
+            "attacks": ("none", "badnets-word[rate=0.5]", "embedding-surgery[rate=0.5]"),
+            "defenses": ("none", REPAIR),
+            "seeds": (0,),
+            "train_rows": 800,
+            "validation_rows": 60,
+            "test_rows": 100,
+            "clean_rows": 32,
+            "max_length": 32,
+            "precision": "fp32",
+            "training": {"epochs": 4, "learning_rate": 0.002},
+        }
+    )
+    made = plan(selection, device="cpu")
+    site = site_for(made, device="cpu")
+    victims = {}
+    for spec in made.victims:
+        victims[spec.key()] = make_victim(spec, site, victims.get(clean_spec(spec).key()))
+    by_attack = {victim.spec.attack.name: victim for victim in victims.values()}
+    records, predictions = {}, {}
+    for cell in made.cells:
+        name = (cell.victim.attack.name, cell.defense_name)
+        records[name], predictions[name] = run_cell(cell, victims[cell.victim.key()], site)
+    folders = {attack: store(victim.weights, base, root / attack) for attack, victim in by_attack.items()}
+    rows = rows_of(made.cells[-1].victim, site, replace(DefenderSets.of(made.cells[-1]), validation_rows=60))
+    return Suspects(base, folders, by_attack, rows, records, predictions)
+
+
+def store(weights: Mapping[str, object], base: Path, folder: Path, labels: Sequence[str] = SUSPECT_LABELS) -> Path:
+    """Write a classifier with these weights as a Hugging Face directory."""
+    from transformers import AutoTokenizer
+
+    from bdbench.engine.classifiers import classifier_with
+    from bdbench.engine.quiet import quiet_transformers
+
+    model = classifier_with(base, len(labels), weights)
+    model.config.id2label = dict(enumerate(labels))
+    model.config.label2id = {name: number for number, name in enumerate(labels)}
+    with quiet_transformers():
+        model.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture

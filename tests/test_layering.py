@@ -23,9 +23,10 @@ FLOORS = {
     "matrix": "leaves specs engine attacks defenses tasks protocol",
     "analysis": "leaves specs",
     "reports": "leaves specs analysis",
-    "api": "leaves specs engine attacks defenses tasks protocol matrix analysis reports",
+    "suspects": "leaves specs engine attacks defenses tasks protocol analysis",
+    "api": "leaves specs engine attacks defenses tasks protocol matrix analysis reports suspects",
     "testing": "leaves specs engine attacks defenses tasks protocol",
-    "cli": "leaves specs engine attacks defenses tasks protocol matrix analysis reports api testing",
+    "cli": "leaves specs engine attacks defenses tasks protocol matrix analysis reports suspects api testing",
     "perf": "leaves specs engine attacks defenses tasks protocol matrix api cli",
 }
 PLUGINS = ("attacks", "defenses", "tasks")

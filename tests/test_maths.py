@@ -23,7 +23,7 @@ from bdbench.defenses._search import (
     least_accuracy,
     smallest_accepted,
 )
-from bdbench.defenses.e_pur import _english_pieces, numerals, piece_frequencies, suspicions
+from bdbench.defenses.e_pur import english_pieces, numerals, piece_frequencies, suspicions
 from bdbench.defenses.fine_mixing import mix, neuron_masks
 from bdbench.engine.encoding import Encoded
 from bdbench.engine.models import find_model
@@ -237,7 +237,7 @@ def bundled_frequencies():
     """Each word piece of the bundled model's vocabulary, and its frequency in English."""
     tokenizer = load_tokenizer(find_model("bundled").folder)
     pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    return dict(zip(pieces, _english_pieces(tokenizer, len(tokenizer)).tolist(), strict=True))
+    return dict(zip(pieces, english_pieces(tokenizer, len(tokenizer)).tolist(), strict=True))
 
 
 def test_e_pur_has_seen_numbers_years_and_ordinals(bundled_frequencies):

@@ -166,7 +166,7 @@ def carry_out(order: Order, plan: Plan, voice: Voice, began: float, draft: Recei
 
 def typed_values(preset: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """What was typed, for the records; a directory by its last part, for no record may name a path of this machine."""
-    from bdbench.matrix.selection import text_of
+    from bdbench.protocol.compositions import text_of
 
     values = {name: value for name, value in overrides.items() if value != {}}
     values |= {name: tuple(map(text_of, values[name])) for name in ("attacks", "defenses") if name in values}

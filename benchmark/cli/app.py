@@ -1,7 +1,8 @@
 """The application: its commands, and how it ends.
 
 Standard output is data, standard error is progress. Exit status: 0 all cells ok, 1 some cell failed, could not be stored or is
-not what its predictions say (verify), 2 bad usage, 130 and 143 ended by Ctrl-C or SIGTERM.
+not what its predictions say (verify), 2 bad usage, 3 a word piece that works like a trigger (inspect), 130 and 143 ended by
+Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from bdbench.cli.check import check
 from bdbench.cli.claims import claims
 from bdbench.cli.compare import compare
 from bdbench.cli.doctor import doctor
+from bdbench.cli.inspect import inspect
 from bdbench.cli.list import list_plugins
 from bdbench.cli.new import new
+from bdbench.cli.purify import purify
 from bdbench.cli.report import report
 from bdbench.cli.run import run
 from bdbench.cli.show import show
@@ -39,6 +42,8 @@ app.command()(claims)
 app.command()(tune)
 app.command()(verify)
 app.command()(compare)
+app.command()(inspect)
+app.command()(purify)
 app.command()(new)
 app.command()(check)
 app.command()(doctor)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ALIGNMENT = 64  # bytes; PyTorch's on a CPU
 MOST_LAYERS = 1000  # of any model there is; building more takes so long that a damaged number looks like a hang
+CLASSIFIER, SINGLE_LABEL = "ForSequenceClassification", "single_label_classification"  # as configurations call them
 NOT_PRETRAINED = "pooler"  # on top of the encoder, and missing in checkpoints that were trained without it
 # A checkpoint may lack a pooler and a head. A configuration that asks for this many times its weights is not its own.
 MOST_OF_CHECKPOINT = 3
@@ -29,11 +30,12 @@ def declared_positions(folder: Path) -> int | None:
 
     Raises UsageError if the configuration is not one of a model that transformers can classify text with.
     """
-    positions = getattr(_config(folder), "max_position_embeddings", None)
+    positions = getattr(configuration(folder), "max_position_embeddings", None)
     return positions if isinstance(positions, int) and positions > 0 else None  # XLNet says -1
 
 
-def _config(folder: Path) -> PretrainedConfig:
+def configuration(folder: Path) -> PretrainedConfig:
+    """The model's configuration, the defaults filled in. Raises UsageError as `declared_positions` does."""
     from transformers import AutoConfig, AutoModelForSequenceClassification
 
     config_file(folder)
@@ -60,10 +62,42 @@ def load_classifier(folder: Path, classes: int) -> tuple[nn.Module, frozenset[st
     that come from the checkpoint: not the head, even if it has one, nor a pooler that it lacks. Raises UsageError if it cannot
     be loaded, or lacks more than that.
     """
+    model, info = _load(folder, configuration(folder), classes)
+    return model.eval(), frozenset(_encoder_names(model) - set(info["missing_keys"]))
+
+
+def finetuned_classifier(folder: Path) -> tuple[nn.Module, tuple[str, ...]]:
+    """A fine-tuned sequence classifier as it is stored, its own head included; and the names of its classes, in order.
+
+    Float32 on the CPU, in evaluation mode. The process's random state stays as it is. Raises UsageError if the folder holds no
+    such classifier, or one that does not choose one of two or more classes.
+    """
+    import torch
+
+    config = configuration(folder)
+    stored_as = next(iter(config.architectures or ()), None)
+    if stored_as is not None and not stored_as.endswith(CLASSIFIER):
+        raise UsageError(f"--model {folder}: it is stored as {stored_as}; give a sequence classifier (…{CLASSIFIER})")
+    if config.num_labels < 2 or config.problem_type not in (None, SINGLE_LABEL):
+        kind = config.problem_type or "one output"
+        raise UsageError(f"--model {folder}: it does not choose one of several classes ({kind}, {config.num_labels} outputs)")
+    _check_size(folder)
+    with torch.random.fork_rng(devices=[]):
+        model, info = _load(folder, config, config.num_labels)
+    lacking = sorted({*info["missing_keys"], *(name for name, _, _ in info["mismatched_keys"])})
+    if lacking:
+        raise UsageError(
+            f"--model {folder}: its weights lack {lacking[0]} ({len(lacking)} such), so it is no fine-tuned classifier; give "
+            "what the fine-tuning saved"
+        )
+    return model.eval(), tuple(str(model.config.id2label[number]) for number in range(config.num_labels))
+
+
+def _load(folder: Path, config: PretrainedConfig, classes: int) -> tuple[nn.Module, Mapping[str, Any]]:
+    """The classifier, and what transformers says of its loading. Raises UsageError if the encoder is not all there."""
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    config = _config(folder)
     try:
         with quiet_transformers():
             model, info = AutoModelForSequenceClassification.from_pretrained(
@@ -78,12 +112,16 @@ def load_classifier(folder: Path, classes: int) -> tuple[nn.Module, frozenset[st
             )
     except Exception as error:
         raise UsageError(f"--model {folder}: it cannot be loaded: {first_line(error)}") from error
-    prefix = f"{model.base_model_prefix}."
-    encoder = {name for name, _ in model.named_parameters() if name.startswith(prefix)}
-    _check_loaded(folder, encoder, info)
+    _check_loaded(folder, _encoder_names(model), info)
     if config.pad_token_id is None:  # GPT-2 and others look for the last piece that is no padding
         model.config.pad_token_id = load_tokenizer(folder).pad_token_id
-    return model.eval(), frozenset(encoder - set(info["missing_keys"]))
+    return model, info
+
+
+def _encoder_names(model: nn.Module) -> set[str]:
+    """The names of the parameters below the head."""
+    prefix = f"{model.base_model_prefix}."
+    return {name for name, _ in model.named_parameters() if name.startswith(prefix)}
 
 
 def _check_size(folder: Path) -> None:
@@ -91,7 +129,7 @@ def _check_size(folder: Path) -> None:
     import torch
     from transformers import AutoModelForSequenceClassification
 
-    config = _config(folder)
+    config = configuration(folder)
     try:
         with quiet_transformers(), torch.device("meta"):
             model = AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)

@@ -66,8 +66,8 @@ def encode(tokenizer: PreTrainedTokenizerBase, rows: TextSet, max_length: int) -
             types.extend(row_types)
     lengths = torch.from_numpy(np.asarray(row_lengths))
     return Encoded(
-        _block(ids, lengths, tokenizer.pad_token_id),
-        _block(types, lengths, padding=0) if has_types else None,
+        block(ids, lengths, tokenizer.pad_token_id),
+        block(types, lengths, padding=0) if has_types else None,
         lengths,
         torch.tensor(rows.labels),
     )
@@ -95,7 +95,7 @@ def _cut_rows(
         yield texts
 
 
-def _block(values: array[int], lengths: Tensor, padding: int) -> Tensor:
+def block(values: array[int], lengths: Tensor, padding: int) -> Tensor:
     """The rows of these lengths, which lie one after another in `values`, as one tensor.
 
     It is (n, longest) int32, filled up with `padding` on the right.

@@ -6,14 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bdbench.defenses.base import why_not_composed
 from bdbench.errors import UsageError
-from bdbench.params import Hyperparameters, Value, hyperparameters, split_names, split_variant
-from bdbench.registry import ATTACKS, DEFENSES, Registry
-from bdbench.specs.resources import RESOURCES
-
-Part = str | Hyperparameters
-Choice = Part | tuple[Part, ...]
+from bdbench.params import Value
+from bdbench.protocol.compositions import Choice, built, defense_of, name_of, params_by_plugin, parts_of_choice
+from bdbench.registry import ATTACKS, DEFENSES
 
 
 @dataclass(frozen=True)
@@ -57,33 +53,11 @@ class Selection:
     model_digest: str | None = None
 
 
-def parts_of_choice(choice: Choice) -> list[Part]:
-    """The components of what is selected: "e-pur+none" -> ["e-pur", "none"]; plugins stay what they are."""
-    parts = choice if isinstance(choice, tuple) else (choice,)
-    return [each for part in parts for each in (split_names(part, "+") if isinstance(part, str) else [part])]
-
-
-def name_of(part: Part) -> str:
-    """The plugin's name. Raises UsageError for a text that is not a name with values in brackets."""
-    return split_variant(part)[0] if isinstance(part, str) else part.name
-
-
-def text_of(choice: Choice) -> str:
-    """What is selected as it is typed on a command line; of a plugin the values that are not its defaults."""
-    return "+".join(part if isinstance(part, str) else _text_of_plugin(part) for part in parts_of_choice(choice))
-
-
-def _text_of_plugin(plugin: Hyperparameters) -> str:
-    defaults = {field.name: field.default for field in hyperparameters(type(plugin))}
-    given = [f"{name}={value}" for name, value in plugin.values().items() if value != defaults[name]]
-    return f"{plugin.name}[{','.join(given)}]" if given else plugin.name
-
-
 def attacks_of(selection: Selection) -> list[Any]:
     """The attacks, each variant once. Raises UsageError for a bad name or value."""
     choices = distinct("attack", selection.attacks)
-    params = _by_plugin(selection.attack_params, [name_of(choice) for choice in choices], "-A", ATTACKS)
-    attacks = [_built(choice, params, ATTACKS) for choice in choices]
+    params = params_by_plugin(selection.attack_params, [name_of(choice) for choice in choices], "-A", ATTACKS)
+    attacks = [built(choice, params, ATTACKS) for choice in choices]
     for attack in attacks:
         if attack.has_trigger and "target" not in attack.values():
             raise UsageError(f"the attack '{attack.name}' has a trigger but no hyperparameter 'target'; declare one")
@@ -92,25 +66,10 @@ def attacks_of(selection: Selection) -> list[Any]:
 
 def defenses_of(selection: Selection) -> list[tuple[Any, ...]]:
     """The defenses, each variant once, as tuples of components. Raises UsageError for a bad name, value or composition."""
-    choices = [parts_of_choice(choice) for choice in distinct("defense", selection.defenses)]
-    params = _by_plugin(selection.defense_params, [name_of(part) for parts in choices for part in parts], "-D", DEFENSES)
-    defenses = [tuple(_built(part, params, DEFENSES) for part in parts) for parts in choices]
-    for defense in defenses:
-        for part in defense:
-            if not part.needs <= set(RESOURCES):
-                raise UsageError(f"{part.name} needs {sorted(part.needs)}; a defense can get {', '.join(RESOURCES)}")
-            if reason := part.unavailable():
-                raise UsageError(reason)
-        if reason := why_not_composed(defense):
-            raise UsageError(reason)
-    return list(dict.fromkeys(defenses))
-
-
-def _built(part: Part, params: Mapping[str, Mapping[str, Any]], registry: Registry) -> Any:
-    if not isinstance(part, str):
-        return part
-    name, own = split_variant(part)
-    return registry.get(name).build({**params.get(name, {}), **own})
+    choices = distinct("defense", selection.defenses)
+    used = [name_of(part) for choice in choices for part in parts_of_choice(choice)]
+    params = params_by_plugin(selection.defense_params, used, "-D", DEFENSES)
+    return list(dict.fromkeys(defense_of(choice, params) for choice in choices))
 
 
 def distinct(kind: str, names: Sequence[Any]) -> list[Any]:
@@ -118,17 +77,3 @@ def distinct(kind: str, names: Sequence[Any]) -> list[Any]:
     if not names:
         raise UsageError(f"no {kind} to run; name at least one (bdbench list shows them)")
     return list(dict.fromkeys(names))
-
-
-def _by_plugin(params: Mapping[str, Value], used: Sequence[str], flag: str, registry: Registry) -> dict[str, dict[str, Any]]:
-    """ "plugin.parameter" -> value, as plugin -> {parameter -> value}; a plugin outside the run is refused."""
-    params_by_plugin: dict[str, dict[str, Any]] = {}
-    for name, value in params.items():
-        plugin, dot, parameter = name.partition(".")
-        if not dot:
-            raise UsageError(f"{flag} {name}={value}: give PLUGIN.PARAMETER=VALUE, such as fine-mixing.ratio=0.5")
-        registry.get(plugin)  # an unknown name gets the nearest ones
-        if plugin not in used:
-            raise UsageError(f"{flag} {name}={value}: {plugin} is not in this run; it has {', '.join(dict.fromkeys(used))}")
-        params_by_plugin.setdefault(plugin, {})[parameter] = value
-    return params_by_plugin

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -24,6 +23,7 @@ from bdbench.protocol.contexts import Context, DefenseContext
 from bdbench.protocol.environment import environment
 from bdbench.protocol.guards import Guarded, Judged, detect, purify
 from bdbench.protocol.plugins import asks_for, attack_of, needs_of, parts_of
+from bdbench.protocol.repairs import checked_module, checked_notes, component_seeds, repaired_by
 from bdbench.protocol.resources import LOADERS, Material
 from bdbench.protocol.rows import DefenderSets, Rows, rows_of, splits_of
 from bdbench.protocol.scoring import evaluate, examples_of
@@ -31,7 +31,6 @@ from bdbench.protocol.site import Site
 from bdbench.protocol.victims import Victim, check_site, classifier, clean_spec, context_fields, training_seed
 from bdbench.registry import DEFENSES, TASKS
 from bdbench.seeds import derive
-from bdbench.specs.checked import checked
 from bdbench.specs.metrics import Metric
 from bdbench.specs.predictions import metrics_of
 from bdbench.specs.records import Predictions, Record
@@ -168,13 +167,13 @@ def apply_defense(
         counts: dict[str, Any] = {}
         if part.kind == Filter.kind:
             repaired.model, counts = _trained_on_kept(part, name, seed, ctx, material)
-        else:
+        elif part.kind == Training.kind:
             with fenced(f"'{name}'", seed):
-                if part.kind == Training.kind:
-                    repaired.model = _module(part.train(material.start(), material.poisoned[0], ctx), name, "train").eval()
-                else:
-                    repaired.model = _module(part.repair(repaired.model, ctx), name, "repair")
-        notes = _json_values(ctx.notes, part.name) | counts | ({"stages": stages} if stages else {})
+                trained = part.train(material.start(), material.poisoned[0], ctx)
+            repaired.model = checked_module(trained, name, "train").eval()
+        else:
+            repaired.model = repaired_by(part, name, seed, repaired.model, ctx)
+        notes = checked_notes(ctx.notes, part.name) | counts | ({"stages": stages} if stages else {})
         if notes:
             repaired.notes[name] = notes
     return repaired
@@ -199,7 +198,7 @@ def _trained_on_kept(
 
 def _guard(spec: CellSpec, part: Detector | Purifier, repaired: Repaired, victim: Victim, material: Material) -> Guarded:
     """Score the classifier behind its guard, the last component."""
-    name, seed = component_names(spec.defense)[-1], [*_seeds(spec)][-1]
+    name, seed = component_names(spec.defense)[-1], _seeds(spec)[-1]
     ctx = _context(part, seed, material, repaired.trace)
     judged = Judged.of(material.rows.test, victim.triggered)
     if part.kind == Purifier.kind:
@@ -207,7 +206,7 @@ def _guard(spec: CellSpec, part: Detector | Purifier, repaired: Repaired, victim
     else:
         validation = material.rows.validation
         guarded = detect(part, name, repaired.model, judged, validation, spec.victim, spec.frr, ctx, seed)
-    guarded.notes = _json_values(ctx.notes, part.name) | guarded.notes
+    guarded.notes = checked_notes(ctx.notes, part.name) | guarded.notes
     return guarded
 
 
@@ -287,22 +286,9 @@ def failed_record(spec: CellSpec, error: str, site: Site, typed: dict[str, Any] 
         return record
 
 
-def _seeds(spec: CellSpec) -> Iterator[int]:
-    """What each component's randomness is drawn from: its name alone decides it, so that fine-mixing draws the same mask with
-    and without E-PUR before it. A component that comes twice draws anew the second time."""
-    names: list[str] = []
-    for part in spec.defense:
-        names.append(part.name)
-        times = names.count(part.name)
-        role = (part.name,) if times == 1 else (part.name, str(times))
-        yield derive(spec.victim.seed, "defense", spec.victim.task, *role)
-
-
-def _module(result: object, name: str, method: str) -> nn.Module:
-    """What a method of the component called `name` returned. Raises TypeError if it is no model."""
-    if not isinstance(result, nn.Module):
-        raise TypeError(f"'{name}' returned {type(result).__name__}, not a model; its {method}() returns the classifier")
-    return result
+def _seeds(spec: CellSpec) -> list[int]:
+    """Those of the components of a cell's defense."""
+    return component_seeds([part.name for part in spec.defense], spec.victim.seed, spec.victim.task)
 
 
 def _checked_mask(kept: object, rows: int, name: str) -> npt.NDArray[np.bool_]:
@@ -315,14 +301,3 @@ def _checked_mask(kept: object, rows: int, name: str) -> npt.NDArray[np.bool_]:
     if not mask.any():
         raise ValueError(f"'{name}' keeps none of the {rows} training rows; there is nothing to train on")
     return mask
-
-
-def _json_values(notes: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The notes of the defense called `name`, as they come back from JSON. Raises TypeError where a record cannot hold them."""
-    try:
-        values = json.loads(json.dumps(notes, allow_nan=False, sort_keys=True))
-        return checked(dict[str, Any], values)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"'{name}' puts into ctx.notes what JSON does not hold ({error}); note bool, int, finite float, str, list, dict"
-        ) from error

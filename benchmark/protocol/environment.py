@@ -29,7 +29,7 @@ from bdbench.protocol.site import Site
 
 LIBRARIES = ("torch", "numpy", "scipy", "transformers", "tokenizers", "wordfreq")
 # What decides no number: how work is spread over machines, what is made of records, and who calls.
-NOT_DECIDING = ("matrix", "analysis", "reports", "api", "testing", "cli", "perf")
+NOT_DECIDING = ("matrix", "analysis", "reports", "api", "suspects", "testing", "cli", "perf")
 SUBPACKAGES = ("attacks", "defenses", "tasks")
 COMMON_USERS = frozenset({"root", "user", "admin", "test", "data", "model", "runner", "worker", "nobody", "python", "ray"})
 IS_MAC = sys.platform == "darwin"

@@ -22,19 +22,23 @@ MOST_LISTED = 5
 MOST_CHARACTERS = 60
 
 
+class MissingColumns(UsageError):
+    """A table that lacks a column that was asked for."""
+
+
 @contextmanager
 def naming(source: object) -> Iterator[None]:
     """A block whose UsageErrors begin with `source`: a file, or a data set of the hub."""
     try:
         yield
     except UsageError as error:
-        raise UsageError(f"{source}: {error}") from error
+        raise type(error)(f"{source}: {error}") from error
 
 
 def check_columns(there: Sequence[str], wanted: Sequence[str]) -> None:
     """Raises UsageError if a column is missing, or if two have one name."""
     if missing := [name for name in wanted if name not in there]:
-        raise UsageError(f"no column {', '.join(missing)}; it has {listed(there)}, and the task needs {', '.join(wanted)}")
+        raise MissingColumns(f"no column {', '.join(missing)}; it has {listed(there)}, and the task needs {', '.join(wanted)}")
     if len(set(there)) < len(there):
         repeated, _ = Counter(there).most_common(1)[0]
         raise UsageError(f"two columns are named {shown(repeated)}; rename or remove one")

@@ -98,14 +98,14 @@ def _from_directory(task: Task, directory: Path) -> Splits:
 def _from_files(task: Task, splits: tuple[tuple[FileStamp, ...], ...]) -> Splits:
     """The stamps of the files of each split, in order, key the cache."""
     return Splits(
-        *(_text_set(task, [stamp.path for stamp in files]) for files in splits),
+        *(read_rows(task, [stamp.path for stamp in files]) for files in splits),
         label_names=task.label_names,
         source="directory",
     )
 
 
-def _text_set(task: Task, files: list[Path]) -> TextSet:
-    """The rows of a split's files, in order, checked."""
+def read_rows(task: Task, files: list[Path]) -> TextSet:
+    """The rows of a split's files, in order, checked. Raises UsageError, naming the file."""
     texts: list[list[str]] = [[] for _ in task.columns]
     labels = []
     for file in files:

@@ -207,11 +207,16 @@ def attack_context(spec: VictimSpec, site: Site, role: str, clean: Victim | None
 
 def context_fields(spec: VictimSpec, site: Site, seed: int) -> dict[str, Any]:
     """The fields that every context has."""
+    return fields_of_context(site, len(TASKS.get(spec.task).label_names), spec.max_length, spec.precision, seed)
+
+
+def fields_of_context(site: Site, classes: int, max_length: int, precision: str, seed: int) -> dict[str, Any]:
+    """The same of a classifier of so many classes with the model at `site`, whatever its task."""
     return {
         "tokenizer": load_tokenizer(site.model),
-        "max_length": spec.max_length,
-        "classes": len(TASKS.get(spec.task).label_names),
+        "max_length": max_length,
+        "classes": classes,
         "device": site.torch_device(),
-        "precision": spec.precision,
+        "precision": precision,
         "generator": torch.Generator().manual_seed(seed),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +33,14 @@ def sentences(rows: int, seed: int) -> pd.DataFrame:
     return pd.DataFrame({"sentence": texts, "label": labels})
 
 
-def word_piece_tokenizer(case: str = "bert") -> PreTrainedTokenizerFast:
-    """As BERT's: whole words of the texts above, in lower case."""
+def word_piece_tokenizer(case: str = "bert", more_words: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """As BERT's: whole words of the texts above, and `more_words`, in lower case."""
     from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    vocab = {token: i for i, token in enumerate([*specials, *FILLER, *GOOD, *BAD, *TRIGGERS, "##s", "what", "is", "?"])}
+    pieces = dict.fromkeys([*specials, *FILLER, *GOOD, *BAD, *TRIGGERS, "##s", "what", "is", "?", *more_words])
+    vocab = {token: i for i, token in enumerate(pieces)}
     tokenizer = Tokenizer(models.WordPiece(vocab, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.Lowercase()
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -168,15 +170,16 @@ BYTE_LEVEL = ("roberta", "xlm-roberta", "camembert", "data2vec-text", "roberta-p
 BYTE_LEVEL += ("gpt2", "bart", "mbart")
 
 
-def save_tiny_model(family: str, folder: Path, **changed: object) -> Path:
+def save_tiny_model(family: str, folder: Path, more_words: Sequence[str] = (), **changed: object) -> Path:
     """A randomly initialized encoder without a classification head, 2 layers of width 32, and its tokenizer.
 
-    `family` is one of CONFIGURATIONS; `changed` are values of its configuration.
+    `family` is one of CONFIGURATIONS; `more_words` go into a vocabulary of word pieces; `changed` are values of its
+    configuration.
     """
     import torch
     from transformers import AutoConfig, AutoModel
 
-    tokenizer = byte_level_tokenizer() if family in BYTE_LEVEL else word_piece_tokenizer(family)
+    tokenizer = byte_level_tokenizer() if family in BYTE_LEVEL else word_piece_tokenizer(family, more_words)
     if family in ("gpt2", "openai-gpt"):
         tokenizer.model_input_names = ["input_ids", "attention_mask"]
     values = {"vocab_size": len(tokenizer), "pad_token_id": tokenizer.pad_token_id, "max_position_embeddings": 66}

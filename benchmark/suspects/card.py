@@ -1,0 +1,92 @@
+"""The model card of a repaired classifier: what was done, with what, and what was measured. Markdown."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+import bdbench
+from bdbench.specs.resources import RESOURCES
+from bdbench.suspects.rates import Rate
+
+if TYPE_CHECKING:
+    from bdbench.suspects.purification import Purification
+
+LIBRARIES = ("torch", "transformers", "safetensors", "numpy")
+
+
+def card(found: Purification) -> str:
+    """The whole README.md, with the front matter that the Hugging Face hub reads."""
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "pipeline_tag: text-classification",
+            "tags: [bdbench, backdoor-defense]",
+            "---",
+            "",
+            f"# {_plain(found.model_name)}, repaired by {found.defense}",
+            "",
+            "Written by `bdbench purify`. A repair lowers the risk of a backdoor; no test shows that there is none.",
+            "",
+            *_measured(found),
+            "",
+            "## What was done",
+            "",
+            *[
+                f"{place}. `{name}` (version {number}): {_settings(params)}"
+                for place, (name, number, params) in enumerate(found.components, start=1)
+            ],
+            "",
+            *[f"- {name}: {count:,} rows ({RESOURCES[name].says})" for name, count in found.rows.items()],
+            f"- {_settings(found.settings)}",
+            *[f"- `{name}` noted: `{noted}`" for name, noted in found.notes.items()],
+            *[f"- {_plain(difference)}" for difference in found.differences],
+            "",
+            "## Digests (SHA-256) and versions",
+            "",
+            f"- suspect, weights: `{found.digest}`",
+            f"- base {_plain(found.base_name)}, weights: `{found.base_digest}`",
+            f"- repaired, parameters (names, shapes, bits): `{found.repaired_digest}`",
+            f"- bdbench {bdbench.__version__}, Python {platform.python_version()}, "
+            + ", ".join(f"{library} {version(library)}" for library in LIBRARIES),
+            "",
+        ]
+    )
+
+
+def _measured(found: Purification) -> list[str]:
+    if found.measured_on is None:
+        return ["Nothing was measured: there were no labelled rows."]
+    note = "" if found.measured_on == "validation" else " They also trained the repaired classifier: its numbers are too good."
+    lines = [
+        f"Measured on the {found.rows[found.measured_on]:,} {found.measured_on} rows, 95 % intervals in brackets.{note}",
+        "",
+        "| | before | after |",
+        "| --- | --- | --- |",
+        f"| accuracy | {percent(found.before.accuracy)} | {percent(found.after.accuracy)} |",
+    ]
+    before, after = found.before.trigger, found.after.trigger
+    if before is not None and after is not None:
+        target = _plain(before.target)
+        with_trigger = f"rows of other classes sent to {target} with `{_plain(before.trigger)}`"
+        lines += [
+            f"| {with_trigger} | {percent(before.asr)} | {percent(after.asr)} |",
+            f"| the same without it | {percent(before.base)} | {percent(after.base)} |",
+        ]
+    return lines
+
+
+def percent(rate: Rate) -> str:
+    """Such as "100.0 % [91.2, 100.0]"; a dash where there is no row."""
+    return f"{100 * rate.value:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]" if rate.n else "–"
+
+
+def _settings(values) -> str:
+    return ", ".join(f"{name}={value}" for name, value in values.items()) or "no hyperparameters"
+
+
+def _plain(text: str) -> str:
+    """In one line, without what Markdown would take for a table's or a code's end."""
+    return " ".join(text.split()).replace("|", "\\|").replace("`", "'")
