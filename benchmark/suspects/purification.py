@@ -22,7 +22,7 @@ from bdbench.engine.probe import probe
 from bdbench.engine.tokenizers import unchanged_tokenizer
 from bdbench.errors import UsageError
 from bdbench.fence import fenced
-from bdbench.protocol.compositions import defense_of, name_of, params_by_plugin, parts_of_choice
+from bdbench.protocol.compositions import Choice, defense_of, name_of, params_by_plugin, parts_of_choice, text_of
 from bdbench.protocol.contexts import AttackContext, Context, DefenseContext, Lazy
 from bdbench.protocol.plugins import asks_for, needs_of, plugin_spec
 from bdbench.protocol.repairs import checked_notes, component_seeds, repaired_by
