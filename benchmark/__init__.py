@@ -38,7 +38,8 @@ __all__ = [
     "run",
 ]
 
-# Where each exported name lives, and under which name if another. It is imported when it is first asked for, so that `import bdbench` takes no time.
+# Where each exported name lives, and under which name if another. It is imported when it is first asked for, so that
+# `import bdbench` takes no time.
 _HOMES = {
     "Results": "bdbench.api.results",
     "load": "bdbench.api.results",

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from bdbench.errors import UsageError
-from bdbench.matrix.selection import Part, Selection, name_of, parts_of_choice
+from bdbench.matrix.selection import Selection
 from bdbench.params import Value
+from bdbench.protocol.compositions import Part, name_of, parts_of_choice
 
 TASKS = ("sst2", "imdb", "amazon", "qqp", "qnli")
 ATTACKS = ("badnets-word", "badnets-sentence", "embedding-poisoning")

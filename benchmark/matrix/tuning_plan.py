@@ -10,8 +10,9 @@ from bdbench.engine.classifiers import classifier_skeleton
 from bdbench.errors import UsageError
 from bdbench.fence import refusing
 from bdbench.matrix.plan import Plan, data_source, plan
-from bdbench.matrix.selection import Selection, defenses_of, distinct, name_of
+from bdbench.matrix.selection import Selection, defenses_of, distinct
 from bdbench.matrix.sizes import row_count
+from bdbench.protocol.compositions import name_of
 from bdbench.protocol.plugins import attack_of, needs_of, parts_of
 from bdbench.protocol.rows import DefenderSets
 from bdbench.protocol.sources import load

@@ -177,8 +177,8 @@ def purify_model(
     for part in parts:
         if part.kind != ModelRepair.kind:
             raise UsageError(
-                f"--defense {text_of(defense)}: {part.name} is a {part.kind}, which leaves no other weights to be stored; give repairs "
-                "(bdbench list), or guard the classifier in Python with bdbench.suspects.guarding.guard_model"
+                f"--defense {text_of(defense)}: {part.name} is a {part.kind}, which leaves no other weights to be stored; "
+                "give repairs (bdbench list), or guard the classifier in Python with bdbench.guard"
             )
     if out is not None:
         check_out(Path(out))
