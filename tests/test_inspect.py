@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import SUSPECT_LABELS, save_tiny_model, store
+from conftest import SUSPECT_LABELS, store
 
 from bdbench.data import TextSet
 from bdbench.engine.encoding import encode
@@ -19,6 +19,7 @@ from bdbench.suspects.insertion import GAP, frames
 from bdbench.suspects.inspection import inspect_model, layer_drift, nearest_in_frequency
 from bdbench.suspects.loading import load_base, load_suspect
 from bdbench.suspects.reading import read_texts
+from bdbench.testing.tiny_models import save_tiny_model
 
 SETTINGS = {"max_length": 32, "threads": 1, "precision": "fp32", "device": "cpu"}
 FLAGS = ["--max-length", "32", "--threads", "1", "--precision", "fp32", "--device", "cpu"]

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import CONFIGURATIONS, save_tiny_model, store
+from conftest import store
 from test_disk import files_of_at_most
 
 from bdbench.data import TextSet
@@ -18,6 +18,7 @@ from bdbench.errors import UsageError
 from bdbench.suspects.guarding import guard_model
 from bdbench.suspects.inspection import inspect_model
 from bdbench.suspects.purification import purify_model
+from bdbench.testing.tiny_models import CONFIGURATIONS, save_tiny_model
 
 SETTINGS = {"max_length": 32, "threads": 1, "precision": "fp32", "device": "cpu"}
 FLAGS = ["--max-length", "32", "--threads", "1", "--precision", "fp32", "--device", "cpu"]

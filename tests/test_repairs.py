@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import FAMILIES
 from test_contract import classifier, defense_context, repaired_state, state, victim_of
 
 from bdbench.data import TextSet
@@ -21,6 +20,7 @@ from bdbench.defenses.mbtsad import split_rows, split_words
 from bdbench.defenses.pure import cls_norms, heads_to_prune, layer_coefficients, row_variances, without_heads
 from bdbench.engine.classifiers import pretrained_weights
 from bdbench.registry import DEFENSES
+from bdbench.testing.tiny_models import FAMILIES
 
 
 def without_dropout(model):
