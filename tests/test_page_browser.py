@@ -239,10 +239,10 @@ def test_numbers_in_the_matrix_stand_out_in_both_themes(page):
       const linear = parts.map((part) => (part <= 0.04045 ? part / 12.92 : ((part + 0.055) / 1.055) ** 2.4));
       return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2];
     };
-    return [...document.querySelectorAll(".matrix button")].map((button) => {
-      const style = getComputedStyle(button);
+    return [...document.querySelectorAll(".matrix td")].map((entry) => {
+      const style = getComputedStyle(entry);
       const [dark, light] = [brightness(style.color), brightness(style.backgroundColor)].sort((one, other) => one - other);
-      return [(light + 0.05) / (dark + 0.05), button.innerText];
+      return [(light + 0.05) / (dark + 0.05), entry.innerText];
     });
     """
     for theme in ("light", "dark"):

@@ -14,6 +14,7 @@ from bdbench.matrix.results import read_predictions, read_records
 from bdbench.matrix.tuned_files import read_kept
 from bdbench.perf.table import speed_table
 from bdbench.reports.claims_page import text
+from bdbench.reports.html_page import html
 from bdbench.reports.latex import latex
 from bdbench.reports.markdown import markdown
 from bdbench.specs.predictions import metrics_of
@@ -117,5 +118,6 @@ def test_the_tables_on_file_are_what_the_records_say_and_these_what_was_predicte
     board = Leaderboard(records, tunings, lambda record: read_predictions(RESULTS / run, record))
     assert (RESULTS / run / "leaderboard.md").read_text() == markdown(board)
     assert (RESULTS / run / "leaderboard-tables.tex").read_text() == latex(board)[1]
+    assert (RESULTS / run / "index.html").read_text() == html(board)
     if (RESULTS / run / "claims.md").exists():
         assert (RESULTS / run / "claims.md").read_text() == text(records, tunings)

@@ -193,7 +193,7 @@ function matrix(view, indices, marks) {
     return make("th", {scope: "col"}, name + (marks[name] || ""));
   });
   const body = defenses.map((defense) => {
-    const row = attacks.map((attack) => make("td", {}, entry(view, entries.get(`${defense} ${attack}`))));
+    const row = attacks.map((attack) => entry(view, entries.get(`${defense} ${attack}`)));
     return make("tr", {}, make("th", {scope: "row"}, labels.defense[defense][0]), ...row);
   });
   const head = make("tr", {}, make("th", {scope: "col"}, "Defense", make("small", {}, "CACC / ASR")), ...heads);
@@ -201,19 +201,18 @@ function matrix(view, indices, marks) {
 }
 
 function entry(view, index) {
-  if (index === undefined) return ABSENT;
+  if (index === undefined) return make("td", {}, ABSENT);
   const cacc = view.cacc[index], asr = view.asr[index];
   const text = cacc === null ? data.statuses[view.status[index]] : `${fixed(cacc)} / ${fixed(asr)}`;
+  const lacksSeeds = view === rowView && rows.ok[index] > 0 && rows.ok[index] < view.seed[index];
+  const share = lacksSeeds ? ` (${rows.ok[index]}/${view.seed[index]})` : "";
   const cell = view === cellView ? index : cellsOfRow[index][0];
   const tipOf = view === rowView ? "row" : "cell";
-  const button = make("button", {type: "button", "aria-haspopup": "dialog", "data-cell": cell, "data-tip": tipOf}, text);
-  const lacksSeeds = view === rowView && rows.ok[index] > 0 && rows.ok[index] < view.seed[index];
-  if (lacksSeeds) button.append(` (${rows.ok[index]}/${view.seed[index]})`);
-  if (asr !== null) {
-    button.style.setProperty("--heat", asr);
-    if (asr >= WARM) button.classList.add(asr >= HOT ? "hot" : "warm");
-  }
-  return button;
+  const attributes = {type: "button", "aria-haspopup": "dialog", "data-cell": cell, "data-tip": tipOf};
+  const button = make("button", attributes, text + share);
+  const place = make("td", {class: asr >= HOT ? "hot" : asr >= WARM ? "warm" : null}, button);
+  if (asr !== null) place.style.setProperty("--heat", asr);
+  return place;
 }
 
 function tipOfEntry(button) {
@@ -371,7 +370,7 @@ byId("cell").addEventListener("click", (event) => {
 
 // ---- figures: clean accuracy against attack success
 
-const WIDTH = 410, HEIGHT = 270, LEFT = 30, RIGHT = 240, TOP = 24, BOTTOM = 232, LINE = 14, LONGEST_NAME = 24;
+const WIDTH = 410, HEIGHT = 270, LEFT = 30, RIGHT = 240, TOP = 24, BOTTOM = 232, LINE = 14, LONGEST_NAME = 26;
 const LEAST_SPAN = 4, MOST_TICKS = 6; // points of accuracy that the axis shows
 const SHAPES = {
   repair: (x, y) => draw("circle", {class: "mark", cx: x, cy: y, r: 4}),
