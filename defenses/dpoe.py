@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from bdbench.defenses.base import Training, register
 from bdbench.engine.training import Recipe, schedule
+from bdbench.errors import first_line
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ class DPoE(Training):
             with torch.device("meta"):
                 shallow(model, 1)
         except Exception as error:  # a family may refuse a configuration of fewer layers in any way
-            return f"{type(model).__name__} cannot be made with its first layer alone: {error}"
+            return f"{type(model).__name__} cannot be made with its first layer alone: {first_line(error)}"
         return None
 
     def train(self, model: nn.Module, rows: TextSet, ctx: DefenseContext) -> nn.Module:

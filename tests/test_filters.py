@@ -226,7 +226,7 @@ def test_a_trigger_is_among_the_suspects_and_unlearned(tiny_bert):
     """A trigger in half of the rows, which all have its label; the other words are in rows of both labels alike."""
     texts, labels = text_rows(64).first, np.arange(64) // 2 % 2  # of two rows one has a good word, the other a bad one
     poisoned = TextSet([f"cf {text}" if label else text for text, label in zip(texts, labels, strict=True)], None, labels)
-    part = DEFENSES.get("btu")(tokens=1, exposing_rate=1e-3, epochs=1, learning_rate=0.0)
+    part = DEFENSES.get("btu")(tokens=1, passes=10, exposing_rate=1e-3, epochs=1, learning_rate=0.0)
     resources = {"clean": text_rows(8), "pretrained": pretrained_weights(tiny_bert, 2), "training-set": poisoned}
     ctx = DefenseContext(**common(tiny_bert, 0), resources=resources)
     victim = load_classifier(tiny_bert, 2)[0]
