@@ -48,8 +48,7 @@ def elected_signs(changes: Tensor) -> Tensor:
 
 def disjoint_mean(changes: Tensor) -> Tensor:
     """(models, *shape) -> (*shape): the mean of the changes that have the elected sign; 0 where none has."""
-    signs = elected_signs(changes)
-    agrees = (changes.sign() == signs) & (signs != 0)
+    agrees = changes.sign() == elected_signs(changes)
     return (changes * agrees).sum(dim=0) / agrees.sum(dim=0).clamp(min=1)
 
 

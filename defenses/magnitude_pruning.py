@@ -9,16 +9,16 @@ biases, norms and the head stay.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from bdbench.defenses._ranking import threshold_of_largest
 from bdbench.defenses.base import Reserving, register
-from bdbench.engine.training import cross_entropy
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -41,41 +41,29 @@ class MagnitudePruning(Reserving):
         def pruned(ratio: float) -> nn.Module:
             result = copy.deepcopy(model)
             with torch.no_grad():
-                for weight in linear_weights(result):
-                    weight.mul_(largest(weight, ratio))
+                for layer in linear_layers(result):
+                    layer.weight.mul_(largest(layer.weight, ratio))
             return result
 
         return pruned
 
     def fine_tune(self, model: nn.Module, ctx: DefenseContext) -> None:
-        if not self.frozen:
-            super().fine_tune(model, ctx)
-            return
-        pruned = {weight: weight == 0 for weight in linear_weights(model)}
-
-        def loss(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
-            zero(pruned)
-            return cross_entropy(model, inputs, labels)
-
-        ctx.train(model, ctx.clean, self.recipe(), loss=loss)
-        zero(pruned)
+        layers = linear_layers(model) if self.frozen else []
+        for layer in layers:
+            prune.custom_from_mask(layer, "weight", layer.weight != 0)
+        super().fine_tune(model, ctx)
+        for layer in layers:
+            prune.remove(layer, "weight")
 
 
-def linear_weights(model: nn.Module) -> Iterator[nn.Parameter]:
-    """The matrices of the encoder's linear layers."""
+def linear_layers(model: nn.Module) -> list[nn.Module]:
+    """The linear layers of the encoder."""
     from transformers.pytorch_utils import Conv1D
 
-    return (module.weight for module in model.base_model.modules() if isinstance(module, (nn.Linear, Conv1D)))
+    return [module for module in model.base_model.modules() if isinstance(module, (nn.Linear, Conv1D))]
 
 
 def largest(weight: Tensor, ratio: float) -> Tensor:
     """True at the round(ratio * n) weights of largest magnitude, and at those that equal the least of these."""
     magnitude = weight.abs()
     return magnitude >= threshold_of_largest(magnitude.flatten(), ratio)
-
-
-def zero(masks: Mapping[nn.Parameter, Tensor]) -> None:
-    """Set each parameter to zero where its mask is true."""
-    with torch.no_grad():
-        for weight, mask in masks.items():
-            weight.masked_fill_(mask, 0.0)

@@ -184,6 +184,30 @@ def test_pruned_weights_stay_at_zero_only_if_frozen(frozen, tiny_bert):
         assert (after[name] != 0).all()
 
 
+def test_the_weights_left_are_trained_as_if_the_pruned_ones_were_not_there(tiny_bert):
+    """Against pruning first, at a learning rate of zero, and then a step in which a pruned weight's gradient is left out."""
+    victim = without_dropout(victim_of(tiny_bert))
+    pruned = classifier(tiny_bert)
+    pruned.load_state_dict(repaired_state("magnitude-pruning", tiny_bert, victim, ratio=0.5, learning_rate=0.0, epochs=1))
+    without_dropout(pruned)
+    params = {"epochs": 3, "learning_rate": 1e-2, "batch_size": 16, "clip": 1e9, "warmup": 0.0}
+    after = repaired_state("magnitude-pruning", tiny_bert, victim, ratio=0.5, **params)
+    ctx = defense_context(tiny_bert, DEFENSES.get("fine-tuning")())
+    inputs, labels = ctx.encode(ctx.clean).batch(torch.arange(16), ctx.device)
+    weights = dict(pruned.named_parameters())
+    dead = {name: weight == 0 for name, weight in weights.items() if name.startswith("bert.") and (weight == 0).any()}
+    optimizer = torch.optim.AdamW(weights.values(), lr=1e-2, weight_decay=0.0)
+    for factor in (1.0, 2 / 3, 1 / 3):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(pruned(**inputs).logits, labels).backward()
+        for name, mask in dead.items():
+            weights[name].grad[mask] = 0.0
+        optimizer.param_groups[0]["lr"] = 1e-2 * factor
+        optimizer.step()
+    for name in ("bert.encoder.layer.0.intermediate.dense.weight", "bert.encoder.layer.1.output.dense.weight"):
+        assert dead[name].float().mean() == 0.5 and torch.allclose(after[name], weights[name], atol=1e-4), name
+
+
 # Fine-purifying
 
 
