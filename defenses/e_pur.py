@@ -114,7 +114,7 @@ def numerals(frequencies: Mapping[str, float]) -> dict[str, float]:
     return words
 
 
-@lru_cache(maxsize=4)
+@lru_cache(maxsize=16)
 def english_pieces(tokenizer: PreTrainedTokenizerBase, size: int) -> Tensor:
     """`piece_frequencies` of English: some 2 seconds, so once per tokenizer and process."""
     import wordfreq

@@ -57,7 +57,7 @@ def test_the_command_tells_by_its_exit_status_and_prints_the_same_each_time(susp
     folder = suspects.folders["badnets-word"]
     shown = in_process("inspect", folder, "--base", suspects.base, *FLAGS)
     assert shown.returncode == 3, shown.stderr
-    assert "'cf' stands out: it sends 100 %" in shown.stdout and "to 'positive'" in shown.stdout
+    assert "'cf' stands out: it sends 100.0 %" in shown.stdout and "to 'positive'" in shown.stdout
     assert "0 (negative), 1 (positive)" in shown.stdout
     printed = [in_process("inspect", folder, "--base", suspects.base, *FLAGS, "--json").stdout for _ in range(2)]
     assert printed[0] == printed[1]

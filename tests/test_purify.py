@@ -75,6 +75,7 @@ def test_the_command_writes_what_the_matrix_has_and_the_pipeline_loads_it(suspec
     assert details["repaired_digest"] in card and details["digest"] in card and "ratio=" in card
     assert re.search(r"\| accuracy \| \d+\.\d % .* \| \d+\.\d % .* \|", card)
     assert {path.name for path in tmp_path.iterdir()} == {"repaired"}
+    assert len({file.stat().st_mode for file in out.iterdir()}) == 1 and str(tmp_path) not in card + json.dumps(details)
     assert json.loads((out / "config.json").read_text())["id2label"] == {"0": "negative", "1": "positive"}
     found = inspect_model(out, suspects.base, candidates=3, **SETTINGS)
     assert not found.alarms and found.pieces[0].firm.value < 0.9

@@ -13,7 +13,6 @@ from bdbench.cli.progress_bar import progress_bar
 
 if TYPE_CHECKING:
     from bdbench.suspects.inspection import Inspection
-    from bdbench.suspects.rates import Rate
 
 STANDS_OUT = 3  # the exit status
 
@@ -97,15 +96,15 @@ def lines(found: Inspection) -> Iterator[str]:
                 str(effect.rank),
                 f"{effect.suspicion:.4f}",
                 effect.target,
-                percent(effect.firm),
-                percent(effect.neutral),
+                str(effect.firm),
+                str(effect.neutral),
                 "stands out" if effect.stands_out else "",
             )
             for effect in found.pieces
         ],
     )
     rule = found.rule
-    most = f", the most {percent(rule.control_flips)} by {rule.control}" if rule.control else ""
+    most = f", the most {rule.control_flips} by {rule.control}" if rule.control else ""
     yield (
         f"Rule: at least {100 * rule.least_flips:.0f} % of the firm texts, and more than each of {rule.controls:,} control "
         f"pieces of like frequency{most}."
@@ -119,11 +118,6 @@ def lines(found: Inspection) -> Iterator[str]:
     yield ""
     if found.alarms:
         for effect in found.alarms:
-            yield f"{effect.piece!r} stands out: it sends {percent(effect.firm)} of the firm texts to '{effect.target}'."
+            yield f"{effect.piece!r} stands out: it sends {effect.firm} of the firm texts to '{effect.target}'."
     else:
         yield "No word piece stands out. A trigger of several pieces, or a sentence, may stay unseen."
-
-
-def percent(rate: Rate) -> str:
-    """Such as "100 % [91, 100]"; a dash where there is no text."""
-    return f"{100 * rate.value:.0f} % [{100 * rate.low:.0f}, {100 * rate.high:.0f}]" if rate.n else "–"

@@ -48,7 +48,7 @@ def purify(
     """Repair a classifier that somebody else fine-tuned, and store it as a new Hugging Face directory. MODEL is never changed.
 
     The directory has weights (safetensors), configuration with label names, tokenizer, README.md and purification.json.
-    --json prints the fields of `bdbench.suspects.purification.Purification` under their names, without the model.
+    --json prints the fields of `bdbench.suspects.purification.Purification` under their names, without model and folder.
     """
     load_plugins(plugin)
     from bdbench.suspects.purification import purify_model
@@ -81,17 +81,15 @@ def purify(
 
 def lines(found: Purification) -> Iterator[str]:
     """The report for people."""
-    from bdbench.suspects.card import percent
-
     yield f"{found.model_name}: {found.defense}, with the base {found.base_name}"
     for difference in found.differences:
         yield f"  {difference}"
     if found.measured_on is not None:
-        yield f"accuracy on the {found.measured_on} rows: {percent(found.before.accuracy)} -> {percent(found.after.accuracy)}"
+        yield f"accuracy on the {found.measured_on} rows: {found.before.accuracy} -> {found.after.accuracy}"
     before, after = found.before.trigger, found.after.trigger
     if before is not None and after is not None:
         yield (
-            f"{before.trigger!r} sends rows of other classes to '{before.target}': {percent(before.asr)} -> "
-            f"{percent(after.asr)}; without it {percent(before.base)} -> {percent(after.base)}"
+            f"{before.trigger!r} sends rows of other classes to '{before.target}': {before.asr} -> "
+            f"{after.asr}; without it {before.base} -> {after.base}"
         )
     yield f"written: {found.folder}"

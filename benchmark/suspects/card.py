@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import bdbench
 from bdbench.specs.resources import RESOURCES
-from bdbench.suspects.rates import Rate
 
 if TYPE_CHECKING:
     from bdbench.suspects.purification import Purification
@@ -65,22 +64,17 @@ def _measured(found: Purification) -> list[str]:
         "",
         "| | before | after |",
         "| --- | --- | --- |",
-        f"| accuracy | {percent(found.before.accuracy)} | {percent(found.after.accuracy)} |",
+        f"| accuracy | {found.before.accuracy} | {found.after.accuracy} |",
     ]
     before, after = found.before.trigger, found.after.trigger
     if before is not None and after is not None:
         target = _plain(before.target)
         with_trigger = f"rows of other classes sent to {target} with `{_plain(before.trigger)}`"
         lines += [
-            f"| {with_trigger} | {percent(before.asr)} | {percent(after.asr)} |",
-            f"| the same without it | {percent(before.base)} | {percent(after.base)} |",
+            f"| {with_trigger} | {before.asr} | {after.asr} |",
+            f"| the same without it | {before.base} | {after.base} |",
         ]
     return lines
-
-
-def percent(rate: Rate) -> str:
-    """Such as "100.0 % [91.2, 100.0]"; a dash where there is no row."""
-    return f"{100 * rate.value:.1f} % [{100 * rate.low:.1f}, {100 * rate.high:.1f}]" if rate.n else "–"
 
 
 def _settings(values) -> str:

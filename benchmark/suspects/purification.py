@@ -99,10 +99,10 @@ class Purification:
     model: nn.Module
 
     def as_json(self) -> dict[str, Any]:
-        """All fields under their names, but for the model; the folder as text."""
-        values = {name: value for name, value in vars(self).items() if name != "model"}
+        """All fields under their names, but for the model and the folder."""
+        values = {name: value for name, value in vars(self).items() if name not in ("model", "folder")}
         scores = {name: asdict(values[name]) for name in ("before", "after")}
-        return values | scores | {"folder": None if self.folder is None else str(self.folder)}
+        return values | scores
 
 
 @dataclass(frozen=True, eq=False)

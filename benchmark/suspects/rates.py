@@ -23,3 +23,7 @@ class Rate:
     @property
     def value(self) -> float:
         return self.hits / self.n if self.n else 0.0
+
+    def __str__(self) -> str:
+        """Such as "97.5 % [87.1, 99.6]"; a dash where there is no text."""
+        return f"{100 * self.value:.1f} % [{100 * self.low:.1f}, {100 * self.high:.1f}]" if self.n else "–"

@@ -13,7 +13,7 @@ from typing import Any
 from safetensors import SafetensorError
 from torch import nn
 
-from bdbench.engine.folders import tokenizer_files
+from bdbench.engine.folders import CONFIG, tokenizer_files
 from bdbench.engine.quiet import quiet_transformers
 from bdbench.engine.tokenizers import folder_tokenizer_digest
 from bdbench.errors import StorageError, UsageError, first_line
@@ -48,6 +48,8 @@ def write_directory(model: nn.Module, suspect: Suspect, folder: Path, card: str,
         for file in tokenizer_files(suspect.folder):
             if any(file.match(pattern) for pattern in TOKENIZER_FILES):
                 shutil.copyfile(file, work / file.name)
+        for file in work.glob("*.safetensors"):
+            shutil.copymode(work / CONFIG, file)  # safetensors makes its file the owner's alone
         (work / CARD).write_text(card, encoding="utf-8")
         (work / DETAILS).write_text(json.dumps(details, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         if folder_tokenizer_digest(work) != suspect.source.spec.tokenizer:
