@@ -165,7 +165,12 @@ class Broken(DataPoisoning):
         (REPAIR.format(body="return copy.deepcopy(model)"), "changes some weight, or says unchanged = True"),
         (REPAIR.format(body="return 3"), "repair() gives a model, not int"),
         (REPAIR.format(body="raise RuntimeError('no luck')"), "RuntimeError: no luck"),
-        (REPAIR.format(body="raise SystemExit(3)"), "SystemExit: 3"),
+        (REPAIR.format(body="raise SystemExit(3)"), "called sys.exit(3)"),
+        (REPAIR.format(body="torch.set_num_threads(7); return copy.deepcopy(model)"), "changed the number of threads"),
+        (
+            REPAIR.format(body="return model\n\n    def unfit(self, model):\n        return 'of no use'"),
+            "checked on a model: of no use",
+        ),
         (DETECTOR.format(body="return np.arange(len(rows))"), "a score hangs on no row beside it"),
         (DETECTOR.format(body="return torch.rand(len(rows)).numpy()"), "draw from ctx.generator"),
         (DETECTOR.format(body="return np.ones(len(rows))"), "not all rows have the same score"),

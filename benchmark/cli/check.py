@@ -23,12 +23,13 @@ def check(
     if not kinds:
         known = [each for kind in ("attacks", "defenses") for each in REGISTRIES[kind].names()]
         raise UsageError(f"no attack or defense named '{name}'{nearest(name, known)}; bdbench list shows what there is")
-    from bdbench.testing.contract import checks_of_attack, checks_of_defense, outcomes
+    from bdbench.testing.contract import checks_of_attack, checks_of_defense, outcomes, why_unchecked
 
     checks_of = {"attacks": checks_of_attack, "defenses": checks_of_defense}
     checks = [check for kind in kinds for check in checks_of[kind](REGISTRIES[kind].get(name))]
-    failed = held = 0
+    made, failed, held = [], 0, 0
     for outcome in outcomes(checks):
+        made.append(outcome)
         if outcome.error is not None:
             failed += 1
             typer.echo(f"failed   {outcome.check}: {first_line(outcome.error)}")
@@ -38,5 +39,7 @@ def check(
             held += 1
             typer.echo(f"ok       {outcome.check}")
     note(f"{name}: {held} of {len(checks)} clauses hold, {failed} do not, {len(checks) - held - failed} could not be checked")
-    if failed:
+    if reason := why_unchecked(made):
+        note(f"{name}: {reason}")
+    if failed or reason:
         raise typer.Exit(1)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,9 +23,11 @@ from bdbench.attacks.base import Attack, BadNets, DataPoisoning, PhraseTrigger, 
 from bdbench.data import TextSet
 from bdbench.defenses.base import KINDS, Defense, Detector, Filter, FineTuned, ModelRepair, Purifier, Training
 from bdbench.engine.classifiers import classifier_skeleton, load_classifier, pretrained_weights
+from bdbench.engine.quiet import quiet_transformers
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import Recipe
 from bdbench.errors import UsageError, first_line
+from bdbench.fence import fenced
 from bdbench.params import hyperparameters
 from bdbench.protocol.contexts import AttackContext, DefenseContext, TrainingControl
 from bdbench.registry import ATTACKS, DEFENSES, Registry
@@ -51,7 +53,12 @@ class Check:
 
     says: str
     on: str
-    run: Callable[[Folders], None]
+    body: Callable[[Folders], None]
+
+    def run(self, folders: Folders) -> None:
+        """Make it, with the folders of tiny models by their family, inside the fence that runs have around plugin code."""
+        with fenced("the plugin", seed=0):
+            self.body(folders)
 
     def __str__(self) -> str:
         return f"{self.says} ({self.on})" if self.on else self.says
@@ -82,23 +89,33 @@ def check_attack(plugin: str | type[Attack]) -> None:
 def outcomes(checks: list[Check]) -> Iterator[Outcome]:
     """Make the checks, one after another, on models in a temporary folder. Only Ctrl-C ends them early."""
     with TemporaryDirectory(prefix="bdbench-check-") as folder:
-        folders = {family: save_tiny_model(family, Path(folder) / family) for family in FAMILIES}
+        with quiet_transformers():
+            folders = {family: save_tiny_model(family, Path(folder) / family) for family in FAMILIES}
         for check in checks:
             try:
                 check.run(folders)
             except NotApplicable as reason:
                 yield Outcome(check, skipped=str(reason))
-            except (Exception, SystemExit) as error:
+            except Exception as error:
                 yield Outcome(check, error=error)
             else:
                 yield Outcome(check)
 
 
+def why_unchecked(outcomes: Iterable[Outcome]) -> str | None:
+    """Why no clause could be checked on any model, if none could: then nothing is known of the plugin's method."""
+    reasons = [outcome.skipped for outcome in outcomes if outcome.check.on]
+    return f"none of its clauses could be checked on a model: {reasons[0]}" if reasons and all(reasons) else None
+
+
 def _check(checks: list[Check], plugin: str) -> None:
-    failed = [outcome for outcome in outcomes(checks) if outcome.error is not None]
+    made = list(outcomes(checks))
+    failed = [outcome for outcome in made if outcome.error is not None]
     if failed:
         lines = "".join(f"\n- {outcome.check}: {first_line(outcome.error)}" for outcome in failed)
         raise ContractError(f"{plugin} breaks {len(failed)} of {len(checks)} clauses:{lines}") from failed[0].error
+    if reason := why_unchecked(made):
+        raise ContractError(f"{plugin}: {reason}")
 
 
 def checks_of_defense(cls: type[Defense]) -> list[Check]:
