@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from bdbench.analysis.kinds import (
     CostRow,
     DetectionRow,
@@ -77,7 +79,8 @@ def _filtering(row: FilterRow) -> tuple[str, ...]:
 
 def _cost(row: CostRow) -> tuple[str, ...]:
     slowdown = ABSENT if row.slowdown is None else f"{row.slowdown:.1f}"
-    numbers = (row.cells, f"{row.seconds:,.1f}", f"{row.trained_rows:,.0f}", f"{row.predicted_rows:,.0f}", slowdown)
+    seconds = ABSENT if math.isnan(row.seconds) else f"{row.seconds:,.1f}"
+    numbers = (row.cells, seconds, f"{row.trained_rows:,.0f}", f"{row.predicted_rows:,.0f}", slowdown)
     return (
         str(row.defense),
         row.kind,

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from bdbench.analysis.chosen import Chosen
 from bdbench.analysis.layouts import Grid, paper_grid, per_task_grid, ranking_grid, worst_case_grid
 from bdbench.analysis.leaderboard import Leaderboard
+from bdbench.analysis.short_names import ShortNames, short_names
 from bdbench.reports.latex_grid import parts_of
-from bdbench.reports.latex_names import ShortNames, short_names
 from bdbench.reports.latex_text import template_of, tex
 from bdbench.reports.ranking_page import MEANS, ranking_note, titles
 from bdbench.reports.words import (
