@@ -59,7 +59,8 @@ def kinds_tables(board: Leaderboard) -> list[TextTable]:
     if costs := cost_rows(board.summaries, kinds):
         headers = ("Defense", "Kind", "Cells", "Seconds", "Rows trained on", "Rows predicted", "Slowdown", "Clean rows")
         headers += ("Validation rows", "Memory, MB")
-        tables.append(TextTable("Kinds", "What each defense costs", headers, tuple(map(_cost, costs)), 2, COST))
+        rows, undefended = tuple(map(_cost, costs)), sum(row.defense.is_undefended for row in costs)  # these come first
+        tables.append(TextTable("Kinds", "What each defense costs", headers, rows, 2, COST, baseline=undefended))
     return tables
 
 
