@@ -128,7 +128,8 @@ def test_names_have_the_fields_that_tell_them_apart():
         label("same", two="v"),
         label("same"),
     ]
-    assert list(short_names(labels).values()) == [
+    names = short_names(labels)
+    assert [names.of(str(label)) for label in labels] == [
         "mix [rows=200, random]",
         "mix [rows=200, all]",
         "mix [rows=0, all]",

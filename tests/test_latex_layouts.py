@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from latex_parts import columns_of, rows_of, tabulars
 from test_hostile_names import HOSTILE
 from test_reports import TRACEBACK
 from test_tables import cell, sample
@@ -24,11 +25,11 @@ from bdbench.analysis.layouts import paper_grid, per_task_grid, ranking_grid, wo
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.paired import Paired, seed_deviation
 from bdbench.analysis.ranking import Rules
+from bdbench.analysis.short_names import short_names
 from bdbench.analysis.summaries import summarize
 from bdbench.errors import UsageError
 from bdbench.reports.latex_grid import STYLES
 from bdbench.reports.latex_layouts import LAYOUTS, Request, latex_table
-from bdbench.reports.latex_names import short_names
 from bdbench.reports.latex_text import broken, tex, width
 from bdbench.reports.words import one_line
 
@@ -42,29 +43,6 @@ def no_predictions(record):
 def table(records, layout, *, predictions_of=no_predictions, style=None, standalone=False, **names) -> str:
     board = Leaderboard(records, predictions_of=predictions_of)
     return latex_table(board, choose(board.summaries, **names), Request(layout, style, is_document=standalone))
-
-
-def tabulars(text: str) -> list[tuple[str, str]]:
-    """The columns and the body of each tabular that stands on lines of its own."""
-    found = re.findall(r"^\\begin\{tabular\}\{@\{\}([^\n]*)@\{\}\}$\n(.*?)^\\end\{tabular\}$", text, re.DOTALL | re.MULTILINE)
-    assert found
-    return found
-
-
-def columns_of(specification: str) -> int:
-    return len(re.sub(r"\[table-format=[+\d.]+(\{\$[^$]*\$\})?\]", "", specification))
-
-
-def rows_of(body: str) -> list[list[str]]:
-    """The cells of each row, a spanning one as often as it spans; stacked heads count for one."""
-    rows = []
-    for line in body.splitlines():
-        if not line.endswith(r"\\"):
-            continue
-        line = re.sub(r"\\begin\{tabular\}\[b\].*?\\end\{tabular\}", "stacked", line.removesuffix(r"\\"))
-        cells = [part.strip() for part in re.split(r"(?<!\\)&", line)]
-        rows.append([c for c in cells for _ in range(int((re.match(r"\\multicolumn\{(\d+)\}", c) or [0, 1])[1]))])
-    return rows
 
 
 def row_of(text: str, first: str) -> list[str]:
@@ -261,10 +239,12 @@ def test_paper_has_a_pair_of_columns_for_each_defense_averages_and_deviations():
         r"\bdbenchbold 96.0",
         r"{\phantom{$+$}\smash{\underline{30.0}}}",
     ]
-    assert row_of(text, "average")[1:] == row_of(text, "word")[1:]
-    assert row_of(text, "deviation")[4:] == ["-4.0", "-80.0", "-3.0", "-70.0"]
+    assert row_of(text, "average (2 attacks)")[1:] == row_of(text, "word")[1:]
+    assert row_of(text, "deviation (2 attacks)")[4:] == ["-4.0", "-80.0", "-3.0", "-70.0"]
     assert {len(row) for row in rows_of(body)} == {columns_of(columns)}
-    assert r"\begin{table}" in text and "table*}" not in text
+    assert r"\begin{table*}" in text and "table}" not in text
+    narrow = table([record for record in records if record.spec.defense_name != TWO_AND_A_COIN[2][0]], "paper")
+    assert r"\begin{table}" in narrow and "table*}" not in narrow and row_of(narrow, "average")[2:4] == ["99.0", "100.0"]
 
 
 def test_a_wide_table_is_cut_by_defenses_and_each_part_has_the_baseline():
@@ -430,7 +410,7 @@ def test_what_is_named_is_shown_in_that_order_by_label_or_plain_name():
     ((_, body),) = tabulars(text)
     assert [row[0] for row in rows_of(body)[2:6]][1:3] == ["word", "sentence"]
     assert body.index("sst2") < body.index("imdb") and body.index("mix") < body.index("ft")
-    assert "In brackets after a name, of mix: ratio." in text and "% mix [0.2] is mix [ratio=0.2]" in text
+    assert "In brackets after a name" not in text and "% mix" not in text  # short enough as they are
 
 
 @pytest.mark.parametrize(
@@ -497,10 +477,10 @@ def test_short_names_keep_what_tells_variants_apart_and_say_what_is_left_out():
     labels = [label(search=True, select="random", rows=200), label(search=False, select="random", rows=200), Label("ft")]
     names = short_names(labels, {str(one) for one in labels})
     assert [names.of(str(one)) for one in labels] == ["mix [search]", "mix [no-search]", "ft"]
-    assert names.legend == (
-        "In brackets after a name, of mix: search.",
-        "Everywhere, of mix: select=random, rows=200.",
-    )
+    assert names.legend == ("Everywhere, of mix: select=random, rows=200.",)
+    by_text = short_names([Label("mix", (("select", text),)) for text in ("random", "all")])
+    assert list(by_text.texts.values()) == ["mix [random]", "mix [all]"]
+    assert by_text.legend == ("In brackets after a name, of mix: select.",)
     assert short_names(labels, {"ft"}).legend == ()
     assert list(short_names(labels, {str(labels[1])}).texts.values()) == ["mix [no-search]"]
     unclear = [Label("mix", (("a", 1),)), Label("mix", (("b", 1),)), Label("mix")]
@@ -539,7 +519,7 @@ def test_special_characters_come_out_as_they_are(layout):
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="pdflatex is not installed")
 def test_every_layout_and_style_compiles_and_fits_the_usual_pages(tmp_path):
-    """In a text as narrow as NeurIPS's, and in two columns as narrow as ACL's."""
+    """In a text as narrow as article's, and in its two columns, which are narrower than ACL's."""
     many = [
         cell(name, attack, asr=0.95, task=task, seed=seed, params={"ratio": ratio} if ratio else {})
         for name, ratio in (("none", 0), ("mix", 0.1), ("mix", 0.25), *((f"e-pur+defense{number}", 0) for number in range(7)))
@@ -558,8 +538,8 @@ def test_every_layout_and_style_compiles_and_fits_the_usual_pages(tmp_path):
     body = "\n".join(rf"\input{{{name}}}\clearpage" for name in inputs)
     packages = r"\usepackage{booktabs}\usepackage{siunitx}"
     for name, options, size in (
-        ("one", "", "textwidth=397pt,textheight=648pt"),
-        ("two", "[11pt,twocolumn]", "textwidth=455pt,columnsep=17pt,textheight=702pt"),
+        ("one", "", "textwidth=345pt,textheight=648pt"),
+        ("two", "[11pt,twocolumn]", "textwidth=410pt,columnsep=10pt,textheight=702pt"),
     ):
         preamble = rf"\documentclass{options}{{article}}\usepackage[{size}]{{geometry}}{packages}"
         (tmp_path / f"{name}.tex").write_text(f"{preamble}\\begin{{document}}\n{body}\n\\end{{document}}\n")

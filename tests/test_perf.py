@@ -10,7 +10,7 @@ import typer
 from bdbench.cli.app import main
 from bdbench.matrix.graph import Step
 from bdbench.perf.race import speed
-from bdbench.perf.runner import Figure, figure_table, seconds_of, steady_rate
+from bdbench.perf.runner import Figure, figure_table, seconds_of, steady_rate, usage_of
 from bdbench.perf.simulation import pretended_steps, simulate
 from bdbench.perf.table import speed_table
 from bdbench.perf.workload import labelled_texts
@@ -97,9 +97,10 @@ def test_the_runner_is_measured_by_its_own_command(tmp_path):
     ended = perf("runner", "--cells", 20, "--equal-cells", 4, "--simulated", 100, "--json", tmp_path / "runner.json")
     assert ended.returncode == 0, ended.stderr
     figures = {figure["what"].split(",")[0]: figure for figure in json.loads((tmp_path / "runner.json").read_text())}
-    assert len(figures) == 8 and all(figure["value"] > 0 for figure in figures.values())
+    assert len(figures) == 10 and all(figure["value"] > 0 for figure in figures.values())
     assert figures["running 20 no-op cells on two workers"]["value"] > figures["resuming the finished run of 20 cells"]["value"]
     assert figures["a decision"]["holds"] is True
+    assert figures["reports of 20 records: the most memory"]["value"] > 20
     assert ended.stdout.count("|") == 5 * (2 + len(figures))
 
 
@@ -115,6 +116,8 @@ def test_a_command_of_which_every_flag_has_a_default_runs_without_any(monkeypatc
 def test_a_command_that_fails_is_no_figure():
     with pytest.raises(RuntimeError, match="(?s)ended with status 2.*no preset named 'huge'"):
         seconds_of(["run", "--preset", "huge"])
+    with pytest.raises(RuntimeError, match="(?s)ended with status 2.*no folder 'records'"):
+        usage_of(["report", "nowhere"])
 
 
 def test_targets_are_bounds_that_may_be_reached():

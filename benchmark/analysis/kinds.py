@@ -56,6 +56,7 @@ class FilterRow:
 class CostRow:
     """Means over `cells`, of a victim each: seconds, rows trained on, rows predicted, slowdown of a guard (else None).
 
+    `seconds` is NaN where some are not on record.
     `clean_rows` and `validation_rows` are the labelled rows that it sees, `peak_memory_mb` the most that a process took.
     """
 
@@ -137,7 +138,7 @@ def cost_rows(summaries: Sequence[Summary], kinds: dict[Label, str]) -> list[Cos
                     defense,
                     kind,
                     len(records),
-                    fmean(record.seconds["defense"] + record.seconds["evaluation"] for record in records),
+                    fmean(record.own_seconds for record in records),
                     fmean(cost["trained_rows"] for cost in costs),
                     fmean(cost["predicted_rows"] for cost in costs),
                     _mean([cost["slowdown"] for cost in costs if "slowdown" in cost]),

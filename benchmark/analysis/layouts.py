@@ -16,7 +16,7 @@ from bdbench.analysis.paired import Cells, Paired, Statistic, of_cells, seed_dev
 from bdbench.analysis.printed import METRICS
 from bdbench.analysis.ranking import Place, PredictionsOf, Ranking, Rules, rankings
 from bdbench.analysis.summaries import Summary
-from bdbench.analysis.tables import Entry, Row, overall_table, task_tables
+from bdbench.analysis.tables import Entry, Row, Table, overall_table, task_tables
 from bdbench.errors import UsageError
 
 
@@ -116,12 +116,18 @@ class _Cells:
 
 
 def ranking_grid(chosen: Chosen, predictions_of: PredictionsOf, rules: Rules) -> Grid:
-    """A section for each ranking, a row for each defense, best first. Raises UsageError where no defense is ranked."""
+    """As `grid_of_rankings`. Raises UsageError where no defense is ranked."""
     ranked = rankings(chosen.summaries, predictions_of, rules)
     if not ranked:
         raise UsageError("no defense to rank: the records are of undefended victims alone")
+    return grid_of_rankings(ranked, _seeds(chosen.summaries))
+
+
+def grid_of_rankings(ranked: Sequence[Ranking], seeds: int) -> Grid:
+    """A section for each ranking, a row for each defense, best first."""
     has_frr = any("frr" in place.estimates for ranking in ranked for place in ranking.places)
-    columns = ("cacc", "lost", "asr", "added", "worst", *(("frr",) if has_frr else ()))
+    by_score = any(ranking.rules.by == "anti-bad" for ranking in ranked)
+    columns = ("cacc", "lost", "asr", "added", "worst", *(("anti-bad",) if by_score else ()), *(("frr",) if has_frr else ()))
     sections = []
     for ranking in ranked:
         marks = {name: _ranking_marks(ranking, name) for name in columns}
@@ -130,7 +136,7 @@ def ranking_grid(chosen: Chosen, predictions_of: PredictionsOf, rules: Rules) ->
         baseline = (_ranking_line(own, columns, marks),) if own else ()
         sections.append(Section(ranking.group, tuple(lines), baseline))
     group = Group("", columns, baseline=True)
-    return Grid(("rank", "defense"), (group,), tuple(sections), "rows", _seeds(chosen), tuple(ranked))
+    return Grid(("rank", "defense"), (group,), tuple(sections), "rows", seeds, tuple(ranked))
 
 
 def _ranking_marks(ranking: Ranking, name: str) -> dict[Label, Mark]:
@@ -141,7 +147,7 @@ def _ranking_marks(ranking: Ranking, name: str) -> dict[Label, Mark]:
     rounds = [ranking.rounds[defense][name] for defense in defenses]
     marks = contest(
         [float(of_defense[0]) for of_defense in rounds],
-        name == "cacc",
+        name in ("cacc", "anti-bad"),
         lambda one, other: ranking.draws.estimate(rounds[one] - rounds[other]).p,
     )
     return dict(zip(defenses, marks, strict=True))
@@ -174,25 +180,45 @@ def paper_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
         rows = sorted(table.rows, key=lambda row: attack_order[row.label])
         measured = [(row, dict.fromkeys(METRICS, [(title, row.label)])) for row in rows]
         measured += [(row, counting[title]) for row in table.averages]
-        lines = [_paper_line(row, _figures(row, table.defenses, attacks, cells, paired), chosen) for row, attacks in measured]
-        deviations = [_paper_line(row, _plain_figures(row, table.defenses), chosen) for row in table.deviations]
+        lines = [
+            _paper_line(row, _figures(row, table.defenses, attacks, cells, paired), chosen.defenses)
+            for row, attacks in measured
+        ]
+        deviations = [_paper_line(row, _plain_figures(row, table.defenses), chosen.defenses) for row in table.deviations]
         sections.append(Section(title, tuple(lines[: len(rows)]), summary=(*lines[len(rows) :], *deviations)))
     groups = [Group("", ("floor",), baseline=True)]
     groups += [Group(str(defense), ("acc", "asr"), defense.is_undefended) for defense in chosen.defenses]
-    return Grid(("attack",), tuple(groups), tuple(sections), "columns", _seeds(chosen))
+    return Grid(("attack",), tuple(groups), tuple(sections), "columns", _seeds(chosen.summaries))
+
+
+def board_grid(table: Table) -> Grid:
+    """A leaderboard's table: a row for each attack or task, a pair of columns for each defense, bold the best of a row."""
+
+    def lines(rows: Iterable[Row]) -> tuple[Line, ...]:
+        return tuple(_paper_line(row, _plain_figures(row, table.defenses), table.defenses) for row in rows)
+
+    groups = [Group("", ("floor",), baseline=True)]
+    groups += [Group(str(defense), ("cacc", "asr"), defense.is_undefended) for defense in table.defenses]
+    section = Section("", lines(table.rows), summary=lines((*table.averages, *table.deviations)))
+    return Grid((table.of,), tuple(groups), (section,), "columns", _seeds(table.summaries))
 
 
 def _plain_figures(row: Row, defenses: Sequence[Label]) -> dict[Label, dict[str, Figure]]:
     return {
-        defense: {metric: Figure(pair[metric]) for metric in METRICS}
+        defense: {metric: _plain_figure(pair[metric]) for metric in METRICS}
         for defense, pair in zip(defenses, row.entries, strict=True)
     }
 
 
-def _paper_line(row: Row, figures: Mapping[Label, Mapping[str, Figure]], chosen: Chosen) -> Line:
+def _plain_figure(entry: Entry) -> Figure:
+    """The number as it is on the leaderboard, where nothing is tested."""
+    return Figure(replace(entry, best=False), Mark(bold=entry.best, tested=not entry.best), deviation=entry.std)
+
+
+def _paper_line(row: Row, figures: Mapping[Label, Mapping[str, Figure]], defenses: Sequence[Label]) -> Line:
     absent = {metric: Figure(Entry()) for metric in METRICS}  # of a defense that the task was not run with
-    pairs = [figures.get(defense, absent) for defense in chosen.defenses]
-    places = [(Figure(row.floor),), *(tuple(pair[metric] for metric in METRICS) for pair in pairs)]
+    pairs = [figures.get(defense, absent) for defense in defenses]
+    places = [(Figure(row.floor, deviation=row.floor.std),), *(tuple(pair[metric] for metric in METRICS) for pair in pairs)]
     return Line((row.label,), tuple(places), row.mark)
 
 
@@ -255,7 +281,7 @@ def per_task_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
     def line(defense: Label) -> Line:
         return Line((str(defense),), tuple(tuple(of[defense][metric] for metric in METRICS) for of in columns.values()))
 
-    return Grid(("defense",), tuple(groups), (_by_defense(chosen, line),), "rows", _seeds(chosen))
+    return Grid(("defense",), tuple(groups), (_by_defense(chosen, line),), "rows", _seeds(chosen.summaries))
 
 
 def worst_case_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
@@ -281,7 +307,7 @@ def worst_case_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
     def line(defense: Label) -> Line:
         return Line((str(defense),), tuple(of_task[defense] for of_task in columns.values()))
 
-    return Grid(("defense",), tuple(groups), (_by_defense(chosen, line),), "rows", _seeds(chosen))
+    return Grid(("defense",), tuple(groups), (_by_defense(chosen, line),), "rows", _seeds(chosen.summaries))
 
 
 def _worst(value: float, mark: Mark, cells: Cells, paired: Paired) -> tuple[Content, ...]:
@@ -310,5 +336,5 @@ def _is_averaged(task: str, average: Row, chosen: Chosen) -> bool:
     return any(average.label.startswith(f"{setting} (") for setting in settings)
 
 
-def _seeds(chosen: Chosen) -> int:
-    return len({record.spec.victim.seed for summary in chosen.summaries for record in summary.records})
+def _seeds(summaries: Iterable[Summary]) -> int:
+    return len({record.spec.victim.seed for summary in summaries for record in summary.records})

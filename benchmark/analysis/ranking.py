@@ -235,7 +235,7 @@ def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: Sav
                 deviations=_deviations(blocks, cells[defense], undefended, rows) if estimates else {},
                 worst_attack=worst_attack(blocks, [cell.metrics["asr"].value for cell in cells[defense]]) if estimates else "",
                 cells=len(ended_well),
-                seconds=_mean([seconds_of(cell) for cell in ended_well]),
+                seconds=_mean([cell.own_seconds for cell in ended_well]),
             )
         )
     own = next((place for place in places if place.defense.is_undefended), None)
@@ -348,12 +348,6 @@ def _order(place: Place, rules: Rules) -> tuple[Any, ...]:
     score = place.estimates[rules.by].value
     score = score if CRITERIA[rules.by].lower_is_better else -score
     return (0 if place.rank else 1, score, place.defense.rank)
-
-
-def seconds_of(cell: Record) -> float:
-    """Those of defense and evaluation; NaN where they are not on record."""
-    seconds = cell.seconds or {}
-    return seconds.get("defense", math.nan) + seconds.get("evaluation", math.nan)
 
 
 def _mean(values: Sequence[float]) -> float:

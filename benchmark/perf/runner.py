@@ -86,6 +86,7 @@ def of_matrix(workload: Workload, cells: int) -> list[Figure]:
     resuming = seconds_of(command)
     (workload.folder / "matrix" / RECEIPT).unlink()
     without = seconds_of(command)
+    reporting = usage_of(["report", str(workload.folder / "matrix")])
     return [
         Figure(f"planning {count:,} cells (--dry-run)", planning, "s", most=4),
         Figure(f"the same for {VICTIMS} cells: imports, model, data", one, "s"),
@@ -93,6 +94,8 @@ def of_matrix(workload: Workload, cells: int) -> list[Figure]:
         Figure(f"running {count:,} no-op cells on two workers, {VICTIMS} victims included", running, "s", most=60),
         Figure(f"resuming the finished run of {count:,} cells", resuming, "s", most=4),
         Figure("the same without its receipt", without, "s"),
+        Figure(f"reports of {count:,} records, figures included: processor time", reporting.processor_seconds, "s", most=60),
+        Figure(f"reports of {count:,} records: the most memory", reporting.megabytes, "MB", most=1000),
     ]
 
 
@@ -111,6 +114,22 @@ def of_schedule(cells: int) -> Figure:
     """What a decision of the schedule takes."""
     decisions = simulate(pretended_steps(cells), SLOTS)
     return Figure(f"a decision, simulated with {SLOTS} slots and {cells:,} cells", decisions.milliseconds, "ms", most=1)
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What a process took: seconds on processors, whatever else they did meanwhile, and the most memory, in 10^6 bytes."""
+
+    processor_seconds: float
+    megabytes: float
+
+
+def usage_of(words: Sequence[str]) -> Usage:
+    """What the command takes. Raises RuntimeError if it fails."""
+    with started(words) as process:
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    return Usage(used.ru_utime + used.ru_stime, used.ru_maxrss * 1024 / 1e6)  # Linux counts in units of 1,024 bytes
 
 
 def seconds_of(words: Sequence[str]) -> float:

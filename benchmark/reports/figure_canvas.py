@@ -83,7 +83,8 @@ def text_width(text: str) -> float:
 
 def figure_names(labels: Sequence[Label]) -> dict[Label, str]:
     """The short names of labels, each in one line."""
-    return {label: one_line(name) for label, name in short_names(labels).items()}
+    names = short_names(labels)
+    return {label: one_line(names.of(str(label))) for label in labels}
 
 
 def fitted(line: str, width: float) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from bdbench.analysis.kinds import (
     CostRow,
     DetectionRow,
@@ -57,7 +59,8 @@ def kinds_tables(board: Leaderboard) -> list[TextTable]:
     if costs := cost_rows(board.summaries, kinds):
         headers = ("Defense", "Kind", "Cells", "Seconds", "Rows trained on", "Rows predicted", "Slowdown", "Clean rows")
         headers += ("Validation rows", "Memory, MB")
-        tables.append(TextTable("Kinds", "What each defense costs", headers, tuple(map(_cost, costs)), 2, COST))
+        rows, undefended = tuple(map(_cost, costs)), sum(row.defense.is_undefended for row in costs)  # these come first
+        tables.append(TextTable("Kinds", "What each defense costs", headers, rows, 2, COST, baseline=undefended))
     return tables
 
 
@@ -77,7 +80,8 @@ def _filtering(row: FilterRow) -> tuple[str, ...]:
 
 def _cost(row: CostRow) -> tuple[str, ...]:
     slowdown = ABSENT if row.slowdown is None else f"{row.slowdown:.1f}"
-    numbers = (row.cells, f"{row.seconds:,.1f}", f"{row.trained_rows:,.0f}", f"{row.predicted_rows:,.0f}", slowdown)
+    seconds = ABSENT if math.isnan(row.seconds) else f"{row.seconds:,.1f}"
+    numbers = (row.cells, seconds, f"{row.trained_rows:,.0f}", f"{row.predicted_rows:,.0f}", slowdown)
     return (
         str(row.defense),
         row.kind,

@@ -18,10 +18,10 @@ from bdbench.reports.latex_text import broken, tex, width
 
 STYLES = ("interval", "pm", "plain")
 EM = 8.5  # points, of Computer Modern at 8 points; of Times 8
-ONE_COLUMN = 219 / EM  # of ACL's two; ICML's, IEEE's and ACM's are wider
-TEXT_WIDTH = 397 / EM  # of NeurIPS; ACL's, ICML's, IEEE's and ACM's are wider
+ONE_COLUMN = 200 / EM  # of article's two at 10 points; ACL's, ICML's, IEEE's and ACM's are wider
+TEXT_WIDTH = 345 / EM  # of article at 10 points; NeurIPS's, ACL's, ICML's, IEEE's and ACM's are wider
 SEPARATION, NARROW_SEPARATION = 2.5, 1.8  # \tabcolsep, points
-LINES_PER_PART = 46  # with caption and notes no higher than a page
+LINES_PER_PART = 46  # with the caption no higher than a page
 NARROW_NAMES = 5.3  # in a table of one column: "embedding-", "fine-mixing"
 DIGIT, POINT, SIGN = 0.5, 0.28, 0.78
 
@@ -29,6 +29,7 @@ HEADINGS = {
     "rank": "",
     "defense": "Defense",
     "attack": "Attack",
+    "task": "Task",
     "floor": "Floor",
     "acc": "ACC",
     "cacc": "CACC",
@@ -36,6 +37,7 @@ HEADINGS = {
     "lost": "CACC lost",
     "added": "ASR - base",
     "worst": "Worst ASR",
+    "anti-bad": "Anti-BAD",
     "frr": "FRR",
     "worst_attack": "attack",
 }
@@ -44,13 +46,17 @@ NAMES_IN_COLUMNS = {"worst_attack": 8.5}  # the widest, in em
 
 @dataclass(frozen=True)
 class Part:
-    """What the template reads of a part: an environment, "table" or "table*", \\tabcolsep in points, the tabular's rows."""
+    """What the template reads of a part: an environment, "table" or "table*", \\tabcolsep in points, the tabular's rows.
+
+    `notes` stand below; a part without `columns` has nothing else.
+    """
 
     environment: str
     separation: float
     columns: str
     head: tuple[str, ...]
     body: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,17 +110,30 @@ class _Names:
 def parts_of(grid: Grid, style: str, short: Callable[[str], str], widest_names: float) -> list[Part]:
     """The table in parts, each with the baseline. `short` gives what is shown of a label; `widest_names` is in em."""
     whole = _Layout(grid, style, short, widest_names, SEPARATION)
-    for layout in (whole, _Layout(grid, style, short, NARROW_NAMES, NARROW_SEPARATION)):
+    narrow = _Layout(grid, style, short, NARROW_NAMES, NARROW_SEPARATION)
+    for layout in (whole, narrow):
         if layout.width <= ONE_COLUMN:
             return layout.parts("table", [range(len(grid.groups))])
-    return whole.parts("table*", whole.cut())
+    folded = _Layout(grid, style, short, widest_names, SEPARATION, is_folded=True)
+    smallest = _Layout(grid, style, short, NARROW_NAMES, NARROW_SEPARATION, is_folded=True)
+    layout = next((layout for layout in (whole, narrow, folded) if layout.fits), smallest)
+    return layout.parts("table*", layout.cut())
 
 
 class _Layout:
-    """A grid with its columns: names first, then those of each group."""
+    """A grid with its columns: names first, then those of each group. A folded one has intervals on two lines."""
 
-    def __init__(self, grid: Grid, style: str, short: Callable[[str], str], widest_names: float, separation: float) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        style: str,
+        short: Callable[[str], str],
+        widest_names: float,
+        separation: float,
+        is_folded: bool = False,
+    ) -> None:
         self.grid, self.style, self._short, self._widest_names = grid, style, short, widest_names
+        self._is_folded = is_folded
         self._separation, self._gap = separation, 2 * separation / EM
         self._names = [self._names_column(place, heading) for place, heading in enumerate(grid.names)]
         self._columns = [
@@ -125,6 +144,14 @@ class _Layout:
     @property
     def width(self) -> float:
         return self._names_width + sum(map(self._group_width, range(len(self.grid.groups))))
+
+    @property
+    def fits(self) -> bool:
+        """Whether the text holds each part: the baseline and one other group at least."""
+        widths = {True: [0.0], False: [0.0]}
+        for place, group in enumerate(self.grid.groups):
+            widths[group.baseline].append(self._group_width(place))
+        return self._names_width + sum(widths[True]) + max(widths[False]) <= TEXT_WIDTH
 
     @property
     def _names_width(self) -> float:
@@ -171,7 +198,8 @@ class _Layout:
             return _Names(max(map(width, [HEADINGS[heading], *lines])), HEADINGS[heading])
         numbers = [content.entry.number for content in contents if content.entry.mean is not None]
         words = [content.entry.word for content in contents if content.entry.mean is None]
-        spreads = [self._spread(content).replace("-", "+") for content in contents]  # a minus is as wide as a plus
+        # a minus is as wide as a plus
+        spreads = [line.replace("-", "+") for content in contents for line in self._spread(content)]
         return _Numbers(
             digits=max((len(re.sub(r"\D", "", number.partition(".")[0])) for number in numbers), default=1),
             is_signed=any(number[0] in "+-" for number in numbers),
@@ -187,16 +215,17 @@ class _Layout:
     def _content_lines(self, content: Figure | str, heading: str) -> list[str]:
         return broken(self._short(content), NAMES_IN_COLUMNS[heading]) if isinstance(content, str) else []
 
-    def _spread(self, figure: Figure) -> str:
-        """What stands below a number."""
+    def _spread(self, figure: Figure) -> list[str]:
+        """The lines below a number."""
         if figure.entry.mean is None:
-            return ""
+            return []
         shown = points if figure.entry.signed else percent
         if self.style == "pm" and figure.deviation is not None:
-            return f"±{percent(figure.deviation)}"
+            return [f"±{percent(figure.deviation)}"]
         if self.style == "interval" and figure.estimate is not None and figure.estimate.low is not None:
-            return f"[{shown(figure.estimate.low)}, {shown(figure.estimate.high)}]"
-        return ""
+            low, high = f"[{shown(figure.estimate.low)},", f"{shown(figure.estimate.high)}]"
+            return [low, high] if self._is_folded else [f"{low} {high}"]
+        return []
 
     def _rows(self, line: Line, groups: Sequence[int]) -> list[list[str]]:
         """The rows of a line, a cell for each column: what does not fit in one goes on below."""
@@ -209,8 +238,7 @@ class _Layout:
                 if isinstance(content, str):
                     cells.append([tex(text) for text in self._content_lines(content, heading)])
                 else:
-                    spread = self._spread(content)
-                    cells.append([column.cell(content), *([f"{{{_with_minus(spread)}}}"] if spread else [])])
+                    cells.append([column.cell(content), *(f"{{{_with_minus(line)}}}" for line in self._spread(content))])
         height = max(map(len, cells))
         return [[of_column[row] if row < len(of_column) else "" for of_column in cells] for row in range(height)]
 
@@ -228,16 +256,16 @@ class _Layout:
                 if self.grid.groups[group].head:
                     rules.append(rf"\cmidrule(lr){{{first}-{first + span - 1}}}")
                 first += span
-            rows += [_row(cells), "".join(rules)]
-        headings = [_stacked(_heading_lines(column.heading)) for column in self._columns_of(groups)]
+            rows += [row_of(cells), "".join(rules)]
+        headings = [stacked(_heading_lines(column.heading)) for column in self._columns_of(groups)]
         braced = [
             f"{{{heading}}}" if isinstance(column, _Numbers) else heading
             for heading, column in zip(headings, self._columns_of(groups), strict=True)
         ]
-        return [*rows, _row(braced)]
+        return [*rows, row_of(braced)]
 
     def _group_head(self, group: int) -> str:
-        return _stacked(broken(self._short(self.grid.groups[group].head), self._group_width(group) - self._gap))
+        return stacked(broken(self._short(self.grid.groups[group].head), self._group_width(group) - self._gap))
 
     def _body(self, sections: Sequence[Section], groups: Sequence[int]) -> list[str]:
         count = len(self._columns_of(groups))
@@ -259,7 +287,7 @@ class _Layout:
     def _set(self, line: Line, groups: Sequence[int], is_first: bool) -> list[str]:
         rows = self._rows(line, groups)
         gap = [r"\addlinespace[2pt]"] if self._is_spaced and not is_first else []
-        return gap + [_row(cells) for cells in rows]
+        return gap + [row_of(cells) for cells in rows]
 
     @cached_property
     def _is_spaced(self) -> bool:
@@ -308,7 +336,7 @@ def _heading_lines(heading: str) -> list[str]:
     return [first, rest] if rest else [first]
 
 
-def _stacked(lines: Sequence[str]) -> str:
+def stacked(lines: Sequence[str]) -> str:
     """Lines above each other, the last on the line of the row."""
     texts = [re.sub(r"^- ", r"$-$ ", tex(line)) for line in lines]
     stacked = r" \\ ".join(texts)
@@ -319,5 +347,5 @@ def _spanned(text: str, span: int) -> str:
     return text if not text else rf"\multicolumn{{{span}}}{{c}}{{{text}}}"
 
 
-def _row(cells: Iterable[str]) -> str:
+def row_of(cells: Iterable[str]) -> str:
     return " & ".join(cells).rstrip() + r" \\"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from bdbench.analysis.chosen import Chosen
+from bdbench.analysis.labels import Label
 from bdbench.analysis.layouts import Grid, paper_grid, per_task_grid, ranking_grid, worst_case_grid
 from bdbench.analysis.leaderboard import Leaderboard
+from bdbench.analysis.short_names import ShortNames, short_names
+from bdbench.analysis.summaries import Summary
+from bdbench.reports.latex_document import PrintedTable, rendered, with_notes
 from bdbench.reports.latex_grid import parts_of
-from bdbench.reports.latex_names import ShortNames, short_names
-from bdbench.reports.latex_text import template_of, tex
+from bdbench.reports.latex_text import tex
 from bdbench.reports.ranking_page import MEANS, ranking_note, titles
 from bdbench.reports.words import (
     AVERAGES,
@@ -22,7 +25,6 @@ from bdbench.reports.words import (
     counts,
     has_generated_text,
     number,
-    one_line,
     what_was_run,
 )
 from bdbench.specs.records import Record
@@ -98,22 +100,28 @@ def latex_table(board: Leaderboard, chosen: Chosen, request: Request) -> str:
     to rank.
     """
     layout = LAYOUTS[request.layout]
-    style = request.style or layout.style
-    grid = layout.grid(board, chosen)
-    names = short_names((*chosen.tasks, *chosen.attacks, *chosen.defenses), grid.texts)
-    grid = _with_titles(grid)
+    labels = (*chosen.tasks, *chosen.attacks, *chosen.defenses)
+    table = layout_table(request, layout.grid(board, chosen), labels, chosen.summaries)
     records = [record for summary in chosen.summaries for record in summary.records]
-    caption = tex(f"{layout.title}, in per cent; {'; '.join([*what_was_run(chosen.summaries), number(grid.seeds, 'seed')])}.")
+    comments = _provenance(records, request.layout, request.style or layout.style)
+    return rendered([table], request.is_document, comments)
+
+
+def layout_table(request: Request, grid: Grid, labels: Iterable[Label], summaries: Sequence[Summary]) -> PrintedTable:
+    """The table of a layout's grid, which shows these cells and is told apart by these labels."""
+    layout = LAYOUTS[request.layout]
+    style = request.style or layout.style
+    names = short_names(labels, grid.texts)
+    grid = _with_titles(grid)
+    records = [record for summary in summaries for record in summary.records]
+    caption = tex(f"{layout.title}, in per cent; {'; '.join([*what_was_run(summaries), number(grid.seeds, 'seed')])}.")
     notes = [*_definitions(request.layout, grid, names), *_bold(request.layout, grid), *_spread(style, grid), *names.legend]
     notes += [*_legend(grid), *([BUILTIN] if has_generated_text(records) else []), *cautions(records)]
-    return template_of("layout.tex.jinja").render(
-        document=request.is_document,
-        provenance=[_comment(line) for line in _provenance(records, request.layout, style)],
-        names=[_comment(f"{short} is {label}") for label, short in names.texts.items()],
-        parts=parts_of(grid, style, names.of, WIDEST_NAMES[request.layout]),
+    return PrintedTable(
         caption=caption if request.caption is None else request.caption,
         label=f"tab:bdbench-{request.layout}" if request.label is None else request.label,
-        notes=[tex(note) for note in notes],
+        parts=with_notes(parts_of(grid, style, names.of, WIDEST_NAMES[request.layout]), notes),
+        names=names,
     )
 
 
@@ -123,11 +131,6 @@ def _with_titles(grid: Grid) -> Grid:
         return grid
     sections = zip(grid.sections, titles(grid.rankings), strict=True)
     return replace(grid, sections=tuple(replace(section, title=title) for section, title in sections))
-
-
-def _comment(text: str) -> str:
-    """In one line, ASCII only; a comment needs no other escapes."""
-    return one_line(text).encode("ascii", errors="backslashreplace").decode("ascii")
 
 
 def _provenance(records: Sequence[Record], layout: str, style: str) -> list[str]:

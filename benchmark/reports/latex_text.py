@@ -51,7 +51,7 @@ _WIDTHS = {
     **dict.fromkeys("EFJLPRSTZ_", 0.69),
     **dict.fromkeys("wACDGHKNOQUVXY=+<>±", 0.78),
     "m": 0.84,
-    **dict.fromkeys("MW%&@#", 1.03),
+    **dict.fromkeys("MW%&@#→…", 1.03),
 }
 _OTHER = 0.53
 _WORDS = re.compile(r"\[[^\[\]]*\]\S*\s*|\([^()]*\)\S*\s*|\S*\s*")

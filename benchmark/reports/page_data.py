@@ -18,7 +18,7 @@ from bdbench.analysis.figure_data import plane
 from bdbench.analysis.labels import Label
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import METRICS, percent, points
-from bdbench.analysis.ranking import Ranking, seconds_of
+from bdbench.analysis.ranking import Ranking
 from bdbench.analysis.short_names import short_names
 from bdbench.analysis.summaries import Summary
 from bdbench.registry import TASKS
@@ -90,7 +90,7 @@ def page_data(board: Leaderboard) -> dict[str, Json]:
             "status": [STATUSES.index(record.status) for _, record in cells],
             **{name: [_percent(_rate(record, name)) for _, record in cells] for name in RATES},
             "added": [_points(_rate(record, "asr"), _rate(record, "base")) for _, record in cells],
-            "seconds": [_seconds(seconds_of(record)) for _, record in cells],
+            "seconds": [_seconds(record.own_seconds) for _, record in cells],
         },
         "keys": [record.key for record in records],
         "planes": [_plane(ranking, title) for ranking, title in zip(board.rankings, titles(board.rankings), strict=True)],

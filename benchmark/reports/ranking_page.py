@@ -53,9 +53,13 @@ def ranking_tables(board: Leaderboard) -> list[TextTable]:
         headers = (*HEADERS, *(("FRR",) if _has_frr(ranking) else ()), "Seconds", "Victims")
         rows = tuple(_row(place, ranking) for place in ranking.shown)
         tables.append(TextTable(SECTION, title, headers, rows, WORDS, ranking_note(ranking), (*TERMS, INTERVALS)))
-        if ranking.block_ranks:
-            tables.append(_rank_table(title, ranking.block_ranks))
+        tables += average_ranks(ranking, title)
     return tables
+
+
+def average_ranks(ranking: Ranking, title: str) -> list[TextTable]:
+    """A table of average ranks, where there are victims enough."""
+    return [_rank_table(title, ranking.block_ranks)] if ranking.block_ranks else []
 
 
 def titles(rankings: Sequence[Ranking]) -> list[str]:

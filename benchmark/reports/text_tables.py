@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class TextTable:
     """A table of plain texts. The first `words` columns hold names and the like, the others numbers.
 
-    Tables of one `section` stand under one heading, below its `terms`.
+    Tables of one `section` stand under one heading, below its `terms`. The first `baseline` rows, of undefended victims, stand
+    in every part of a table that is cut.
     """
 
     section: str
@@ -19,3 +20,4 @@ class TextTable:
     words: int
     note: str
     terms: tuple[str, ...] = ()
+    baseline: int = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -91,6 +92,12 @@ class Record:
     @property
     def key(self) -> str:
         return self.spec.key()
+
+    @property
+    def own_seconds(self) -> float:
+        """Of the defense and the evaluation; NaN where they are not on record."""
+        seconds = self.seconds or {}
+        return seconds.get("defense", math.nan) + seconds.get("evaluation", math.nan)
 
     def to_json(self) -> dict[str, Any]:
         return {
