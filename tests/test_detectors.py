@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from test_contract import common, defense_context, guarded_rows, text_rows, victim_of
 
 from bdbench.data import TextSet
 from bdbench.defenses._layer_states import first_states, mean_states, read_states
@@ -18,6 +17,7 @@ from bdbench.engine.classifiers import load_classifier, pretrained_classifier
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.protocol.contexts import Context
 from bdbench.registry import DEFENSES
+from bdbench.testing.contract import common, defense_context, guarded_rows, text_rows, victim_of
 
 # states of layers
 

@@ -6,7 +6,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_contract import common, text_rows
 from torch import nn
 
 from bdbench.data import TextSet
@@ -31,6 +30,7 @@ from bdbench.engine.embeddings import word_embeddings
 from bdbench.engine.training import Recipe
 from bdbench.protocol.contexts import Context, DefenseContext
 from bdbench.registry import DEFENSES
+from bdbench.testing.contract import common, text_rows
 from bdbench.testing.tiny_models import FAMILIES
 
 # spectral signatures

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from test_contract import classifier, defense_context, repaired_state, state, victim_of
+from test_contract import repaired_state
 
 from bdbench.data import TextSet
 from bdbench.defenses._attention import attention_layers, cls_rows, with_maps
@@ -20,6 +20,7 @@ from bdbench.defenses.mbtsad import split_rows, split_words
 from bdbench.defenses.pure import cls_norms, heads_to_prune, layer_coefficients, row_variances, without_heads
 from bdbench.engine.classifiers import pretrained_weights
 from bdbench.registry import DEFENSES
+from bdbench.testing.contract import classifier, defense_context, state, victim_of
 from bdbench.testing.tiny_models import FAMILIES
 
 

@@ -204,7 +204,7 @@ def _seconds(seconds: float) -> float | None:
 
 
 def _mean_seconds(summary: Summary) -> float | None:
-    known = [seconds_of(record) for record in summary.records if record.status == "ok"]
+    known = [record.own_seconds for record in summary.records if record.status == "ok"]
     return _seconds(fmean(known)) if known else None
 
 
