@@ -1,4 +1,4 @@
-"""`bdbench report DIRECTORY`: the tables of a run, anew from its records."""
+"""`bdbench report DIRECTORY`: the tables and the page of a run, anew from its records."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def report(
     ] = None,
     standalone: Annotated[bool, typer.Option("--standalone", help=OF_LATEX + "a document that compiles as it is")] = False,
 ) -> None:
-    """Write the tables of a run anew from its records, and its figures. Or print one table for a paper."""
+    """Write the tables and the page of a run anew from its records, and its figures. Or print one table for a paper."""
     from bdbench.analysis.ranking import CRITERIA, Rules
     from bdbench.matrix.storage import place_of
 
