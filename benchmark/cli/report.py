@@ -1,4 +1,4 @@
-"""`bdbench report DIRECTORY`: the tables of a run, anew from its records."""
+"""`bdbench report DIRECTORY`: the tables and the page of a run, anew from its records."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def report(
     standalone: Annotated[bool, typer.Option("--standalone", help=OF_LATEX + "a document that compiles as it is")] = False,
     strict: Strict = False,
 ) -> None:
-    """Write the tables of a run anew from its records, and its figures. Or print one table for a paper.
+    """Write the tables and the page of a run anew from its records, and its figures. Or print one table for a paper.
 
     A file that cannot be read is left out, with a warning.
     """
