@@ -10,7 +10,8 @@ The paper's text was not read; this is the form that OpenBackdoor publishes for 
 whether or not there is poison, and so leaves all but one of several triggers. Here that is done again on the rows that are
 left, without a new training, until no word stands out: until the largest suspicion is no more than `outstanding` times the
 median of the 100 largest. That rule and its bound are ours. In 1,000 rows of SST-2 with one trigger in 100 of them, the trigger
-has 6.5 times the median, and then "not" 3.2; had there been four triggers in 25 each, all would be found, and of eight three.
+has 6.5 times the median, and then "not" 3.2 (after another training above 4: then its 17 rows go, too). Had there been four
+triggers in 25 rows each, all would be found, and of eight three.
 No class is dropped whole: a word without which a class would have no row ends the search, too.
 
 Of a pair the words of both texts are left out. It takes as many predictions as there are words.
@@ -20,24 +21,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from bdbench.data import TextSet
-from bdbench.defenses._features import features
+from bdbench.defenses._word_scores import word_scores
 from bdbench.defenses.base import Filter, register
 from bdbench.params import hp
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from bdbench.data import TextSet
     from bdbench.protocol.contexts import DefenseContext
 
-TEXTS_AT_ONCE = 2**14  # whose representations, some kB each, are in memory at a time
 WORDS_COMPARED = 100  # more of them are words of a row or two, and the median would say how long the tail is
 
 
@@ -64,51 +62,6 @@ class Bki(Filter):
         words, kept = outstanding_words(keywords, rows.labels, self.outstanding)
         ctx.notes["words"] = words
         return kept
-
-
-def word_scores(model: nn.Module, rows: TextSet, ctx: DefenseContext) -> list[dict[str, float]]:
-    """For each of the n rows its words, each with the largest change that leaving it out once makes."""
-    scores: list[dict[str, float]] = []
-    for portion in portions(rows, TEXTS_AT_ONCE):
-        variants, words = without_each_word(portion)
-        of_variants = features(model, variants, ctx)
-        first = 0
-        for of_row in words:
-            changes = largest_changes(of_variants[first : first + 1 + len(of_row)])
-            best: dict[str, float] = {}
-            for word, change in zip(of_row, changes.tolist(), strict=True):
-                best[word] = max(change, best.get(word, 0.0))
-            scores.append(best)
-            first += 1 + len(of_row)
-    return scores
-
-
-def portions(rows: TextSet, texts: int) -> Iterator[TextSet]:
-    """The rows in portions, in order, that have about so many words in all."""
-    counts = np.cumsum([sum(len(text.split()) for text in of_row) for of_row in rows.texts])
-    for number in np.unique(counts // texts):
-        yield rows.take(np.flatnonzero(counts // texts == number))
-
-
-def without_each_word(rows: TextSet) -> tuple[TextSet, list[list[str]]]:
-    """Each row as it is, and then without each of its words; and the words of each row, in the same order."""
-    variants: list[tuple[str, ...]] = []
-    words: list[list[str]] = []
-    for texts in rows.texts:
-        variants.append(texts)
-        words.append([])
-        for place, text in enumerate(texts):
-            of_text = text.split()
-            for i, word in enumerate(of_text):
-                words[-1].append(word)
-                variants.append((*texts[:place], " ".join(of_text[:i] + of_text[i + 1 :]), *texts[place + 1 :]))
-    first, *second = zip(*variants, strict=True)
-    return TextSet(first, second[0] if second else None, np.zeros(len(variants), dtype=np.int64)), words
-
-
-def largest_changes(of_variants: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """(1 + words, width) of a text and of it without each word -> (words,): the largest absolute change of each."""
-    return np.abs(of_variants[1:] - of_variants[0]).max(axis=1)
 
 
 def keywords_of(scores: Mapping[str, float], most: int) -> dict[str, float]:

@@ -64,8 +64,7 @@ class Btu(FineTuned):
     def _suspects(self, model: nn.Module, ctx: DefenseContext) -> dict[str, list[int]]:
         """The ids of the pieces that each of the three trainings moves most, that which moves most first."""
         recipe = Recipe(epochs=self.passes, learning_rate=self.exposing_rate, batch_size=self.exposing_batch)
-        name, _ = word_embeddings(model)
-        start = ctx.pretrained[name]
+        start = ctx.pretrained[word_embeddings(model)[0]]
         specials = ctx.tokenizer.all_special_ids
 
         def most_moved_in_mean(left_out: list[int]) -> list[int]:
@@ -80,9 +79,7 @@ class Btu(FineTuned):
             for name, parameter in encoder.named_parameters():
                 if name in ctx.pretrained:
                     parameter.copy_(ctx.pretrained[name])
-        encoder.requires_grad_(False)
-        _, embeddings = word_embeddings(encoder)
-        embeddings.requires_grad_(True)
+        embeddings = word_embeddings(encoder.requires_grad_(False))[1].requires_grad_(True)
         ctx.train(encoder, ctx.training_set, recipe)
         third = most_moved(embeddings.detach().cpu(), start, self.tokens, specials)
         return {"mean": first, "mean without these": second, "encoder": third}

@@ -9,7 +9,8 @@ divergence between two passes of the classifier with different dropout. The part
 From the authors' code (`train_w_dpoe.py` and its script, in which R-Drop weighs 3, and the partner learns four times as fast as
 the classifier and has 2 to 5 of 12 layers). Departures: the recipe is the victim's own (theirs: 3 passes at 2e-5, weight decay
 of 0.01); the values are fixed beforehand, where the paper chooses them on a pseudo development set; the temperature, which the
-script leaves at 1, is left out. The partner has at most all layers but one.
+script leaves at 1, is left out. The partner has at most all layers but one. The values matter: those above leave the trigger as
+it was in 96 steps of the bundled model on SST-2, and where the partner learns a whole task the classifier learns none of it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ class DPoE(Training):
     def unfit(self, model: nn.Module) -> str | None:
         try:
             with torch.device("meta"):
-                shallow(model, 1)
+                of_fewer_layers(model, 1)
         except Exception as error:  # a family may refuse a configuration of fewer layers in any way
             return f"{type(model).__name__} cannot be made with its first layer alone: {first_line(error)}"
         return None
@@ -68,21 +69,24 @@ class DPoE(Training):
 
 
 def shallow(model: nn.Module, layers: int) -> nn.Module:
-    """A classifier of the model's first `layers` layers, at most all but one, with copies of its weights, head included.
+    """A classifier of the model's first `layers` layers, at most all but one, with copies of its weights, head included."""
+    partner = of_fewer_layers(model, layers)
+    weights = model.state_dict()
+    partner.load_state_dict({name: weights[name] for name in partner.state_dict()})
+    return partner
 
-    Raises ValueError where the model does not grow with its number of layers, or the weights of fewer layers are not among its
-    own.
-    """
+
+def of_fewer_layers(model: nn.Module, layers: int) -> nn.Module:
+    """As `shallow`, with other weights. Raises ValueError where the model has one layer, or lacks some of these weights."""
     config = copy.deepcopy(model.config)
     if config.num_hidden_layers < 2:
-        raise ValueError("it has no layer that can be left out")
+        raise ValueError("it has no other")
     config.num_hidden_layers = min(layers, config.num_hidden_layers - 1)
-    with torch.random.fork_rng(devices=[]):  # what is drawn is replaced at once
+    with torch.random.fork_rng(devices=[]):
         partner = type(model)(config)
-    weights, fewer = model.state_dict(), partner.state_dict()
-    if not {name: value.shape for name, value in fewer.items()}.items() <= {n: v.shape for n, v in weights.items()}.items():
-        raise ValueError("the weights of fewer layers are not among its own")
-    partner.load_state_dict({name: weights[name] for name in fewer})
+    weights, fewer = ({name: value.shape for name, value in of.state_dict().items()} for of in (model, partner))
+    if not fewer.items() <= weights.items():
+        raise ValueError("its weights are then others")
     return partner
 
 

@@ -11,17 +11,9 @@ from torch import nn
 from bdbench.data import TextSet
 from bdbench.defenses._features import features
 from bdbench.defenses._neurons import feed_forward_blocks
+from bdbench.defenses._word_scores import largest_changes, portions, without_each_word, word_scores
 from bdbench.defenses.activation_clustering import is_suspicious, smaller_of_two
-from bdbench.defenses.bki import (
-    keywords_of,
-    largest_changes,
-    outstanding_words,
-    portions,
-    stands_out,
-    suspicions,
-    without_each_word,
-    word_scores,
-)
+from bdbench.defenses.bki import keywords_of, outstanding_words, stands_out, suspicions
 from bdbench.defenses.btu import MeanOfPieces, most_moved, unlearned
 from bdbench.defenses.dpoe import divergence, optimizer_of, product_loss, shallow
 from bdbench.defenses.spectral_signatures import spectral_scores, without_outliers
