@@ -134,12 +134,12 @@ def cls_variances(model: nn.Module, ctx: DefenseContext) -> Tensor:
 def row_variances(attention: Tensor, real: Tensor) -> Tensor:
     """(b, layers, heads, n) attention and (b, n), 1 at real pieces -> (b, layers, heads): the variance over the real pieces.
 
-    The sum of squares is divided by one less than their number.
+    The sum of squares is divided by one less than their number, if that is more than one.
     """
     real = real[:, None, None, :]
     count = real.sum(dim=3)
     mean = (attention * real).sum(dim=3) / count
-    return ((attention - mean[..., None]).square() * real).sum(dim=3) / (count - 1)
+    return ((attention - mean[..., None]).square() * real).sum(dim=3) / (count - 1).clamp(min=1)
 
 
 def layer_coefficients(variances: Tensor, left: Tensor) -> Tensor:
