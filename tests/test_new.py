@@ -166,7 +166,10 @@ class Broken(DataPoisoning):
         (REPAIR.format(body="return 3"), "repair() gives a model, not int"),
         (REPAIR.format(body="raise RuntimeError('no luck')"), "RuntimeError: no luck"),
         (REPAIR.format(body="raise SystemExit(3)"), "called sys.exit(3)"),
-        (REPAIR.format(body="torch.set_num_threads(7); return copy.deepcopy(model)"), "changed the number of threads"),
+        (
+            DETECTOR.format(body="torch.set_num_threads(7); return [float(len(text)) for text in rows.carrier]"),
+            "changed the number",
+        ),
         (
             REPAIR.format(body="return model\n\n    def unfit(self, model):\n        return 'of no use'"),
             "checked on a model: of no use",
