@@ -446,7 +446,7 @@ def test_the_page_groups_by_kind_and_shows_what_each_rejects_finds_and_costs(run
     rows = records["badnets-word", "strip"].metrics["cacc"].n + records["badnets-word", "strip"].metrics["asr"].n
     assert strip[5] == f"{10 * (rows + 20):,}" and float(strip[6]) > 1 and strip[7:9] == ["16", "20"]
     tex = (out / "leaderboard.tex").read_text()
-    assert r"\caption{Kinds: detectors: what they reject.}" in tex
+    assert r"\caption{Kinds: detectors: what they reject." in tex
     (row,) = [line for line in (out / "leaderboard.csv").read_text().splitlines() if '"badnets-word","sees"' in line]
     assert row.startswith('"sst2","badnets-word","sees","detector","validation",') and ",0.0,0.0,1.0," in row  # FRR, FAR, AUROC
 

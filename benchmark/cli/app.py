@@ -1,8 +1,8 @@
 """The application: its commands, and how it ends.
 
-Standard output is data, standard error is progress. Exit status: 0 all cells ok, 1 some cell failed, could not be stored or is
-not what its predictions say (verify), 2 bad usage, 3 a word piece that works like a trigger (inspect), 130 and 143 ended by
-Ctrl-C or SIGTERM.
+Standard output is data, standard error is progress. Exit status: 0 all cells ok, 1 some cell failed, could not be stored, is
+not what its predictions say (verify) or was left out (--strict), 2 bad usage, 3 a word piece that works like a trigger
+(inspect), 130 and 143 ended by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
