@@ -9,8 +9,10 @@ divergence between two passes of the classifier with different dropout. The part
 From the authors' code (`train_w_dpoe.py` and its script, in which R-Drop weighs 3, and the partner learns four times as fast as
 the classifier and has 2 to 5 of 12 layers). Departures: the recipe is the victim's own (theirs: 3 passes at 2e-5, weight decay
 of 0.01); the values are fixed beforehand, where the paper chooses them on a pseudo development set; the temperature, which the
-script leaves at 1, is left out. The partner has at most all layers but one. The values matter: those above leave the trigger as
-it was in 96 steps of the bundled model on SST-2, and where the partner learns a whole task the classifier learns none of it.
+script leaves at 1, is left out. The partner has at most all layers but one.
+
+The values matter. Those above, and one layer ten times as fast, leave the trigger as it was in 96 steps of the bundled model on
+SST-2; why was not found. Where the partner learns a whole task, as on the tests' small data, the classifier learns none of it.
 """
 
 from __future__ import annotations
