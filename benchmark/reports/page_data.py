@@ -162,7 +162,7 @@ def _plane(ranking: Ranking, title: str) -> Json:
         "base": _percent(shown.base),
         "points": [
             {
-                "name": one_line(names.get(place.defense, "undefended")),
+                "name": "undefended" if place is ranking.undefended else one_line(names.of(str(place.defense))),
                 "kind": "" if place is ranking.undefended else place.kind,
                 "rank": place.printed_rank,
                 "unranked": place.unranked,
