@@ -8,9 +8,9 @@ From the authors' code, with its values: four fifths of the clean texts give mea
 scikit-learn does it, and one fifth standardizes. Theirs are validation rows. Here these give the threshold, and texts that
 made the means lie nearer to them than others do. So other texts make them: unlabelled ones, whose classes are the victim's
 own, or with `texts=clean` the small clean set, which is small for a covariance. Their code offers both states, by default the
-mean; here the first piece's is the default. Of a word as trigger the mean takes no notice: on SST-2 with the bundled model the
-AUROC is 0.47 with it and 0.99 without, if the clean texts are like those of the test. Their tests have texts of
-the target class alone, which a defender does not know; here a text of any class may be rejected.
+mean; here the first piece's is the default. The mean takes little notice of a single word: with one as trigger, on SST-2 with
+the bundled model, the AUROC is 0.68 by the mean and 0.997 by the first piece. Their tests have texts of the target class alone,
+which a defender does not know; here a text of any class may be rejected.
 """
 
 from __future__ import annotations
