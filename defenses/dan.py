@@ -1,15 +1,16 @@
 """DAN: triggered texts lie far from all clean ones in the layers of a victim (Chen et al., Findings of EMNLP 2022).
 
-The states of a text's pieces are averaged behind every layer. Clean texts give a mean for each class, and one covariance for
-all classes. A text's distance is the squared Mahalanobis distance to the nearest mean. It is standardized by the distances of
-clean texts that were held out, and averaged over the layers.
+Behind every layer a text has a state: that of its first piece, or the mean of all. Clean texts give a mean for each class, and
+one covariance for all classes. A text's distance is the squared Mahalanobis distance to the nearest mean. It is standardized by
+the distances of clean texts that were held out, and averaged over the layers.
 
 From the authors' code, with its values: four fifths of the clean texts give means and covariance, which is shrunk by 0.1 as
 scikit-learn does it, and one fifth standardizes. Theirs are validation rows. Here these give the threshold, and texts that
 made the means lie nearer to them than others do. So other texts make them: unlabelled ones, whose classes are the victim's
-own, or with `texts=clean` the small clean set. On SST-2 with the bundled model the AUROC is 0.68 with 1,000 unlabelled texts
-and 0.61 with 64 clean ones: too few for a covariance. Their tests have texts of the target class alone, which a defender does
-not know; here a text of any class may be rejected.
+own, or with `texts=clean` the small clean set, which is small for a covariance. Their code offers both states, by default the
+mean; here the first piece's is the default. The mean takes little notice of a single word: with one as trigger, on SST-2 with
+the bundled model, the AUROC is 0.68 by the mean and 0.997 by the first piece. Their tests have texts of the target class alone,
+which a defender does not know; here a text of any class may be rejected.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bdbench.defenses._layer_states import mean_states, read_states, why_no_states
+from bdbench.defenses._layer_states import first_states, mean_states, read_states, why_no_first_state, why_no_states
 from bdbench.defenses.base import Detector, register
 from bdbench.params import hp
 
@@ -38,10 +39,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Dan(Detector):
     title = "DAN"
-    short_forms = {"texts": {"unlabelled": "", "clean": "clean set"}}
+    short_forms = {"texts": {"unlabelled": "", "clean": "clean set"}, "pooling": {"first": "", "mean": "mean"}}
     needs = frozenset({"clean", "unlabelled"})
 
     texts: str = hp("unlabelled", choices=("clean", "unlabelled"), tuned=False, help="clean texts that are measured against")
+    pooling: str = hp(
+        "first", choices=("first", "mean"), tuned=False, help="state of a text: of its first piece, or their mean"
+    )
     shrinkage: float = hp(0.1, low=0.0, high=1.0, search=(0.01, 0.9), log=True, help="weight of the identity in the covariance")
     held_out: float = hp(0.2, low=0.0, high=1.0, tuned=False, help="share of the clean texts that standardizes the distances")
 
@@ -49,7 +53,7 @@ class Dan(Detector):
         return frozenset({self.texts})
 
     def unfit(self, model: nn.Module) -> str | None:
-        return why_no_states(model)
+        return why_no_first_state(model) if self.pooling == "first" else why_no_states(model)
 
     def score(self, model: nn.Module, rows: TextSet, ctx: DefenseContext) -> npt.NDArray[np.float64]:
         known = ctx.clean if self.texts == "clean" else ctx.unlabelled
@@ -57,11 +61,12 @@ class Dan(Detector):
             known = known.with_labels(ctx.classify(model, known))
         order = torch.randperm(len(known), generator=ctx.generator)
         held_out = min(max(1, round(self.held_out * len(known))), len(known) - 1)
-        states, labels = read_states(model, known, ctx, mean_states).double()[order], torch.tensor(known.labels)[order]
+        pooled = first_states if self.pooling == "first" else mean_states
+        states, labels = read_states(model, known, ctx, pooled).double()[order], torch.tensor(known.labels)[order]
         clouds = [cloud(of_layer[held_out:], labels[held_out:], self.shrinkage) for of_layer in states.unbind(dim=1)]
 
         def read(states: Sequence[Tensor], mask: Tensor) -> Tensor:
-            return distances(mean_states(states, mask).double().cpu(), clouds)
+            return distances(pooled(states, mask).double().cpu(), clouds)
 
         return standardized(read_states(model, rows, ctx, read).double(), distances(states[:held_out], clouds)).numpy()
 

@@ -53,7 +53,7 @@ def test_the_states_of_a_batch_are_those_of_the_library_one_text_at_a_time(famil
         ("badacts", "bart", "has an encoder and a decoder"),
         ("badacts", "gpt2", "classifies a text by its last piece"),
         ("badacts", "xlnet", "classifies a text by its last piece"),
-        ("dan", "gpt2", None),
+        ("dan", "gpt2", "classifies a text by its last piece"),
         ("rap", "bart", "a text comes to both"),
         ("rap", "gpt2", None),
         ("x-graad", "t5", "no attention of each piece to each other"),
@@ -65,6 +65,13 @@ def test_the_states_of_a_batch_are_those_of_the_library_one_text_at_a_time(famil
 def test_a_model_without_what_a_detector_looks_at_is_said_to_be_unfit(name, family, why, tiny_model):
     reason = DEFENSES.get(name)().unfit(pretrained_classifier(tiny_model(family), 2))
     assert reason is None if why is None else why in reason
+
+
+def test_dan_reads_the_first_piece_or_the_mean_of_all(tiny_bert, tiny_model):
+    model, rows = victim_of(tiny_bert), guarded_rows(False).without_labels()
+    first, mean = (DEFENSES.get("dan")(pooling=pooling) for pooling in ("first", "mean"))
+    assert not np.allclose(*(part.score(model, rows, defense_context(tiny_bert, part)) for part in (first, mean)))
+    assert mean.unfit(pretrained_classifier(tiny_model("gpt2"), 2)) is None
 
 
 @pytest.mark.parametrize("name", ["dan", "badacts"])
