@@ -8,11 +8,10 @@ to a fresh copy of the victim.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from bdbench.defenses._layers import NoLayers, encoder_layers
 
@@ -92,8 +91,3 @@ def trained_in(model: nn.Module, trained: nn.Module) -> nn.Module:
         for own, other in zip(result.parameters(), trained.parameters(), strict=True):
             own.copy_(other)
     return result
-
-
-def cls_rows(maps: Iterable[Tensor]) -> Tensor:
-    """The first piece's row of the maps of all layers, each (b, heads, n, n): (b, layers, heads, n) float32."""
-    return torch.stack([layer_maps[:, :, 0].float() for layer_maps in maps], dim=1)

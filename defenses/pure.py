@@ -24,15 +24,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bdbench.defenses._attention import attention_layers, cls_rows, trained_in, why_no_attention, with_maps
+from bdbench.defenses._attention import attention_layers, trained_in, why_no_attention, with_maps
+from bdbench.defenses._cls_attention import cls_norms, cls_rows, cls_variances, layer_coefficients
 from bdbench.defenses._search import exact_accuracy, least_accuracy
 from bdbench.defenses.base import FineTuned, register
 from bdbench.params import hp
 
 if TYPE_CHECKING:
     from bdbench.protocol.contexts import DefenseContext
-
-ROWS_AT_ONCE = 32  # of the validation rows, whose maps take rows * heads * n^2 numbers a layer
 
 Head = tuple[int, int]  # the layer, from the lowest, and the head in it
 
@@ -117,39 +116,3 @@ def heads_to_prune(variances: Tensor, group: int, is_accurate: Callable[[Collect
                 return allowed[:end]
         return allowed[:start]
     return allowed
-
-
-def cls_variances(model: nn.Module, ctx: DefenseContext) -> Tensor:
-    """`row_variances` of every layer and head, (layers, heads) on the CPU, as a mean over the validation rows."""
-    looking = with_maps(model)
-    rows, total = ctx.encode(ctx.validation), 0.0
-    for part in torch.arange(len(rows)).split(ROWS_AT_ONCE):
-        inputs, _ = rows.batch(part, ctx.device)
-        with torch.no_grad():
-            maps = looking(**inputs, output_attentions=True).attentions
-        total = total + row_variances(cls_rows(maps), inputs["attention_mask"]).sum(dim=0).cpu()
-    return total / len(rows)
-
-
-def row_variances(attention: Tensor, real: Tensor) -> Tensor:
-    """(b, layers, heads, n) attention and (b, n), 1 at real pieces -> (b, layers, heads): the variance over the real pieces.
-
-    The sum of squares is divided by one less than their number, if that is more than one.
-    """
-    real = real[:, None, None, :]
-    count = real.sum(dim=3)
-    mean = (attention * real).sum(dim=3) / count
-    return ((attention - mean[..., None]).square() * real).sum(dim=3) / (count - 1).clamp(min=1)
-
-
-def layer_coefficients(variances: Tensor, left: Tensor) -> Tensor:
-    """(layers, heads) variances, and which heads are left -> (layers,) in [0, 1]; 1 for all where all layers are alike."""
-    inverse = left.sum(dim=1) / (variances * left).sum(dim=1)
-    share = inverse / inverse.sum()
-    spread = share.max() - share.min()
-    return torch.ones_like(share) if spread == 0 else (share - share.min()) / spread
-
-
-def cls_norms(attention: Tensor) -> Tensor:
-    """(b, layers, heads, n) -> (layers, heads): the L2 norm over the batch and the pieces; padding has no attention."""
-    return attention.square().sum(dim=(0, 3)).sqrt()
