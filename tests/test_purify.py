@@ -191,6 +191,9 @@ def bad_csv(folder, content):
         (lambda folder, files: ["--clean", files / "clean.csv", "--trigger", "ünknown"], "--trigger.* does not know"),
         (lambda folder, files: ["--clean", files / "clean.csv", "--target", "great"], "--target great: no class of MODEL"),
         (lambda folder, files: ["-d", "e-pur", "--out", folder], "there already"),
+        (lambda folder, files: ["-d", "e-pur", "--precision", "int8"], "--precision int8 is not one of auto, bf16, fp32"),
+        (lambda folder, files: ["-d", "e-pur", "--max-length", "3"], "--max-length 3: at least 8"),
+        (lambda folder, files: ["-d", "e-pur", "--max-length", "4000"], "--max-length 4000 is outside"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(words, message, suspects, files, tmp_path, in_process):

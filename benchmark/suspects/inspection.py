@@ -36,13 +36,11 @@ from torch import Tensor
 from bdbench.data import TextSet
 from bdbench.defenses.e_pur import EPur, english_pieces
 from bdbench.engine.embeddings import word_embeddings
-from bdbench.engine.precision import native_precision
-from bdbench.engine.probe import probe
 from bdbench.errors import UsageError
 from bdbench.protocol.site import Site, cores
 from bdbench.seeds import derive
 from bdbench.suspects.insertion import Frames, Progress, bare_classes, frames, probabilities
-from bdbench.suspects.loading import Base, Suspect, called, load_base, load_suspect
+from bdbench.suspects.loading import Base, Suspect, load_base, load_suspect, usable_precision
 from bdbench.suspects.rates import Rate
 from bdbench.suspects.reading import unlabelled_rows
 
@@ -154,11 +152,7 @@ def inspect_model(
     pretrained = load_base(base, suspect)
     site = Site(model=suspect.folder, threads=threads or cores(), device=device, widened=False)
     site.enter()
-    with called("MODEL"):
-        precision = native_precision(site.torch_device()) if precision == "auto" else precision
-        paired = rows.second is not None
-        asked = {"max_length": max_length, "paired": paired, "precision": precision, "device": site.torch_device()}
-        precision = probe(suspect.folder, suspect.classes, **asked).precision
+    precision = usable_precision(suspect, site.torch_device(), precision, max_length, rows.second is not None)
     search = _Search(suspect, pretrained, rows, candidates, seed, max_length, precision, progress)
     suspect.model.to(site.torch_device())
     drift = layer_drift(suspect, pretrained)

@@ -13,10 +13,13 @@ from bdbench.engine.classifiers import NOT_PRETRAINED, configuration, finetuned_
 from bdbench.engine.embeddings import word_embeddings
 from bdbench.engine.folders import CONFIG
 from bdbench.engine.models import ModelSource, find_model
+from bdbench.engine.precision import PRECISIONS, native_precision
+from bdbench.engine.probe import SHORTEST_MAX_LENGTH, probe
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.errors import UsageError
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
     from transformers import PreTrainedTokenizerBase
 
@@ -101,6 +104,21 @@ def load_base(base: str | Path, suspect: Suspect) -> Base:
     differing = sorted(key for key in (ours.keys() | theirs.keys()) - OF_SAVING if ours.get(key) != theirs.get(key))
     of_config = [f"{CONFIG}: {key} is {_shown(ours.get(key))}, in the base {_shown(theirs.get(key))}" for key in differing]
     return Base(source, weights, added, (*of_config, *of_vocabulary, *of_shapes))
+
+
+def usable_precision(suspect: Suspect, device: torch.device, precision: str, max_length: int, paired: bool) -> str:
+    """The precision, "bf16" or "fp32", in which the suspect computes on texts, or pairs, of so many word pieces.
+
+    "auto" is that of the device's hardware. Raises UsageError for another name, or if the suspect cannot compute these.
+    """
+    if precision not in PRECISIONS:
+        raise UsageError(f"--precision {precision} is not one of {', '.join(PRECISIONS)}")
+    if max_length < SHORTEST_MAX_LENGTH:
+        raise UsageError(f"--max-length {max_length}: at least {SHORTEST_MAX_LENGTH} word pieces are needed")
+    precision = native_precision(device) if precision == "auto" else precision
+    with called("MODEL"):
+        asked = {"max_length": max_length, "paired": paired, "precision": precision, "device": device}
+        return probe(suspect.folder, suspect.classes, **asked).precision
 
 
 @contextmanager

@@ -17,8 +17,6 @@ from bdbench.attacks.base import PhraseTrigger
 from bdbench.data import TextSet
 from bdbench.defenses.base import Defense, ModelRepair
 from bdbench.engine.classifiers import classifier_skeleton
-from bdbench.engine.precision import native_precision
-from bdbench.engine.probe import probe
 from bdbench.engine.tokenizers import unchanged_tokenizer
 from bdbench.errors import UsageError
 from bdbench.fence import fenced
@@ -34,7 +32,7 @@ from bdbench.specs.resources import RESOURCES
 from bdbench.specs.work import component_names
 from bdbench.suspects.card import card
 from bdbench.suspects.insertion import Progress
-from bdbench.suspects.loading import Base, Suspect, called, load_base, load_suspect
+from bdbench.suspects.loading import Base, Suspect, load_base, load_suspect, usable_precision
 from bdbench.suspects.rates import Rate
 from bdbench.suspects.reading import read_labelled
 from bdbench.suspects.writing import check_out, write_directory
@@ -283,12 +281,9 @@ def workshop(
             raise UsageError(f"--defense: it needs {RESOURCES[name].says}; give {flag} FILE")
     site = Site(model=suspect.folder, threads=threads or cores(), device=device, widened=False)
     site.enter()
-    with called("MODEL"):
-        paired = any(rows.second is not None for rows in sets.values())
-        precision = native_precision(site.torch_device()) if precision == "auto" else precision
-        asked = {"max_length": max_length, "paired": paired, "precision": precision, "device": site.torch_device()}
-        precision = probe(suspect.folder, suspect.classes, **asked).precision
-        skeleton = classifier_skeleton(suspect.folder, suspect.classes)
+    paired = any(rows.second is not None for rows in sets.values())
+    precision = usable_precision(suspect, site.torch_device(), precision, max_length, paired)
+    skeleton = classifier_skeleton(suspect.folder, suspect.classes)
     for part in parts:
         with fenced(f"'{part.name}'", seed=0):
             reason = None if part.unchanged else part.unfit(skeleton)
