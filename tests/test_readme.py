@@ -60,16 +60,16 @@ def test_the_example_detector_has_25_lines_and_runs(run_example):
     assert novelty.spec.unlabelled_rows == 40 and novelty.metrics["auroc"].value > 0.9  # "cf" is in no clean text
 
 
-def test_the_example_in_python_runs_as_it_stands(tmp_path):
-    """The bundled model, Ray, and a plugin whose text is the script's."""
-    (code,) = [
-        each for each in re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL) if "bdbench.run" in each
-    ]
+@pytest.mark.parametrize(("page", "defense", "cells"), [(README, "e-pur+fine-mixing", 6), (MANUAL, "e-pur+shrink-head", 8)])
+def test_the_example_in_python_runs_as_it_stands(page, defense, cells, tmp_path):
+    """The bundled model and Ray; in the manual a plugin whose text is the script's."""
+    examples = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
+    (code,) = [example for example in examples if "bdbench.run" in example]
     (tmp_path / "study.py").write_text(code)
     ended = subprocess.run([sys.executable, "study.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
-    assert "e-pur+shrink-head" in ended.stdout and "\\begin{tabular}" in ended.stdout
-    assert len(read_records(tmp_path / "results" / "quick")) == 8
+    assert defense in ended.stdout and "\\begin{tabular}" in ended.stdout
+    assert len(read_records(tmp_path / "results" / "quick")) == cells
 
 
 def test_every_preset_and_file_it_names_exists():
