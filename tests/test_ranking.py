@@ -1,5 +1,6 @@
 """Rankings, the bootstrap behind their intervals, and ranks on blocks: by hand, by scipy, and by simulation."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from test_tables import cell
 
 from bdbench.analysis.block_ranks import block_ranks, critical_difference
 from bdbench.analysis.bootstrap import ROUNDS, Block, CellRows, Draws, draw
+from bdbench.analysis.intervals import holm
 from bdbench.analysis.labels import Label
 from bdbench.analysis.ranking import Rules, rankings, rows_of
 from bdbench.analysis.summaries import summarize
@@ -117,6 +119,20 @@ def test_average_ranks_and_tests_are_those_of_scipy():
     plain = stats.wilcoxon(table[0] - table[3]).pvalue
     assert plain <= ranks.p_values[labels[0], labels[3]] <= 6 * plain + 1e-12
     assert ranks.wins[labels[0], labels[3]] + ranks.wins[labels[3], labels[0]] == 1
+
+
+@pytest.mark.parametrize("blocks", [9, 13, 14, 50, 51])
+def test_pairs_that_are_tested_at_once_are_tested_as_if_alone(blocks):
+    """Some differ everywhere, some have ties, zeros, or nothing but zeros."""
+    table = np.random.default_rng(3).random((7, blocks))
+    table[1:4] = np.round(4 * table[1:4]) / 4
+    table[4], table[5] = table[3], table[0] + np.where(np.arange(blocks) % 3, 0.5, 0)
+    labels = [Label(name) for name in "abcdefg"]
+    pairs = list(itertools.combinations(range(7), 2))
+    differences = [table[one] - table[other] for one, other in pairs]
+    alone = [float(stats.wilcoxon(row).pvalue) if row.any() else 1.0 for row in differences]
+    p_values = block_ranks(dict(zip(labels, table, strict=True))).p_values
+    assert p_values == {(labels[one], labels[other]): p for (one, other), p in zip(pairs, holm(alone), strict=True)}
 
 
 def test_the_critical_difference_is_demsars():

@@ -18,6 +18,7 @@ from bdbench.analysis.intervals import LEVEL, holm
 from bdbench.analysis.labels import Label
 
 ENOUGH_BLOCKS, ENOUGH_DEFENSES = 5, 3
+MOST_PERMUTED = 13  # blocks up to which SciPy permutes the signs of tied samples
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,11 @@ class BlockRanks:
         """The lowest average rank first."""
         return sorted(self.average_ranks, key=lambda defense: (self.average_ranks[defense], defense.rank))
 
+    def is_clearly_better(self, one: Label, other: Label) -> bool:
+        """Whether it is on more than half of the blocks, and by the test of the pair."""
+        p_value = self.p_values[(one, other) if (one, other) in self.p_values else (other, one)]
+        return p_value < LEVEL and self.wins[one, other] > 0.5
+
 
 def block_ranks(scores: Mapping[Label, Sequence[float]]) -> BlockRanks | None:
     """From the score of each defense on each block, lower is better; None of too few blocks or defenses."""
@@ -50,7 +56,8 @@ def block_ranks(scores: Mapping[Label, Sequence[float]]) -> BlockRanks | None:
         return None
     average = stats.rankdata(table, axis=0).mean(axis=1)
     pairs = list(itertools.combinations(range(len(defenses)), 2))
-    p_values = holm([_wilcoxon(table[one] - table[other]) for one, other in pairs])
+    first, second = np.array(pairs).T
+    p_values = holm(_wilcoxon(table[first] - table[second]).tolist())
     wins = {
         (defenses[one], defenses[other]): float(np.mean((table[one] < table[other]) + (table[one] == table[other]) / 2))
         for one, other in itertools.permutations(range(len(defenses)), 2)
@@ -78,6 +85,18 @@ def _friedman(table: np.ndarray) -> float:
     return float(stats.friedmanchisquare(*table).pvalue)
 
 
-def _wilcoxon(differences: np.ndarray) -> float:
-    """The p-value of the signed-rank test; 1 where no two scores differ."""
-    return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
+def _wilcoxon(differences: np.ndarray) -> np.ndarray:
+    """The p-values of the signed-rank test, (pairs,), of (pairs, blocks); 1 where no two scores differ.
+
+    SciPy chooses its method by whether any of the samples it gets has a zero or a tie. So those with one are not tested beside
+    those without, and where it permutes their signs, in small samples, each is tested alone.
+    """
+    sizes = np.sort(np.abs(differences), axis=1)
+    has_tie = (sizes[:, 0] == 0) | (np.diff(sizes, axis=1) == 0).any(axis=1)
+    tied, untied = (np.flatnonzero(rows & differences.any(axis=1)) for rows in (has_tie, ~has_tie))
+    groups = [untied, *(tied[:, None] if differences.shape[1] <= MOST_PERMUTED else [tied])]
+    p_values = np.ones(len(differences))
+    for rows in groups:
+        if len(rows):
+            p_values[rows] = stats.wilcoxon(differences[rows], axis=1).pvalue
+    return p_values

@@ -8,7 +8,6 @@ from statistics import fmean
 
 from bdbench.analysis.block_ranks import BlockRanks
 from bdbench.analysis.bootstrap import ENOUGH_SEEDS, ENOUGH_TASKS, Estimate
-from bdbench.analysis.intervals import LEVEL
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import ABSENT, percent, points
 from bdbench.analysis.ranking import CRITERIA, Place, Ranking
@@ -112,12 +111,12 @@ def ranking_note(ranking: Ranking) -> str:
 
 def _rank_table(title: str, ranks: BlockRanks) -> TextTable:
     """Each defense's average rank over the victims, how often it wins, and over how many it does so clearly."""
-    rows = []
-    for defense in ranks.defenses:
-        wins = [share for (one, _), share in ranks.wins.items() if one == defense]
-        clear = sum(p < LEVEL and ranks.wins[pair] > 0.5 for pair, p in ranks.p_values.items() if pair[0] == defense)
-        clear += sum(p < LEVEL and ranks.wins[pair] < 0.5 for pair, p in ranks.p_values.items() if pair[1] == defense)
-        rows.append((str(defense), f"{ranks.average_ranks[defense]:.2f}", percent(fmean(wins)), f"{clear} of {len(wins)}"))
+    rows, defenses = [], ranks.defenses
+    for defense in defenses:
+        others = [other for other in defenses if other != defense]
+        wins = fmean(ranks.wins[defense, other] for other in others)
+        clear = sum(ranks.is_clearly_better(defense, other) for other in others)
+        rows.append((str(defense), f"{ranks.average_ranks[defense]:.2f}", percent(wins), f"{clear} of {len(others)}"))
     p_value = "p < 0.001" if ranks.friedman_p < 0.001 else f"p = {ranks.friedman_p:.3f}"
     note = (
         f"The defenses with a rank, on each of {number(ranks.blocks, 'victim')} by itself; 1 is best. They differ with "
