@@ -92,7 +92,7 @@ class MeanOfPieces(nn.Module):
 
     def __init__(self, embeddings: Tensor, classes: int, left_out: list[int], generator: torch.Generator) -> None:
         super().__init__()
-        self.embeddings = nn.Embedding.from_pretrained(embeddings.clone(), freeze=False)
+        self.embeddings = nn.Embedding(*embeddings.shape, _weight=embeddings.clone())
         self.head = nn.utils.skip_init(nn.Linear, embeddings.shape[1], classes)  # it would draw from the global state
         with torch.no_grad():
             self.head.weight.copy_(torch.randn(self.head.weight.shape, generator=generator) * HEAD_DEVIATION)

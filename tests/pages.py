@@ -159,7 +159,7 @@ def measure_in_browser(page: Path) -> None:
 
 
 if __name__ == "__main__":
-    from bdbench.api.boards import board_of, read_reported
+    from bdbench.api.boards import board_of
     from bdbench.matrix.storage import place_of
     from bdbench.reports.files import write_tables
     from bdbench.reports.html_page import html
@@ -168,7 +168,7 @@ if __name__ == "__main__":
     if not folder.exists():
         write_run(folder, count)
     started = time.process_time()
-    board = board_of(place_of(folder), read_reported(place_of(folder)), print)
+    board = board_of(place_of(folder), print)
     print(f"{len(board.records):,} records read in {time.process_time() - started:.1f} s of one core")
     started = time.process_time()
     print(*write_tables(place_of(folder).write, board), sep="\n")

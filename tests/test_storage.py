@@ -294,7 +294,7 @@ def test_a_run_on_s3_leaves_all_there_and_goes_on_from_there(small, in_process, 
     assert first.stdout.splitlines()[0] == "s3://bucket/study/run/leaderboard.md"
     place = place_of(out)
     tables = [f"leaderboard{end}" for end in ("-tables.tex", ".csv", ".md", ".tex")]
-    assert place.names() == [".status.json", *tables, "predictions", "records"]
+    assert place.names() == [".status.json", "index.html", *tables, "predictions", "records"]
     records = read_records(out)
     assert (
         [record.status for record in records] == ["ok", "ok"]

@@ -28,12 +28,17 @@ def read_reported(place: Place, with_predictions: bool = True) -> SavedRun:
     return run
 
 
-def board_of(place: Place, run: SavedRun, warn: Callable[[str], None], rules: Rules | None = None) -> Leaderboard:
-    """The leaderboard of what was read from a folder. `warn` is told of the files that are left out."""
+def board_of(place: Place, warn: Callable[[str], None], rules: Rules | None = None, run: SavedRun | None = None) -> Leaderboard:
+    """The leaderboard of a folder; of the `run` that was read from it already, if it was.
+
+    `warn` is told of the files that are left out. Raises UsageError for a damaged file of a tuning, and as
+    `read_reported` does.
+    """
     from bdbench.analysis.leaderboard import Leaderboard
     from bdbench.matrix.tuned_files import read_kept
 
-    board = Leaderboard.of_run(run, read_kept(place), rules)
+    tunings = read_kept(place)
+    board = Leaderboard.of_run(read_reported(place) if run is None else run, tunings, rules)
     tell_left_out(place, board.left_out, warn)
     return board
 

@@ -243,7 +243,7 @@ def _finish(plan: Plan, results: Results, execution: Execution, voice: Voice, be
         # Taken before the records are read: if another process adds one in between, the receipt does not hold for it.
         digest_of_records = records_digest(place.folder) if draft else ""
         run = run_of(place, results.read_what_can_be())  # with what another process may have added
-        board = board_of(place, run, voice.warn)
+        board = board_of(place, voice.warn, run=run)
         tables: Sequence[str] = write_tables(place.write, board)
     except StorageError as error:
         raise execution.error or error from None

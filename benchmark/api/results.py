@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdbench.api.boards import board_of, latex_of, read_reported, rules_of
+from bdbench.api.boards import board_of, latex_of, rules_of
 from bdbench.matrix.storage import Place, place_of
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def load(directory: str | Path) -> Results:
     Raises UsageError if there is no run, or no record in it that this version reads.
     """
     place = place_of(directory)
-    return Results(place, board_of(place, read_reported(place), warn))
+    return Results(place, board_of(place, warn))
 
 
 def warn(text: str) -> None:

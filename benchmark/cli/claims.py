@@ -25,8 +25,8 @@ def claims(
     from bdbench.reports.claims_page import text
 
     place = place_of(directory)
-    run = read_reported(place, with_predictions=False)
+    tunings, run = read_kept(place), read_reported(place, with_predictions=False)
     left_out = left_out_records(run)
     tell_left_out(place, left_out, warn)
-    typer.echo(text(run.records.values(), read_kept(place), left_out), nl=False)
+    typer.echo(text(run.records.values(), tunings, left_out), nl=False)
     fail_if_strict(strict, left_out)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdbench.api.boards import board_of, latex_of, read_reported, rules_of
+from bdbench.api.boards import board_of, latex_of, rules_of
 from bdbench.cli.arguments import Text, names, warn
 from bdbench.cli.strict import Strict, fail_if_strict
 from bdbench.errors import UsageError, nearest
@@ -63,7 +63,7 @@ def report(
         raise UsageError("--figures is for the files of a report: leave --format out")
     if format is not None and format not in FORMATS:
         raise UsageError(f"--format {format}{nearest(format, FORMATS)}: one of {', '.join(FORMATS)}")
-    board = board_of(place, read_reported(place), warn, rules)
+    board = board_of(place, warn, rules)
     if format is None:
         write_files(place, board, figures)
     else:

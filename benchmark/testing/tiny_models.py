@@ -188,6 +188,6 @@ def save_tiny_model(family: str, folder: Path, more_words: Sequence[str] = (), *
     with torch.random.fork_rng():
         torch.manual_seed(7)
         config = AutoConfig.for_model(family, **values | CONFIGURATIONS[family] | changed)
-        AutoModel.from_config(config).save_pretrained(folder)
+        AutoModel.from_config(config, trust_remote_code=False).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
