@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import REPAIR
+import torch
+from conftest import REPAIR, store
 
+import bdbench as package
 from bdbench.engine.models import weights_digest
 from bdbench.matrix.results import Results
 from bdbench.matrix.storage import place_of
@@ -72,3 +75,184 @@ def test_a_victim_of_the_matrix_comes_back_to_the_bit(suspects, brought, tmp_pat
     for name, arrays in inline.predictions.items():
         assert all(np.array_equal(array, by_ray.predictions[name][part]) for part, array in arrays.items()), name
     assert {r.key for r in by_ray.records.values()} == {r.key for r in inline.records.values()}
+
+
+def swapped_head(weights):
+    """The same classifier with its two classes the other way round."""
+    return {name: weight.flip(0) if name.startswith("classifier.") else weight for name, weight in weights.items()}
+
+
+@pytest.mark.parametrize(
+    ("labels", "flags", "order"),
+    [
+        (("Positive", "negative"), (), "1,0"),
+        (("LABEL_0", "LABEL_1"), ("-A", "given.order=1, 0"), "1,0"),
+        (("good", "bad"), ("-A", "given.order=1,0"), "1,0"),
+    ],
+)
+def test_classes_in_another_order_are_put_into_the_tasks(labels, flags, order, suspects, brought, tmp_path):
+    own = suspects.records[WORD, "none"]
+    folder = store(swapped_head(suspects.victims[WORD].weights), suspects.base, tmp_path / "swapped", labels)
+    run = brought("-d", "none", *flags, folder=folder)
+    assert run.ended.returncode == 0, run.ended.stderr
+    assert run.records["none"].spec.victim.attack.params["order"] == order
+    assert run.records["none"].victim.weights == own.victim.weights
+    assert run.records["none"].metrics["cacc"] == own.metrics["cacc"]
+
+
+def test_numbered_classes_keep_their_numbers(suspects, brought, tmp_path):
+    folder = store(suspects.victims[WORD].weights, suspects.base, tmp_path / "numbered", ("LABEL_0", "LABEL_1"))
+    run = brought("-d", "none", folder=folder)
+    assert run.records["none"].spec.victim.attack.params["order"] == ""
+    assert run.records["none"].metrics["cacc"] == suspects.records[WORD, "none"].metrics["cacc"]
+
+
+def rewritten(folder, **values):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, **values}))
+    return folder
+
+
+@pytest.fixture
+def spoilt(suspects, tiny_models, tmp_path):
+    """A function: what is wrong -> the folder of such a checkpoint."""
+
+    def copy():
+        return shutil.copytree(suspects.folders[WORD], tmp_path / "spoilt")
+
+    def pickle():
+        (copy() / "model.safetensors").unlink()
+        torch.save({}, tmp_path / "spoilt" / "pytorch_model.bin")
+        return tmp_path / "spoilt"
+
+    def of_three_classes():
+        weights = dict(suspects.victims[WORD].weights)
+        for name in ("classifier.weight", "classifier.bias"):
+            weights[name] = torch.cat([weights[name], weights[name][:1]])
+        return store(weights, suspects.base, tmp_path / "spoilt", ("negative", "positive", "neither"))
+
+    def with_another_tokenizer():
+        file = copy() / "tokenizer.json"
+        tokenizer = json.loads(file.read_text())
+        file.write_text(
+            json.dumps({**tokenizer, "normalizer": {"type": "Replace", "pattern": {"String": "a"}, "content": "b"}})
+        )
+        return tmp_path / "spoilt"
+
+    makers = {
+        "nothing": copy,
+        "no classifier": lambda: suspects.base,
+        "pickle": pickle,
+        "three classes": of_three_classes,
+        "other names": lambda: store(suspects.victims[WORD].weights, suspects.base, tmp_path / "spoilt", ("bad", "good")),
+        "other activation": lambda: rewritten(copy(), hidden_act="relu"),
+        "other tokenizer": with_another_tokenizer,
+        "other family": lambda: tiny_models["distilbert"],
+    }
+    return lambda what: makers[what]()
+
+
+SAID = ("--trigger", "cf", "--target", 1)
+
+
+@pytest.mark.parametrize(
+    ("what", "said", "flags", "parts"),
+    [
+        ("no classifier", SAID, (), ["--victim", "it is stored as", "ForSequenceClassification"]),
+        ("pickle", SAID, (), ["--victim", "pytorch_model.bin", "safe_serialization"]),
+        ("three classes", SAID, (), ["3 classes (negative, positive, neither)", "sst2 has 2", "-T"]),
+        ("other names", SAID, (), ["bad, good", "negative, positive", "-A given.order=0,1"]),
+        ("other activation", SAID, (), ["classifies texts otherwise", 'hidden_act is "relu", in the base "gelu"']),
+        ("other tokenizer", SAID, (), ["tokenizer", "one tokenizer for all its models"]),
+        ("nothing", ("--target", 1), (), ["--victim: say what its trigger is: --trigger TEXT"]),
+        ("nothing", ("--trigger", "cf"), (), ["--victim: say what its target is: --target CLASS"]),
+        ("nothing", ("--trigger", " ", "--target", 1), (), ["given.trigger_text=' '", "no word piece"]),
+        ("nothing", ("--trigger", "cf", "--target", 2), (), ["given.target=2", "0 to 1"]),
+        ("nothing", SAID, ("-A", "given.target=0"), ["--target 1 -A given.target=0", "leave one out"]),
+        ("nothing", SAID, ("-A", "given.order=1"), ["given.order=1", "0,1"]),
+        ("nothing", SAID, ("-A", "given.digest=00ff"), ["expected 00ff"]),
+        ("nothing", SAID, ("--model", "bundled"), ["--base", "--model bundled", "leave one out"]),
+        ("nothing", SAID, ("-d", "wag", "--peers", "given"), ["--peers given", "another model"]),
+    ],
+    ids=lambda value: " ".join(map(str, value)) if isinstance(value, tuple) else None if isinstance(value, list) else value,
+)
+def test_bad_input_is_one_line(what, said, flags, parts, spoilt, brought, tmp_path):
+    refused(brought("-d", "none", *flags, folder=spoilt(what), said=said), parts, tmp_path)
+
+
+def refused(run, parts, tmp_path):
+    assert run.ended.returncode == 2, run.ended.stderr
+    (line,) = run.ended.stderr.strip().splitlines()
+    assert all(part in line for part in parts), line
+    assert not run.records and not list(tmp_path.glob("victims/*"))
+
+
+def test_another_base_is_refused(suspects, brought, tiny_models, tmp_path):
+    refused(brought("-d", "none", base=None), ["--victim", "--base BASE"], tmp_path)
+    refused(brought("-d", "none", base=tiny_models["distilbert"]), ["'distilbert' model", "--victim is a 'bert'"], tmp_path)
+    refused(brought("-d", "none", base=tiny_models["bert"]), ["--base", "--victim"], tmp_path)
+    refused(brought("-d", "none", folder=tmp_path / "nowhere"), ["--victim", "nowhere: no such directory"], tmp_path)
+
+
+def test_what_is_of_a_victim_needs_one(run_flags, suspects, in_process, tmp_path):
+    def error(*flags):
+        ended = in_process(*run_flags, *flags, "--out", tmp_path / "out", "--inline")
+        assert ended.returncode == 2, ended.stderr
+        return ended.stderr
+
+    assert "--victim DIR --base BASE --trigger TEXT" in error("--model", suspects.base, "-a", "given")
+    assert "--base is of a victim that you bring" in error("--base", suspects.base)
+    assert "--trigger is of a victim that you bring" in error("--model", suspects.base, "--trigger", "cf")
+
+
+def test_a_checkpoint_that_changes_before_it_is_read_is_a_failed_cell(suspects, spoilt, brought, monkeypatch):
+    from bdbench.api import execution
+
+    folder, carry_out = spoilt("nothing"), execution.carry_out
+
+    def after_a_change(*rest):
+        store(swapped_head(suspects.victims[WORD].weights), suspects.base, folder)
+        return carry_out(*rest)
+
+    monkeypatch.setattr("bdbench.cli.run.carry_out", after_a_change)
+    run = brought("-d", "none", folder=folder)
+    assert run.ended.returncode == 1
+    assert run.records["none"].status == "failed" and "changed since the run was planned" in run.records["none"].error
+
+
+def test_from_python_it_stands_beside_other_attacks_and_is_run_again_by_verify(suspects, run_flags, in_process, tmp_path):
+    data, checkpoint = suspects.base.parent / "data", tmp_path / "victim"
+    shutil.copytree(suspects.folders[WORD], checkpoint)
+    results = package.run(
+        "laptop",
+        victim=checkpoint,
+        base=suspects.base,
+        trigger="cf",
+        target=1,
+        attacks=["none", "given[position=end]", "given[position=start]"],
+        defenses=["none"],
+        tasks="sst2",
+        data=data,
+        seeds=0,
+        train_rows=64,
+        validation_rows=60,
+        test_rows=100,
+        max_length=32,
+        precision="fp32",
+        device="cpu",
+        training={"epochs": 1},
+        out=tmp_path / "out",
+        inline=True,
+        progress=False,
+    )
+    attacks = [(cell.spec.victim.attack.name, cell.spec.victim.attack.params.get("position")) for cell in results.records]
+    assert sorted(attacks, key=str) == [("given", "end"), ("given", "start"), ("none", None)]
+    assert {cell.metrics["cacc"] for cell in results.records if cell.spec.victim.attack.name == "given"} == {
+        suspects.records[WORD, "none"].metrics["cacc"]
+    }
+    verify = ["verify", tmp_path / "out", "--rerun", 3, "--model", suspects.base, "--data", data]
+    again = in_process(*verify, "--victim", checkpoint, "--device", "cpu")
+    assert "3 cells run again: 3 equal bit for bit" in again.stdout, again.stdout + again.stderr
+    without = in_process(*verify, "--device", "cpu")
+    assert "2 cells whose victim is not here" in without.stdout and "give its directory with --victim" in without.stdout
+    assert "1 cell run again" in without.stdout

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,9 @@ from bdbench.attacks.base import Attack, DataPoisoning, MadeElsewhere
 from bdbench.data import TextSet
 from bdbench.engine.classifiers import classifier_with, finetuned_classifier, load_classifier, reordered
 from bdbench.engine.folders import count_weights
-from bdbench.engine.models import DIGITS_SHOWN, check_model, weights_digest
+from bdbench.engine.models import DIGITS_SHOWN, called, check_model, weights_digest
 from bdbench.engine.tokenizers import load_tokenizer, unchanged_tokenizer
 from bdbench.engine.training import Recipe
-from bdbench.errors import UsageError
 from bdbench.fence import fenced
 from bdbench.protocol.contexts import AttackContext
 from bdbench.protocol.environment import environment, source_digest
@@ -139,23 +139,24 @@ def train_victim(attack: Attack, model: nn.Module, train: TextSet, spec: VictimS
 
 
 def brought_victim(attack: MadeElsewhere, site: Site) -> nn.Module:
-    """The classifier that the user brought, on the CPU, its classes in the task's order.
+    """The classifier that the user brought, on the CPU, its classes in the task's order. Raises what `check_brought` raises."""
+    check_brought(attack, site.checkpoint)
+    with called("--victim"):
+        model, _ = finetuned_classifier(site.checkpoint)
+    return model if attack.class_order is None else reordered(model, attack.class_order)
 
-    Raises ValueError unless it lies at `site`, with the weights that the attack names.
-    """
-    if site.checkpoint is None:
-        raise ValueError(f"the victim of '{attack.name}' was made elsewhere, and its directory was not given here")
-    try:
-        digest = weights_digest(site.checkpoint)
-    except UsageError as error:
-        raise ValueError(f"the directory of --victim has changed since the run was planned: {error}") from error
+
+def check_brought(attack: MadeElsewhere, checkpoint: Path | None) -> None:
+    """Raises ValueError unless the checkpoint is there and has the weights that the attack names, UsageError if it is none."""
+    if checkpoint is None:
+        raise ValueError(f"the victim of '{attack.name}' was made elsewhere; give its directory with --victim")
+    with called("--victim"):
+        digest = weights_digest(checkpoint)
     if digest != attack.digest:
         raise ValueError(
-            f"the weights in the directory of --victim have the SHA-256 {digest[:DIGITS_SHOWN]}…, but the run was planned with "
-            f"{attack.digest[:DIGITS_SHOWN]}…: they have changed since; run the command again"
+            f"the weights in the directory of --victim have the SHA-256 {digest[:DIGITS_SHOWN]}…, the cell wants "
+            f"{attack.digest[:DIGITS_SHOWN]}…: another victim, or changed since the run was planned"
         )
-    model, _ = finetuned_classifier(site.checkpoint)
-    return model if attack.class_order is None else reordered(model, attack.class_order)
 
 
 def training_seed(spec: VictimSpec) -> int:

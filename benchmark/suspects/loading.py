@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from bdbench.engine.classifiers import NOT_PRETRAINED, configuration, finetuned_classifier, pretrained_weights
 from bdbench.engine.embeddings import word_embeddings
 from bdbench.engine.folders import CONFIG
-from bdbench.engine.models import ModelSource, find_model
+from bdbench.engine.models import ModelSource, called, find_model
 from bdbench.engine.precision import PRECISIONS, native_precision
 from bdbench.engine.probe import SHORTEST_MAX_LENGTH, probe
 from bdbench.engine.tokenizers import load_tokenizer
@@ -123,16 +122,6 @@ def usable_precision(suspect: Suspect, device: torch.device, precision: str, max
     with called("MODEL"):
         asked = {"max_length": max_length, "paired": paired, "precision": precision, "device": device}
         return probe(suspect.folder, suspect.classes, **asked).precision
-
-
-@contextmanager
-def called(name: str) -> Iterator[None]:
-    """A block in which a model is loaded that the user knows as `name`, not as --model."""
-    try:
-        yield
-    except UsageError as error:
-        message = str(error)
-        raise UsageError(name + message.removeprefix("--model") if message.startswith("--model") else message) from error
 
 
 def _shown(value: object) -> str:
