@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 from clusters import Cluster
-from conftest import store
 from test_end_to_end import outcomes
 
 from bdbench.errors import UsageError
@@ -26,7 +25,6 @@ from bdbench.matrix.results import Results, read_records
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.matrix.worker import Worker
 from bdbench.plugin_files import PluginFile
-from bdbench.testing.contract import classifier
 
 pytestmark = pytest.mark.skipif("BDBENCH_FAULTS" not in os.environ, reason="two nodes take minutes: make test-faults")
 
@@ -73,33 +71,6 @@ def flags(tiny_bert, data_dir):
     tuned = ["--learning-rate", 0.003, "-D", "fine-tuning.epochs=2", "-D", "fine-mixing.epochs=2"]
     what = ["-T", "sst2,qqp", "-a", "badnets-word", "-d", "none,fine-tuning,e-pur+fine-mixing"]
     return ["--preset", "laptop", "--model", tiny_bert, "--data", data_dir, "--device", "cpu", *what, *sizes, *tuned]
-
-
-def test_a_victim_that_was_brought_reaches_a_node_that_does_not_see_it(cluster, flags, tiny_bert, bdbench, tmp_path):
-    weights = dict(classifier(tiny_bert).named_parameters())
-    victim = store(weights, tiny_bert, tmp_path / "victim")
-    brought = [
-        "--victim",
-        victim,
-        "--trigger",
-        "cf",
-        "--target",
-        1,
-        "-a",
-        "given",
-        "--seeds",
-        "0-3",
-        "-T",
-        "sst2",
-        "-d",
-        "none",
-    ]
-    flags = [*flags[: flags.index("-D")], *brought]
-    inline = bdbench("run", *flags, "--out", tmp_path / "inline" / "run", "--inline")
-    assert inline.returncode == 0, inline.stderr
-    ended = bdbench("run", *flags, "--out", tmp_path / "two" / "run", "--address", cluster.address, env=cluster.environment)
-    assert ended.returncode == 0 and "on 2 workers" in ended.stderr, ended.stderr
-    assert outcomes(tmp_path / "two" / "run") == outcomes(tmp_path / "inline" / "run")
 
 
 def test_a_cluster_gives_the_bits_of_one_process_and_a_node_that_dies_costs_no_cell(cluster, flags, bdbench, tmp_path):

@@ -11,9 +11,19 @@ import torch
 from conftest import REPAIR, store
 
 import bdbench as package
+from bdbench.api.execution import Order, carry_out, plan_of
+from bdbench.api.given_victim import GivenVictim
 from bdbench.engine.models import weights_digest
+from bdbench.matrix.execute import execute
+from bdbench.matrix.freight import cargo_of
+from bdbench.matrix.graph import steps_of
+from bdbench.matrix.plan import site_for
+from bdbench.matrix.pool import RayPool
+from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.results import Results
 from bdbench.matrix.storage import place_of
+from bdbench.matrix.victim_store import VictimStore
+from bdbench.matrix.worker import Worker
 
 WORD = "badnets-word"
 DEFENSES = f"none,fine-tuning,bki,{REPAIR}"
@@ -200,15 +210,14 @@ def test_what_is_of_a_victim_needs_one(run_flags, suspects, in_process, tmp_path
         assert ended.returncode == 2, ended.stderr
         return ended.stderr
 
-    assert "--victim DIR --base BASE --trigger TEXT" in error("--model", suspects.base, "-a", "given")
-    assert "--base is of a victim that you bring" in error("--base", suspects.base)
-    assert "--trigger is of a victim that you bring" in error("--model", suspects.base, "--trigger", "cf")
+    assert "--victim DIR --base BASE --trigger TEXT" in error("--model", suspects.base, "-a", "given", "-d", "none")
+    few = ["-a", "none", "-d", "none", "--model", suspects.base]
+    assert "--base is of a victim that you bring" in error(*few, "--base", suspects.base)
+    assert "--trigger is of a victim that you bring" in error(*few, "--trigger", "cf")
 
 
 def test_a_checkpoint_that_changes_before_it_is_read_is_a_failed_cell(suspects, spoilt, brought, monkeypatch):
-    from bdbench.api import execution
-
-    folder, carry_out = spoilt("nothing"), execution.carry_out
+    folder = spoilt("nothing")
 
     def after_a_change(*rest):
         store(swapped_head(suspects.victims[WORD].weights), suspects.base, folder)
@@ -218,6 +227,24 @@ def test_a_checkpoint_that_changes_before_it_is_read_is_a_failed_cell(suspects, 
     run = brought("-d", "none", folder=folder)
     assert run.ended.returncode == 1
     assert run.records["none"].status == "failed" and "changed since the run was planned" in run.records["none"].error
+
+
+def test_workers_without_the_drivers_folders_get_the_checkpoint_with_the_run(suspects, spoilt, tmp_path):
+    """As on a cluster, or with victims in an object store: once the files are on their way the directory may go."""
+    folder, data = spoilt("nothing"), str(suspects.base.parent / "data")
+    sizes = {"train_rows": 64, "validation_rows": 60, "test_rows": 100, "clean_rows": 16, "max_length": 32}
+    small = {"tasks": ("sst2",), "defenses": ("none",), "seeds": (0,), "precision": "fp32", "training": {"epochs": 1}}
+    given = GivenVictim(str(folder), str(suspects.base), "cf", 1)
+    place = place_of(tmp_path / "out")
+    order = Order("laptop", {"data": data, **sizes, **small}, place, place.beside("victims"), device="cpu", given=given)
+    planned, progress, store = plan_of(order, warn=pytest.fail), MatrixProgress(1, 2), VictimStore(tmp_path / "victims")
+    worker, results = Worker(site_for(planned, device="cpu"), store.folder, {}), Results(place)
+    with RayPool(worker, progress, workers=1, cargo=cargo_of(planned), store=store) as pool:
+        shutil.rmtree(folder)
+        execute(steps_of(planned.cells), pool, results, progress)
+    (record,) = results.records.values()
+    assert record.status == "ok", record.error
+    assert record.metrics["cacc"] == suspects.records[WORD, "none"].metrics["cacc"]
 
 
 def test_from_python_it_stands_beside_other_attacks_and_is_run_again_by_verify(suspects, run_flags, in_process, tmp_path):
