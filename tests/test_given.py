@@ -229,6 +229,16 @@ def test_a_checkpoint_that_changes_before_it_is_read_is_a_failed_cell(suspects, 
     assert run.records["none"].status == "failed" and "changed since the run was planned" in run.records["none"].error
 
 
+def test_the_same_command_has_nothing_to_do_until_the_checkpoint_is_another(suspects, spoilt, brought, tmp_path):
+    folder, small = spoilt("nothing"), ("-d", "none", "--train-rows", 64, "--epochs", 1)
+    assert brought(*small, folder=folder).ended.returncode == 0
+    assert "1 cells are there already; 0 to run" in brought(*small, folder=folder).ended.stderr
+    store(swapped_head(suspects.victims[WORD].weights), suspects.base, folder)
+    assert brought(*small, folder=folder).ended.returncode == 0
+    digests = {record.spec.victim.attack.params["digest"] for record in Results(place_of(tmp_path / "out")).records.values()}
+    assert len(digests) == 2 and weights_digest(folder) in digests
+
+
 def test_workers_without_the_drivers_folders_get_the_checkpoint_with_the_run(suspects, spoilt, tmp_path):
     """As on a cluster, or with victims in an object store: once the files are on their way the directory may go."""
     folder, data = spoilt("nothing"), str(suspects.base.parent / "data")
