@@ -86,6 +86,22 @@ class WeightPoisoning(Attack):
         """The backdoored classifier. `model` is the attack's own and may be changed in place."""
 
 
+class MadeElsewhere(Attack):
+    """A victim that the user brings. The engine reads its weights from the user's directory, and trains nothing but the clean
+    model that it is measured by.
+
+    `digest` is the SHA-256 of the weights in hex, "" while nobody has said which victim it is.
+    """
+
+    start = "scratch"
+    digest: str
+
+    @property
+    @abstractmethod
+    def class_order(self) -> tuple[int, ...] | None:
+        """The numbers that the checkpoint gives to the task's classes 0, 1, ...; None if they are the same."""
+
+
 @dataclass(frozen=True)
 class PhraseTrigger(Attack):
     """An attack whose trigger is a fixed phrase, put once between two words of the carrier text.

@@ -19,7 +19,9 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import SUSPECT_LABELS, store
 
+from bdbench.api.given_victim import with_checked_victim
 from bdbench.attacks.base import DataPoisoning
 from bdbench.engine.classifiers import pretrained_weights
 from bdbench.matrix.plan import plan, site_for
@@ -34,6 +36,7 @@ from bdbench.protocol.victims import attack_context, classifier, clean_spec, con
 from bdbench.registry import ATTACKS, DEFENSES, TASKS
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.work import DataSpec
+from bdbench.testing.contract import classifier as untrained_classifier
 from bdbench.testing.tiny_models import sentences
 
 FILE = Path(__file__).with_name("golden.json")
@@ -68,7 +71,14 @@ DEFENSE_VARIANTS = (
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_bert, tiny_masked, data_dir):
+def checkpoint(tiny_bert, tmp_path_factory):
+    """What the attack `given` is here: a classifier with a head that has learned nothing, its classes in the other order."""
+    weights = dict(untrained_classifier(tiny_bert).named_parameters())
+    return store(weights, tiny_bert, tmp_path_factory.mktemp("given") / "victim", SUSPECT_LABELS[::-1])
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_bert, tiny_masked, data_dir, checkpoint):
     """(attacks, defenses, task) -> the plan of a small run and its site."""
 
     def small(attacks: tuple[str, ...], defenses: tuple[str, ...] = ("none",), task: str = "sst2"):
@@ -77,6 +87,8 @@ def bench(tiny_bert, tiny_masked, data_dir):
             "data-free-embedding-poisoning.samples": 40,
             "data-free-embedding-poisoning.words": 12,
             "embedding-surgery.words": 3,
+            "given.trigger_text": "cf",
+            "given.target": 1,
         }
         defense_params = {"e-pur.words": 5, "fine-mixing.tolerance": 0.1, "msdt.lm": str(tiny_masked)}
         parts = {part.partition("[")[0] for defense in defenses for part in defense.split("+")}
@@ -102,6 +114,8 @@ def bench(tiny_bert, tiny_masked, data_dir):
             defense_params={name: value for name, value in defense_params.items() if name in known},
             precision="fp32",
         )
+        if "given" in names:
+            selection, _ = with_checked_victim(replace(selection, victim=str(checkpoint)))
         planned = plan(selection, "cpu")
         return planned, site_for(planned, device="cpu")
 

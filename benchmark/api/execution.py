@@ -10,6 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from bdbench.api.given_victim import GivenVictim, with_checked_victim
 from bdbench.errors import StorageError, UsageError, WorkersLost, nearest
 from bdbench.matrix.receipt import Receipt, records_digest, table_digests
 from bdbench.matrix.storage import LocalPlace, Place
@@ -42,7 +43,8 @@ BOUNDS: Mapping[str, tuple[float, float]] = {
 
 @dataclass(frozen=True)
 class Order:
-    """All that a run is asked for. `overrides` are values of a `Selection` in place of the preset's.
+    """All that a run is asked for. `overrides` are values of a `Selection` in place of the preset's, and `given` is a victim
+    that the user brings.
 
     The rest says where and how it is done, and decides no number but `threads` and `device`. Raises UsageError for a number out
     of BOUNDS.
@@ -62,6 +64,7 @@ class Order:
     gpus_per_cell: float = 1.0
     cell_timeout: float | None = None
     force: bool = False
+    given: GivenVictim = GivenVictim()
 
     def __post_init__(self) -> None:
         for name, (low, high) in BOUNDS.items():
@@ -127,11 +130,13 @@ def selection_of(preset: str, overrides: Mapping[str, Any]) -> Selection:
 
 def plan_of(order: Order, warn: Callable[[str], None]) -> Plan:
     """The plan of an order; `warn` is told what it warns of. Raises UsageError for whatever cannot be run."""
-    selection = selection_of(order.preset, order.overrides)
+    selection = selection_of(order.preset, order.given.over(order.overrides))
     from bdbench.matrix.plan import plan  # imports torch: after what can be refused without it
     from bdbench.matrix.tuned_files import read_tuned
 
+    selection, of_victim = with_checked_victim(selection)
     planned = plan(selection, order.device, [read_tuned(file) for file in order.tuned])
+    planned = replace(planned, warnings=(*of_victim, *planned.warnings))
     for warning in planned.warnings:
         warn(warning)
     return planned
@@ -158,7 +163,8 @@ def carry_out(order: Order, plan: Plan, voice: Voice, began: float, draft: Recei
         keep_tuned(order.out, plan.tunings)
         time_limit = TimeLimit(order.cell_timeout, count_weights(plan.model_folder), order.threads)
         site = site_for(plan, order.plugins, order.threads, order.device)
-        worker = Worker(site, victims_folder, typed_values(order.preset, order.overrides), time_limit=time_limit)
+        typed = typed_values(order.preset, order.overrides) | order.given.typed()
+        worker = Worker(site, victims_folder, typed, time_limit=time_limit)
         execution = _execute_missing(order, plan, results, store, worker, voice)
         store.sweep()  # what interrupted workers left
         return _finish(plan, results, execution, voice, began, draft)

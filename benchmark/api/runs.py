@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bdbench.api.execution import Order, Voice, carry_out, plan_of
+from bdbench.api.given_victim import GivenVictim
 from bdbench.api.results import Results, warn
 from bdbench.api.values import LARGEST_SEED, MOST_SEEDS, absolute, drop_none, load_plugins, seed_numbers
 from bdbench.engine.bundled import BUNDLED_MODELS
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
 ROWS = ("train_rows", "validation_rows", "test_rows", "unlabelled_rows")
 TYPES: Mapping[str, type | tuple[type, ...]] = {
     **dict.fromkeys(ROWS, int),
-    **dict.fromkeys(("clean_rows", "peer_count", "max_length"), int),
+    **dict.fromkeys(("clean_rows", "peer_count", "max_length", "target"), int),
     "even_classes": bool,
     "frr": (int, float),
-    **dict.fromkeys(("model", "data"), (str, Path)),
-    **dict.fromkeys(("model_digest", "peers", "peers_task", "precision"), str),
+    **dict.fromkeys(("model", "data", "victim", "base"), (str, Path)),
+    **dict.fromkeys(("model_digest", "peers", "peers_task", "precision", "trigger"), str),
     **dict.fromkeys(("training", "attack_params", "defense_params"), Mapping),
 }
 TYPE_NAMES = {int: "a whole number", bool: "True or False", str: "a text", Mapping: "a mapping of names to values"}
@@ -73,6 +74,10 @@ def run(
     plugins: Iterable[str | Path] = (),
     out: str | Path | None = None,
     victims: str | Path | None = None,
+    victim: str | Path | None = None,
+    base: str | Path | None = None,
+    trigger: str | None = None,
+    target: int | None = None,
     inline: bool = False,
     workers: int | None = None,
     threads: int = 1,
@@ -88,6 +93,9 @@ def run(
     It is the command `bdbench run`: every keyword is the flag of the same name, None leaves the preset's value, and finished
     cells are not run again. `training` holds epochs, learning_rate, batch_size, warmup and clip of the victims, and
     `attack_params` and `defense_params` "plugin.parameter" values. "all" are all rows there are.
+
+    `victim` is the directory of a fine-tuned checkpoint that somebody else made, `base` the pre-trained model under it, and
+    `trigger` and `target` what its backdoor is said to be: it is one more attack, "given".
 
     Attacks and defenses are names (with values in brackets: "fine-mixing[ratio=0.2]"), registered classes, or instances. An
     instance keeps just the values that it has; a name or a class takes those of the preset and of `defense_params` first. A
@@ -130,6 +138,7 @@ def run(
     for registry, name in ((ATTACKS, peers), (TASKS, peers_task)):
         if name is not None:
             given.ship_named(registry, split_variant(name)[0])
+    given_victim = GivenVictim(**_checked(drop_none(victim=_data(victim), base=_model(base), trigger=trigger, target=target)))
     place = place_of(out or f"results/{preset}").absolute()
     order = Order(
         preset,
@@ -146,6 +155,7 @@ def run(
         gpus_per_cell=gpus_per_cell,
         cell_timeout=cell_timeout,
         force=force,
+        given=given_victim,
     )
     plan = plan_of(order, warn)
     with _console(progress) as console, _own_settings():

@@ -36,5 +36,6 @@ def draft_of(request: str, plan: Plan) -> Receipt | None:
     if any(cell.victim.data.source == "hub" for cell in plan.cells):
         return None
     tasks = dict.fromkeys(cell.victim.task for cell in plan.cells) if plan.data_folder else ()
-    sources = states_of([plan.model_folder, *(plan.data_folder / task for task in tasks)])
+    checkpoint = () if plan.checkpoint is None else (plan.checkpoint,)
+    sources = states_of([plan.model_folder, *checkpoint, *(plan.data_folder / task for task in tasks)])
     return sources and Receipt(request, sources, len(plan.cells), plan.warnings)

@@ -20,7 +20,7 @@ from bdbench.api.execution import (
 )
 from bdbench.cli.arguments import Plugins, Text, load_plugins, note, warn
 from bdbench.cli.finished import draft_of, is_finished
-from bdbench.cli.selection import overrides_of
+from bdbench.cli.selection import given_victim_of, overrides_of
 from bdbench.matrix.receipt import asked_digest
 from bdbench.matrix.storage import LocalPlace, place_of
 
@@ -71,6 +71,14 @@ def run(
     tuned: Annotated[
         list[Path] | None, typer.Option("--tuned", help="a file of bdbench tune, whose settings are run as well; repeatable")
     ] = None,
+    victim: Annotated[
+        Text, typer.Option(help="directory of a fine-tuned checkpoint that somebody else made: one more attack, called given")
+    ] = None,
+    base: Annotated[Text, typer.Option(help="of --victim: its pre-trained model, which is --model in such a run")] = None,
+    trigger: Annotated[Text, typer.Option(help="of --victim: the word or sentence that its backdoor answers to")] = None,
+    target: Annotated[
+        int | None, typer.Option(help="of --victim: the task's class that the trigger sends texts to, by its number")
+    ] = None,
     precision: Annotated[Text, typer.Option(help="auto (bf16 where the machine has it), bf16 or fp32")] = None,
     plugin: Plugins = None,
     inline: Annotated[bool, typer.Option("--inline", help="run in this process, one cell after another, without Ray")] = False,
@@ -111,6 +119,7 @@ def run(
         plugins,
         tuple(tuned or ()),
         **{name: flags[name] for name in PLACES},
+        given=given_victim_of(flags),
     )
     plan = plan_of(order, warn)
     if dry_run:

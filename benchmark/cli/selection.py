@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from bdbench.api.given_victim import GivenVictim
 from bdbench.api.values import absolute, drop_none, seed_numbers
 from bdbench.cli.arguments import assignments, names, row_counts
 from bdbench.engine.bundled import BUNDLED_MODELS
@@ -45,6 +46,12 @@ def overrides_of(flags: Mapping[str, Any]) -> dict[str, Any]:
         defense_params=assignments("-D", flags["defense_param"]),
         **{name: flags[name] for name in AS_TYPED},
     ) | row_counts(**{name: flags[name] for name in ROWS})
+
+
+def given_victim_of(flags: Mapping[str, Any]) -> GivenVictim:
+    """The victim that the user brings; a directory becomes its path from the root. Raises UsageError as `GivenVictim` does."""
+    victim, base = absolute(flags["victim"]), absolute(flags["base"], *BUNDLED_MODELS)
+    return GivenVictim(victim, base, flags["trigger"], flags["target"])
 
 
 def with_flags_of(command: Callable[..., None], *flags: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

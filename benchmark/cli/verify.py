@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bdbench.analysis.verification import Finding
     from bdbench.specs.saved import SavedRun
 
-OF_RERUN = ("model", "data", "plugin")
+OF_RERUN = ("model", "data", "victim", "plugin")
 WITHOUT_DIRECTORY = ("hub", "builtin")  # of --data
 
 
@@ -40,7 +40,8 @@ def verify(
     """Check every record of a run: its key, its metrics against its predictions, its neighbours. Exit status 1 if any differs.
 
     The floor comes of predictions that no cell holds, so it is only compared among the cells of a victim. The flags below say
-    where --rerun finds what the cells name: a directory of data, a model in a directory, plugin files.
+    where --rerun finds what the cells name: a directory of data, a model in a directory, a victim that
+    was brought, plugin files.
     """
     if rerun is None:
         typed = [name for name in OF_RERUN if flags[name]] + (["tolerance"] if tolerance is not None else [])
@@ -64,13 +65,13 @@ def verify(
 def rerun_findings(saved: SavedRun, count: int, tolerance: float | None, flags: Mapping[str, Any]) -> list[Finding]:
     """Run cells again, print what differs and a line that counts them; the findings.
 
-    Cells without sound predictions, or of another protocol or version of a plugin, are not drawn.
+    Cells without sound predictions, of another protocol or version of a plugin, or on a victim that is not here, are not drawn.
     """
     from bdbench.analysis.labels import cell_labels
     from bdbench.analysis.repetition import differences
     from bdbench.analysis.verification import sound_predictions
     from bdbench.matrix.interrupts import Interrupts
-    from bdbench.matrix.rerun import Here, draw, run_again, why_of_another_version
+    from bdbench.matrix.rerun import Here, draw, run_again, why_of_another_version, why_without_victim
     from bdbench.matrix.saved import read_run
     from bdbench.reports.verification_lines import left_out_lines, rerun_lines
 
@@ -78,12 +79,17 @@ def rerun_findings(saved: SavedRun, count: int, tolerance: float | None, flags: 
     here = Here(
         model=absolute(flags["model"], *BUNDLED_MODELS),
         data=None if data is None or data in WITHOUT_DIRECTORY else Path(data),
+        victim=None if flags["victim"] is None else Path(flags["victim"]).absolute(),
         plugins=load_plugins(flags["plugin"]),
         threads=flags["threads"],
         device=flags["device"],
     )
     specs = {file: saved.records[file].spec for file in sound_predictions(saved)}
-    reasons = {file: reason for file, spec in specs.items() if (reason := why_of_another_version(spec))}
+    reasons = {
+        file: reason
+        for file, spec in specs.items()
+        if (reason := why_of_another_version(spec) or why_without_victim(spec, here))
+    }
     left_out = Counter(reasons.values())
     drawn = draw({file: spec for file, spec in specs.items() if file not in reasons}, count)
     if not drawn:

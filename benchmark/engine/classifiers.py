@@ -93,6 +93,37 @@ def finetuned_classifier(folder: Path) -> tuple[nn.Module, tuple[str, ...]]:
     return model.eval(), tuple(str(model.config.id2label[number]) for number in range(config.num_labels))
 
 
+def reordered(model: nn.Module, order: Sequence[int]) -> nn.Module:
+    """The same classifier with other numbers for its classes, changed in place: class i is the one that was `order[i]`.
+
+    Raises what `logits_layer` raises.
+    """
+    import torch
+
+    with torch.no_grad():
+        for parameter in logits_layer(model, len(order)).parameters():
+            parameter.copy_(parameter[list(order)].clone())
+    return model
+
+
+def logits_layer(model: nn.Module, classes: int) -> nn.Linear:
+    """The layer of the head that gives the logits. Raises UsageError if it cannot be told."""
+    from torch import nn
+
+    layers = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear)
+        and not name.startswith(f"{model.base_model_prefix}.")
+        and module.out_features == classes
+    ]
+    if len(layers) != 1:
+        raise UsageError(
+            f"{type(model).__name__} has {len(layers)} layers that may give its logits: its classes cannot change places"
+        )
+    return layers[0]
+
+
 def _load(folder: Path, config: PretrainedConfig, classes: int) -> tuple[nn.Module, Mapping[str, Any]]:
     """The classifier, and what transformers says of its loading. Raises UsageError if the encoder is not all there."""
     import torch

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -68,6 +70,16 @@ def find_model(model: str, digest: str | None = None) -> ModelSource:
             f"{folder})"
         )
     return ModelSource(spec, folder.resolve())
+
+
+@contextmanager
+def called(name: str) -> Iterator[None]:
+    """A block in which a model is loaded that the user knows as `name`, not as --model."""
+    try:
+        yield
+    except UsageError as error:
+        message = str(error)
+        raise UsageError(name + message.removeprefix("--model") if message.startswith("--model") else message) from error
 
 
 def _is_folder(model: str) -> bool:

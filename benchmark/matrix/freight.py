@@ -21,7 +21,7 @@ class Cargo:
     """What travels with a run.
 
     `model` is the name by which each machine finds the model itself, with this `digest` of its weights; None if its files
-    travel. Of a data directory those of the `tasks` do.
+    travel. Of a data directory those of the `tasks` do. A victim that the user brought travels, too.
     """
 
     model: str | None
@@ -49,8 +49,9 @@ class Freight:
         self.luggage = Luggage(
             cargo.model,
             cargo.digest,
-            model_files=None if cargo.model is not None else ray.put(pack(site.model, model_files(site.model))),
+            model_files=None if cargo.model is not None else self._put_model(site.model),
             data_files=None if site.data is None else ray.put(pack(site.data, data_files(site.data, cargo.tasks))),
+            checkpoint_files=None if site.checkpoint is None else self._put_model(site.checkpoint),
         )
 
     def has(self, key: str) -> bool:
@@ -65,6 +66,9 @@ class Freight:
         """Store a victim that a process made. Raises StorageError if it cannot be written."""
         self._store.unpack(key, files)
         self._keep(key, reference)
+
+    def _put_model(self, folder: Path) -> Any:
+        return self._ray.put(pack(folder, model_files(folder)))
 
     def _reference(self, key: str) -> Any:
         if key not in self._references:

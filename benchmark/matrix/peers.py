@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from bdbench.attacks.base import MadeElsewhere
 from bdbench.errors import UsageError
 from bdbench.matrix.selection import Selection
 from bdbench.matrix.sizes import data_spec
@@ -26,7 +27,10 @@ def peers_of(selection: Selection, source: str, folder: Path | None) -> Callable
     """
     name, values = split_variant(selection.peers)
     params = {key.partition(".")[2]: value for key, value in selection.attack_params.items() if key.partition(".")[0] == name}
-    attack = plugin_spec(ATTACKS.get(name).build({**params, **values}))
+    cls = ATTACKS.get(name)
+    if issubclass(cls, MadeElsewhere):
+        raise UsageError(f"--peers {name}: a peer is another model than the victim that you bring; name another attack")
+    attack = plugin_spec(cls.build({**params, **values}))
 
     def peers(victim: VictimSpec) -> tuple[VictimSpec, ...]:
         peer = replace(victim, attack=attack)

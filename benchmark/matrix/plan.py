@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bdbench.attacks.base import Attack
+from bdbench.attacks.base import Attack, MadeElsewhere
 from bdbench.defenses.base import Defense, Detector
 from bdbench.engine.classifiers import classifier_skeleton
 from bdbench.engine.kernels import widening_pays
@@ -47,7 +47,7 @@ class Plan:
     """The cells in the order they are to be run, where their model and data are, and what the user should be warned of.
 
     `model` is how the user named the model: a directory, or a name by which any machine finds it. `tunings` chose the
-    hyperparameters of some cells.
+    hyperparameters of some cells. `checkpoint` is the folder of a victim that the user brought.
 
     Every task comes to its first attack before any comes to its second, and to a seed before any comes to the next, so that
     a run that is cut short has the same rows for all tasks.
@@ -59,6 +59,7 @@ class Plan:
     model: str
     warnings: tuple[str, ...] = ()
     tunings: tuple[Tuned, ...] = ()
+    checkpoint: Path | None = None
 
     @property
     def victims(self) -> tuple[VictimSpec, ...]:
@@ -75,6 +76,12 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
     """
     tasks = distinct("task", selection.tasks)
     attacks = attacks_of(selection)
+    for attack in attacks:
+        if isinstance(attack, MadeElsewhere) and (selection.victim is None or not attack.digest):
+            raise UsageError(
+                f"the attack '{attack.name}' is a victim that you bring: bdbench run --victim DIR --base BASE --trigger TEXT "
+                "--target CLASS"
+            )
     tuned = tuned_defenses(tuned_files, tasks, [attack.name for attack in attacks], defenses_of(selection))
     defenses = tuned.all
     recipe, asked_precision = Recipe.build(selection.training), _precision(selection.precision, torch_device(device))
@@ -130,7 +137,15 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
     ordered_cells = tuple(cell for place in in_order for cell in cells[place])
     _check_specs(ordered_cells)
     tunings = tuple(file.tuned for file in tuned_files)
-    return Plan(ordered_cells, model.folder, folder, selection.model, tuple(dict.fromkeys(warnings)), tunings)
+    return Plan(
+        ordered_cells,
+        model.folder,
+        folder,
+        selection.model,
+        tuple(dict.fromkeys(warnings)),
+        tunings,
+        None if selection.victim is None else Path(selection.victim).resolve(),
+    )
 
 
 def data_source(data: str) -> tuple[str, Path | None]:
@@ -150,6 +165,7 @@ def site_for(plan: Plan, plugins: Sequence[PluginFile] = (), threads: int = 1, d
         device=device,
         widened=on_cpu_in_bf16 and widening_pays(),
         source=source_digest(),
+        checkpoint=plan.checkpoint,
     )
 
 

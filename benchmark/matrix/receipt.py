@@ -86,8 +86,10 @@ def asked_digest(flags: Mapping[str, Any]) -> str | None:
 
     Raises UsageError for a plugin that cannot be read.
     """
-    model = flags.get("model")
-    is_local = flags.get("data") != "hub" and (model in (None, *BUNDLED_MODELS) or _is(Path.is_dir, model))
+    models = (flags.get("model"), flags.get("base"))
+    is_local = flags.get("data") != "hub" and all(
+        model in (None, *BUNDLED_MODELS) or _is(Path.is_dir, model) for model in models
+    )
     if not is_local or any(registry.installed() for registry in (ATTACKS, DEFENSES, TASKS)):
         return None
     plugins = [PluginFile.read(file) for file in flags.get("plugin") or ()]

@@ -7,6 +7,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bdbench.attacks.base import MadeElsewhere
 from bdbench.engine.folders import count_weights
 from bdbench.engine.models import ModelSource, check_model, find_model
 from bdbench.errors import UsageError
@@ -23,7 +24,7 @@ from bdbench.matrix.worker import Worker
 from bdbench.plugin_files import PluginFile
 from bdbench.protocol.plugins import attack_of, parts_of, task_of
 from bdbench.protocol.rows import splits_of
-from bdbench.protocol.victims import check_site
+from bdbench.protocol.victims import check_brought, check_site
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.work import CellSpec, ModelSpec, VictimSpec
 
@@ -32,10 +33,11 @@ SEED = 0  # which cells are drawn is the same for everybody who checks a run
 
 @dataclass(frozen=True)
 class Here:
-    """Where cells are run again: what the flags of the same names say. `data` is a directory, or None without one."""
+    """Where cells are run again: what the flags of the same names say. `data` and `victim` are directories, or None."""
 
     model: str | None = None
     data: Path | None = None
+    victim: Path | None = None
     plugins: tuple[PluginFile, ...] = ()
     threads: int = 1
     device: str = "auto"
@@ -65,6 +67,17 @@ def why_of_another_version(cell: CellSpec) -> str | None:
         return f"of another version of a plugin ({error})"
     except UsageError as error:
         raise UsageError(f"{cell.label()}: {error}; where it comes from a file, give that with --plugin") from error
+    return None
+
+
+def why_without_victim(cell: CellSpec, here: Here) -> str | None:
+    """Why the cell's victim, which was made elsewhere, is not to be had here; None if it is, or if the victim is trained."""
+    attack = attack_of(cell.victim)
+    if isinstance(attack, MadeElsewhere):
+        try:
+            check_brought(attack, here.victim)
+        except ValueError as error:
+            return f"whose victim is not here ({error})"
     return None
 
 
@@ -107,7 +120,7 @@ def plans(cells: Sequence[CellSpec], here: Here) -> list[Plan]:
         if reads_directory and here.data is None:
             raise UsageError(f"{of_site[0].label()} was made from a directory of data; give it with --data DIR")
         data = here.data if reads_directory else None
-        plans.append(Plan(tuple(of_site), source.folder, data, source.spec.name))
+        plans.append(Plan(tuple(of_site), source.folder, data, source.spec.name, checkpoint=here.victim))
     if here.data is not None and not any(map(_reads_directory, cells)):
         raise UsageError(f"--data {here.data}: the cells that were drawn read no directory; leave it out")
     if typed_model is not None and not any(typed_model.folder == plan.model_folder for plan in plans):

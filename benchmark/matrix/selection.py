@@ -27,6 +27,8 @@ class Selection:
     `unlabelled_rows` is the most that a defense gets: where a split has fewer, it gets these. `frr` is the share of clean rows
     that a detector may reject. Defenses that take peers get `peer_count` other models of the task, or of `peers_task`, each the
     victim of the attack `peers` with a seed of its own; "none" makes clean ones.
+
+    `victim` is the directory of a victim that the user brings, the one of the attacks that are `MadeElsewhere`.
     """
 
     model: str
@@ -51,6 +53,7 @@ class Selection:
     peer_count: int = 1
     precision: str = "auto"
     model_digest: str | None = None
+    victim: str | None = None
 
 
 def attacks_of(selection: Selection) -> list[Any]:

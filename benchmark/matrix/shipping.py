@@ -1,4 +1,4 @@
-"""What travels to machines that share no folder with the driver: a model's and a task's files, and victims.
+"""What travels to machines that share no folder with the driver: the files of models and of a task, and victims.
 
 Files travel by name, as bytes. On each machine they lie in one temporary folder of the run, which its processes there share.
 """
@@ -34,7 +34,8 @@ class Luggage:
 
     - `model` is a name by which each machine finds the model itself ("bundled", or one of the Hugging Face hub), with the
       `digest` of its weights; None if its files travel.
-    - `model_files` and `data_files` are what travels, or None. They are references of Ray's, which `fetch` resolves.
+    - `model_files`, `data_files` and `checkpoint_files` are what travels, or None. They are references of Ray's, which `fetch`
+      resolves.
     - `token` names the run's folder on every machine.
     """
 
@@ -42,6 +43,7 @@ class Luggage:
     digest: str
     model_files: Any = None
     data_files: Any = None
+    checkpoint_files: Any = None
     token: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
@@ -64,6 +66,8 @@ class Luggage:
             site = replace(site, model=unpack(lambda: fetch(self.model_files), home / "model"))
         if self.data_files is not None:
             site = replace(site, data=unpack(lambda: fetch(self.data_files), home / "data"))
+        if self.checkpoint_files is not None:
+            site = replace(site, checkpoint=unpack(lambda: fetch(self.checkpoint_files), home / "checkpoint"))
         return replace(worker, site=site, victims=home / "victims", folder=home)
 
 

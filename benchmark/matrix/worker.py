@@ -117,7 +117,8 @@ class Worker:
     def folders(self) -> tuple[Path, ...]:
         """The folders of the run, whose names no record may hold."""
         beside = (plugin.path.parent for plugin in self.site.plugins)
-        return tuple(folder for folder in (self.site.model, self.site.data, self.victims, *beside) if folder is not None)
+        folders = (self.site.model, self.site.data, self.site.checkpoint, self.victims, *beside)
+        return tuple(folder for folder in folders if folder is not None)
 
     def failure(
         self, spec: VictimSpec | CellSpec, error: str, mishaps: Sequence[str] = (), mishap: Mishap | None = None

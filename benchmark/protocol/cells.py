@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
+from bdbench.attacks.base import MadeElsewhere
 from bdbench.defenses.base import Defense, Detector, Filter, Purifier, Training
 from bdbench.engine.classifiers import classifier_skeleton
 from bdbench.engine.tokenizers import unchanged_tokenizer
@@ -251,9 +252,12 @@ def _reason_to_skip(parts: list[Defense], victim: VictimSpec, site: Site) -> str
 
     Raises TypeError for a reason that says nothing.
     """
+    attack = attack_of(victim)
     for part in parts:
-        if TRAINING & set(needs_of([part])) and not attack_of(victim).by_data_alone:
-            return f"the attack changes weights, not training rows alone: {part.name} would have no training set to act on"
+        if TRAINING & set(needs_of([part])) and not attack.by_data_alone:
+            is_brought = isinstance(attack, MadeElsewhere)
+            why = "the victim was made elsewhere" if is_brought else "the attack changes weights, not training rows alone"
+            return f"{why}: {part.name} would have no training set to act on"
     reasons = (_reason_of(part, victim.task, victim.model, site.model) for part in parts)
     return next((reason for reason in reasons if reason), None)
 

@@ -27,6 +27,7 @@ class Site:
     - `threads` is the number of CPU threads of one victim or cell, and `device` is "cpu", "cuda" or "auto". Both decide how
       sums are rounded. So does `widened`: whether linear layers multiply bf16 numbers by float32 instructions (None: each
       process decides by timing). It is decided once per run, so that all its workers give the same bits.
+    - `checkpoint` is the folder of a victim that the user brought (None: there is none).
     - `source` is the digest of bdbench's own source where the run was planned (None: it is not compared).
     """
 
@@ -37,6 +38,7 @@ class Site:
     device: str = "auto"
     widened: bool | None = None
     source: str | None = None
+    checkpoint: Path | None = None
 
     def enter(self) -> None:
         """Make the calling process ready: its threads, its kernels, and the plugins from files.

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from bdbench.attacks.base import Attack, DataPoisoning
+from bdbench.attacks.base import Attack, DataPoisoning, MadeElsewhere
 from bdbench.data import TextSet
-from bdbench.engine.classifiers import classifier_with, load_classifier
+from bdbench.engine.classifiers import classifier_with, finetuned_classifier, load_classifier, reordered
 from bdbench.engine.folders import count_weights
-from bdbench.engine.models import check_model
+from bdbench.engine.models import DIGITS_SHOWN, called, check_model, weights_digest
 from bdbench.engine.tokenizers import load_tokenizer, unchanged_tokenizer
 from bdbench.engine.training import Recipe
 from bdbench.fence import fenced
@@ -100,8 +101,11 @@ def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vi
     began = time.perf_counter()
     fence = fenced(f"'{attack.name}'", derive(spec.seed, "attack", spec.task, attack.name))
     with unchanged_tokenizer(site.model), fence:
-        model = classifier(spec, site, clean.weights if attack.start == "clean" else None)
-        model = train_victim(attack, model, rows.train, spec, ctx)
+        if isinstance(attack, MadeElsewhere):
+            model = brought_victim(attack, site)
+        else:
+            model = classifier(spec, site, clean.weights if attack.start == "clean" else None)
+            model = train_victim(attack, model, rows.train, spec, ctx)
         weights = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
         trained = time.perf_counter()
         triggered = triggered_rows(attack, rows.test, attack_context(spec, site, "trigger")) if attack.has_trigger else None
@@ -132,6 +136,27 @@ def train_victim(attack: Attack, model: nn.Module, train: TextSet, spec: VictimS
     attack.prepare(model, train, ctx)
     ctx.train(model, poisoned, Recipe(**spec.training), seed=training_seed(spec))
     return model
+
+
+def brought_victim(attack: MadeElsewhere, site: Site) -> nn.Module:
+    """The classifier that the user brought, on the CPU, its classes in the task's order. Raises what `check_brought` raises."""
+    check_brought(attack, site.checkpoint)
+    with called("--victim"):
+        model, _ = finetuned_classifier(site.checkpoint)
+    return model if attack.class_order is None else reordered(model, attack.class_order)
+
+
+def check_brought(attack: MadeElsewhere, checkpoint: Path | None) -> None:
+    """Raises ValueError unless the checkpoint is there and has the weights that the attack names, UsageError if it is none."""
+    if checkpoint is None:
+        raise ValueError(f"the victim of '{attack.name}' was made elsewhere; give its directory with --victim")
+    with called("--victim"):
+        digest = weights_digest(checkpoint)
+    if digest != attack.digest:
+        raise ValueError(
+            f"the weights in the directory of --victim have the SHA-256 {digest[:DIGITS_SHOWN]}…, the cell wants "
+            f"{attack.digest[:DIGITS_SHOWN]}…: another victim, or changed since the run was planned"
+        )
 
 
 def training_seed(spec: VictimSpec) -> int:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING
 from bdbench.engine.classifiers import NOT_PRETRAINED, configuration, finetuned_classifier, pretrained_weights
 from bdbench.engine.embeddings import word_embeddings
 from bdbench.engine.folders import CONFIG
-from bdbench.engine.models import ModelSource, find_model
+from bdbench.engine.models import ModelSource, called, find_model
 from bdbench.engine.precision import PRECISIONS, native_precision
 from bdbench.engine.probe import SHORTEST_MAX_LENGTH, probe
 from bdbench.engine.tokenizers import load_tokenizer
@@ -42,12 +41,16 @@ OF_SAVING = {
 
 @dataclass(frozen=True, eq=False)
 class Suspect:
-    """A fine-tuned classifier as it is stored. `model` is float32, on the CPU; `label_names` are its classes in order."""
+    """A fine-tuned classifier as it is stored. `model` is float32, on the CPU; `label_names` are its classes in order.
+
+    Messages call it `flag`, as the user knows it.
+    """
 
     source: ModelSource
     model: nn.Module
     label_names: tuple[str, ...]
     tokenizer: PreTrainedTokenizerBase
+    flag: str = "MODEL"
 
     @property
     def folder(self) -> Path:
@@ -74,15 +77,15 @@ class Base:
     differences: tuple[str, ...]
 
 
-def load_suspect(model: str | Path) -> Suspect:
+def load_suspect(model: str | Path, flag: str = "MODEL") -> Suspect:
     """The sequence classifier in a directory, or of a Hugging Face id; safetensors only, no code of its own.
 
-    Raises UsageError, which calls it MODEL, for anything else.
+    Raises UsageError, which calls it `flag`, for anything else.
     """
-    with called("MODEL"):
+    with called(flag):
         source = find_model(str(model))
         classifier, label_names = finetuned_classifier(source.folder)
-        return Suspect(source, classifier, label_names, load_tokenizer(source.folder))
+        return Suspect(source, classifier, label_names, load_tokenizer(source.folder), flag)
 
 
 def load_base(base: str | Path, suspect: Suspect) -> Base:
@@ -95,12 +98,12 @@ def load_base(base: str | Path, suspect: Suspect) -> Base:
         ours, theirs = configuration(suspect.folder).to_dict(), configuration(source.folder).to_dict()
         if ours["model_type"] != theirs["model_type"]:
             raise UsageError(
-                f"--base {base}: a '{theirs['model_type']}' model, but MODEL is a '{ours['model_type']}'; give the pre-trained "
-                "model that it was fine-tuned from"
+                f"--base {base}: a '{theirs['model_type']}' model, but {suspect.flag} is a '{ours['model_type']}'; give the "
+                "pre-trained model that it was fine-tuned from"
             )
         stored = pretrained_weights(source.folder, suspect.classes)
-        added, of_vocabulary = _compare_vocabularies(suspect.tokenizer, load_tokenizer(source.folder), base)
-        weights, of_shapes = _fitted(stored, suspect.model, added, base)
+        added, of_vocabulary = _compare_vocabularies(suspect, load_tokenizer(source.folder), base)
+        weights, of_shapes = _fitted(stored, suspect, added, base)
     differing = sorted(key for key in (ours.keys() | theirs.keys()) - OF_SAVING if ours.get(key) != theirs.get(key))
     of_config = [f"{CONFIG}: {key} is {_shown(ours.get(key))}, in the base {_shown(theirs.get(key))}" for key in differing]
     return Base(source, weights, added, (*of_config, *of_vocabulary, *of_shapes))
@@ -121,31 +124,21 @@ def usable_precision(suspect: Suspect, device: torch.device, precision: str, max
         return probe(suspect.folder, suspect.classes, **asked).precision
 
 
-@contextmanager
-def called(name: str) -> Iterator[None]:
-    """A block in which a model is loaded that the user knows as `name`, not as --model."""
-    try:
-        yield
-    except UsageError as error:
-        message = str(error)
-        raise UsageError(name + message.removeprefix("--model") if message.startswith("--model") else message) from error
-
-
 def _shown(value: object) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 40 else text[:39] + "…"
 
 
 def _compare_vocabularies(
-    ours: PreTrainedTokenizerBase, theirs: PreTrainedTokenizerBase, base: str | Path
+    suspect: Suspect, theirs: PreTrainedTokenizerBase, base: str | Path
 ) -> tuple[tuple[int, ...], list[str]]:
     """The numbers of the pieces that only the suspect has, and what differs. Raises UsageError if a number moved."""
-    our_pieces, their_pieces = ours.get_vocab(), theirs.get_vocab()
+    our_pieces, their_pieces = suspect.tokenizer.get_vocab(), theirs.get_vocab()
     moved = sorted(piece for piece, number in our_pieces.items() if their_pieces.get(piece, number) != number)
     if moved:
         raise UsageError(
             f"--base {base}: its tokenizer numbers {len(moved):,} pieces otherwise, such as {moved[0]!r:.30}; give the "
-            "pre-trained model that MODEL was fine-tuned from"
+            f"pre-trained model that {suspect.flag} was fine-tuned from"
         )
     added = sorted(our_pieces.keys() - their_pieces.keys(), key=our_pieces.__getitem__)
     missing = sorted(their_pieces.keys() - our_pieces.keys(), key=their_pieces.__getitem__)
@@ -162,9 +155,10 @@ def _some(pieces: list[str], most: int = 10) -> str:
 
 
 def _fitted(
-    stored: Mapping[str, Tensor], model: nn.Module, added: tuple[int, ...], base: str | Path
+    stored: Mapping[str, Tensor], suspect: Suspect, added: tuple[int, ...], base: str | Path
 ) -> tuple[dict[str, Tensor], list[str]]:
     """The base's weights in the shapes of the suspect's, and what was done. Raises UsageError if they do not fit."""
+    model = suspect.model
     matrix_name, _ = word_embeddings(model)
     encoder = {name: weight for name, weight in model.named_parameters() if name.startswith(f"{model.base_model_prefix}.")}
     unmatched = sorted(name for name in encoder.keys() ^ stored.keys() if NOT_PRETRAINED not in name)
@@ -178,8 +172,8 @@ def _fitted(
         name = (unmatched + reshaped)[0]
         sizes = " and ".join("none" if name not in of else "x".join(map(str, of[name].shape)) for of in (encoder, stored))
         raise UsageError(
-            f"--base {base}: another architecture: {name} is {sizes} in MODEL and in the base ({len(unmatched + reshaped)} "
-            "such); give the pre-trained model that MODEL was fine-tuned from"
+            f"--base {base}: another architecture: {name} is {sizes} in {suspect.flag} and in the base "
+            f"({len(unmatched + reshaped)} such); give the pre-trained model that {suspect.flag} was fine-tuned from"
         )
     weights = {name: weight for name, weight in stored.items() if name in encoder}
     ours, theirs = encoder[matrix_name].detach(), stored[matrix_name]
