@@ -1,7 +1,8 @@
 """The contract of an attack: how the victim comes to be, and what a triggered text looks like.
 
 A data-poisoning attack changes rows and leaves training to the engine. A weight-poisoning attack changes weights. Either kind
-starts from the pre-trained model ("scratch") or from the clean fine-tuned one ("clean"), and says which in `start`.
+starts from the pre-trained model ("scratch") or from the clean fine-tuned one ("clean"), and says which in `start`. A
+victim that was made elsewhere is read, not made.
 """
 
 from __future__ import annotations
@@ -87,8 +88,9 @@ class WeightPoisoning(Attack):
 
 
 class MadeElsewhere(Attack):
-    """A victim that the user brings. The engine reads its weights from the user's directory, and trains nothing but the clean
-    model that it is measured by.
+    """A victim that the user brings: the engine reads its weights from the user's directory.
+
+    Nothing is trained but the clean model that it is measured by.
 
     `digest` is the SHA-256 of the weights in hex, "" while nobody has said which victim it is.
     """

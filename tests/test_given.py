@@ -239,6 +239,17 @@ def test_the_same_command_has_nothing_to_do_until_the_checkpoint_is_another(susp
     assert len(digests) == 2 and weights_digest(folder) in digests
 
 
+def test_what_differs_and_changes_no_number_is_a_warning(suspects, spoilt, brought):
+    folder = rewritten(spoilt("nothing"), hidden_dropout_prob=0.25)
+    run = brought("-a", "badnets-word", "-d", "none,wag", "--dry-run", folder=folder)
+    assert run.ended.returncode == 0, run.ended.stderr
+    assert (
+        "warning: --victim: config.json: hidden_dropout_prob is 0.25, in the base 0.1; the base's is used" in run.ended.stderr
+    )
+    attacks = [line.split(" / ")[1] for line in run.ended.stdout.splitlines()]
+    assert attacks == ["badnets-word", "badnets-word", "given", "given"]
+
+
 def test_workers_without_the_drivers_folders_get_the_checkpoint_with_the_run(suspects, spoilt, tmp_path):
     """As on a cluster, or with victims in an object store: once the files are on their way the directory may go."""
     folder, data = spoilt("nothing"), str(suspects.base.parent / "data")
