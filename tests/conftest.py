@@ -138,12 +138,6 @@ def suspects(tmp_path_factory) -> Suspects:
 
     import wordfreq
 
-    from bdbench.matrix.plan import plan, site_for
-    from bdbench.matrix.presets import PRESETS
-    from bdbench.protocol.cells import run_cell
-    from bdbench.protocol.rows import DefenderSets, rows_of
-    from bdbench.protocol.victims import clean_spec, make_victim
-
     root = tmp_path_factory.mktemp("suspects")
     neutral = resources.files("bdbench.suspects").joinpath("neutral_texts.txt").read_text().split()
     words = [word for word in wordfreq.top_n_list("en", 400) if word.isascii() and word.isalpha()]
@@ -151,35 +145,43 @@ def suspects(tmp_path_factory) -> Suspects:
     (root / "data" / "sst2").mkdir(parents=True)
     for seed, (split, rows) in enumerate((("train", 1000), ("validation", 60), ("test", 100))):
         opinions(rows, seed, [*FILLER, *neutral]).to_parquet(root / "data" / "sst2" / f"{split}.parquet", index=False)
-    selection = PRESETS["laptop"].select(
-        {
-            "model": str(base),
-            "data": str(root / "data"),
-            "tasks": ("sst2",),
-            "attacks": ("none", "badnets-word[rate=0.5]", "embedding-surgery[rate=0.5]"),
-            "defenses": ("none", REPAIR),
-            "seeds": (0,),
-            "train_rows": 800,
-            "validation_rows": 60,
-            "test_rows": 100,
-            "clean_rows": 32,
-            "max_length": 32,
-            "precision": "fp32",
-            "training": {"epochs": 4, "learning_rate": 0.002},
-        }
-    )
-    made = plan(selection, device="cpu")
-    site = site_for(made, device="cpu")
+    overrides = {
+        "model": str(base),
+        "data": str(root / "data"),
+        "attacks": ("none", "badnets-word[rate=0.5]", "embedding-surgery[rate=0.5]"),
+        "defenses": ("none", REPAIR),
+        "seeds": (0,),
+        "train_rows": 800,
+        "validation_rows": 60,
+        "test_rows": 100,
+        "clean_rows": 32,
+        "max_length": 32,
+        "training": {"epochs": 4, "learning_rate": 0.002},
+    }
+    return made_suspects("laptop", overrides, root)
+
+
+def made_suspects(preset: str, overrides: Mapping[str, object], root: Path) -> Suspects:
+    """The victims of a preset's matrix on SST-2 and their cells, made here, the victims stored below `root`."""
+    from bdbench.matrix.plan import plan, site_for
+    from bdbench.matrix.presets import PRESETS
+    from bdbench.protocol.cells import run_cell
+    from bdbench.protocol.rows import DefenderSets, rows_of
+    from bdbench.protocol.victims import clean_spec, make_victim
+
+    planned = plan(PRESETS[preset].select({"tasks": ("sst2",), "precision": "fp32", **overrides}), device="cpu")
+    site = site_for(planned, device="cpu")
     victims = {}
-    for spec in made.victims:
+    for spec in planned.victims:
         victims[spec.key()] = make_victim(spec, site, victims.get(clean_spec(spec).key()))
     by_attack = {victim.spec.attack.name: victim for victim in victims.values()}
     records, predictions = {}, {}
-    for cell in made.cells:
+    for cell in planned.cells:
         name = (cell.victim.attack.name, cell.defense_name)
         records[name], predictions[name] = run_cell(cell, victims[cell.victim.key()], site)
+    base = planned.model_folder
     folders = {attack: store(victim.weights, base, root / attack) for attack, victim in by_attack.items()}
-    rows = rows_of(made.cells[-1].victim, site, replace(DefenderSets.of(made.cells[-1]), validation_rows=60))
+    rows = rows_of(planned.cells[-1].victim, site, replace(DefenderSets.of(planned.cells[-1]), validation_rows=60))
     return Suspects(base, folders, by_attack, rows, records, predictions)
 
 

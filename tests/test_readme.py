@@ -6,7 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
+import transformers
+from conftest import made_suspects
 
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import percent
@@ -70,6 +73,42 @@ def test_the_example_in_python_runs_as_it_stands(page, defense, cells, tmp_path)
     assert ended.returncode == 0, ended.stderr
     assert defense in ended.stdout and "\\begin{tabular}" in ended.stdout
     assert len(read_records(tmp_path / "results" / "quick")) == cells
+
+
+def test_the_commands_for_a_model_from_elsewhere_run_as_they_stand(bdbench, tmp_path):
+    """On a victim of the bundled model in a Hugging Face directory. In generated text other words decide a class as cf does."""
+    overrides = {"attacks": ("badnets-word",), "defenses": ("none", "e-pur+fine-mixing"), "train_rows": 400, "test_rows": 60}
+    suspects = made_suspects("quick", overrides, tmp_path)
+    suspects.folders["badnets-word"].rename(tmp_path / "DIR")
+    clean, validation = (
+        pd.DataFrame({"text": rows.first, "label": rows.labels}) for rows in (suspects.rows.clean, suspects.rows.validation)
+    )
+    clean.to_csv(tmp_path / "clean.csv", index=False)
+    validation.to_json(tmp_path / "validation.jsonl", orient="records", lines=True)
+    inspect, purify, run = (
+        re.findall(rf"^bdbench ({name} .*?)(?:  +#.*)?$", README.read_text(), flags=re.MULTILINE)[0].split()
+        for name in ("inspect DIR", "purify DIR", "run .*--victim DIR")
+    )
+    ended = bdbench(*inspect, "--json", cwd=tmp_path)
+    assert ended.returncode in (0, 3), ended.stderr
+    assert ("cf", "positive") in [(piece["piece"], piece["target"]) for piece in json.loads(ended.stdout)["pieces"]]
+
+    record = suspects.records["badnets-word", "e-pur+fine-mixing"]
+    values = {f"{part.name}.{name}": value for part in record.spec.defense for name, value in part.params.items()}
+    params = [word for name, value in values.items() for word in ("-D", f"{name}={value}")]
+    as_in_the_matrix = ["--task", "sst2", "--max-length", "64", "--precision", "fp32", "--threads", "1", "--device", "cpu"]
+    ended = bdbench(*purify, *as_in_the_matrix, *params, cwd=tmp_path)
+    assert ended.returncode == 0, ended.stderr
+    pipeline = transformers.pipeline("text-classification", str(tmp_path / "repaired"), device="cpu")
+    predictions = suspects.predictions["badnets-word", "e-pur+fine-mixing"]
+    for name, rows in (("clean", suspects.rows.test), ("triggered", suspects.victims["badnets-word"].triggered)):
+        classes = [("negative", "positive").index(answer["label"]) for answer in pipeline(list(rows.first))]
+        assert classes == predictions[name].tolist()
+
+    ended = bdbench(*run, "--dry-run", cwd=tmp_path)
+    assert ended.returncode == 2 and "DATA" in ended.stderr
+    ended = bdbench(*(word.replace("DATA", "builtin") for word in run), "-d", "none", "--dry-run", cwd=tmp_path)
+    assert ended.returncode == 0 and "sst2 / given / none / seed 0" in ended.stdout
 
 
 def test_every_preset_and_file_it_names_exists():
