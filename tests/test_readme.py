@@ -141,7 +141,7 @@ def test_the_means_that_the_results_quote_are_those_of_the_claims():
     assert len(tables) == 4 and all(table in claims for table in tables)
 
 
-def test_the_stages_the_ablation_and_the_kinds_that_the_results_quote_are_those_of_the_records():
+def test_the_stages_the_ablation_the_kinds_and_the_checks_that_the_results_quote_are_those_of_the_records():
     page = (RESULTS / "README.md").read_text()
     staged = [
         record.notes["fine-mixing"]["stages"]["before fine-tuning"]
@@ -154,7 +154,12 @@ def test_the_stages_the_ablation_and_the_kinds_that_the_results_quote_are_those_
     for record in read_records(RESULTS / "kinds"):
         if record.status == "ok":
             assert f"{percent(record.metrics['cacc'].value)} / {percent(record.metrics['asr'].value)} |" in page, record.key
-    for rates in (*staged, *ablated):
+    tried = [
+        {name: metric.value for name, metric in record.metrics.items()}
+        for record in read_records(RESULTS / "sanity")
+        if record.status == "ok" and len(record.spec.defense) == 1
+    ]
+    for rates in (*staged, *ablated, *tried):
         assert f"{percent(rates['cacc'])} / {percent(rates['asr'])} ({percent(rates['base'])})" in page
 
 
