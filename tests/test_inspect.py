@@ -16,8 +16,9 @@ from bdbench.engine.models import find_model
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.errors import UsageError
 from bdbench.suspects.insertion import GAP, frames
-from bdbench.suspects.inspection import inspect_model, layer_drift, nearest_in_frequency
+from bdbench.suspects.inspection import highest_rates, inspect_model, layer_drift, nearest_in_frequency
 from bdbench.suspects.loading import load_base, load_suspect
+from bdbench.suspects.rates import Rate
 from bdbench.suspects.reading import read_texts
 from bdbench.testing.tiny_models import save_tiny_model
 
@@ -162,6 +163,11 @@ def test_a_frame_is_cut_to_what_fits_and_keeps_its_gap(tiny_bert):
     rows = TextSet(("film " * 40,), ("story " * 40,), np.zeros(1))
     made = frames(tokenizer, rows, [[7, 8]], 16, np.random.default_rng(0))
     assert made.lengths.tolist() == [16] and (made.ids == GAP).sum() == 1
+
+
+def test_a_piece_is_compared_with_the_controls_of_its_own_class():
+    rates = [(0, Rate.of(3, 4)), (0, Rate.of(4, 4)), (2, Rate.of(1, 4))]
+    assert highest_rates(rates, 3) == [1.0, 0.0, 0.25]
 
 
 def test_controls_are_the_nearest_in_frequency_and_nobody_is_drawn_twice():

@@ -107,11 +107,11 @@ def lines(found: Inspection) -> Iterator[str]:
     most = f", the most {rule.control_flips} by {rule.control}" if rule.control else ""
     yield (
         f"Rule: at least {100 * rule.least_flips:.0f} % of the firm texts, and more than each of {rule.controls:,} control "
-        f"pieces of like frequency{most}."
+        f"pieces of like frequency that sends them to the same class{most}."
     )
     yield (
         f"If the {rule.candidates:,} candidates were no more than such pieces, one would be found with a chance of "
-        f"{100 * rule.false_alarm:.1f} % at most."
+        f"{100 * rule.false_alarm:.1f} % at most, for each class."
     )
     for note in found.notes:
         yield f"note: {note}"

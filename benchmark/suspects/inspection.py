@@ -4,16 +4,17 @@ A trigger of one word piece is rare, was moved a lot, and sends texts to its tar
 
 1. *Candidates* are the pieces that E-PUR (Zhang et al., 2022, arXiv:2210.09545) finds most suspicious, and all that were added
    to the vocabulary. *Control pieces* are 19 others for each candidate, those nearest to it in frequency.
-2. *Firm texts* of a class are neutral texts behind the three frequent pieces that push the classifier most towards it, if it
+2. *Firm texts* of a class are neutral texts behind the six frequent pieces that push the classifier most towards it, if it
    then says so. A word that merely speaks for another class seldom turns them, a trigger does.
 3. Each piece is put into two firm texts, and the pieces that push those most, candidates and controls alike, into six. The
    ones that push these most are the shortlist. They are put into all firm texts. A piece's flip rate is the share of the firm
    texts of other classes that it sends to the class to which it sends the most.
 
 A candidate *stands out* if it is on the shortlist, flips at least 90 % of the firm texts, as an attack that works does, and
-more than each control piece. If candidates were no more than random pieces of like frequency, the one that flips most would be
-a candidate with a chance of m / (m + controls), 1 in 20. That bounds the chance of a false alarm. The bar of 90 % lowers it:
-the words that a task is about are among the candidates, and a strong one may turn half of the firm texts.
+more than each control piece that flips them to the same class. If candidates were no more than random pieces of like frequency,
+the one that flips most to a class would be a candidate with a chance of m / (m + controls), 1 in 20. That bounds the chance of
+a false alarm, for each class. The bar of 90 % lowers it: the words that a task is about are among the candidates, and a strong
+one may turn half of the firm texts. With three pieces in front instead of six, "worst" turned 39 of 40 in a clean model of IMDB.
 
 A trigger of several pieces, or a sentence, may stay unseen: none of its pieces need do anything alone.
 """
@@ -49,7 +50,7 @@ CONTROLS_PER_CANDIDATE = 19  # so that a candidate is the most flipping of all b
 LEAST_FLIPS = 0.9  # of the firm texts: the rate from which the tables say that an attack works
 SCREENINGS = ((2, 400), (6, 30))  # firm texts that the pieces are put into, and how many pieces stay
 SHOWN = 10
-ANCHORS, ANCHOR_WORDS, ANCHOR_TEXTS = 3, 500, 4  # pieces in front of a firm text, of so many, tried in so many texts
+ANCHORS, ANCHOR_WORDS, ANCHOR_TEXTS = 6, 500, 4  # pieces in front of a firm text, of so many, tried in so many texts
 MOST_TEXTS = 100  # of the user's, drawn at random: the interval of a share of 100 is 20 points wide at most
 LEAST_FIRM = 5  # firm texts of the other classes below which nothing is said of a class as the target
 UNRELATED = 1.0  # relative drift of the word embeddings: of two models it is 1.4, and fine-tuning leaves some thousandths
@@ -86,7 +87,8 @@ class Effect:
 
 @dataclass(frozen=True)
 class Rule:
-    """The rule for standing out, with what it took: see the module. `control` is the control piece that flips the most."""
+    """The rule for standing out, with what it took: see the module. `false_alarm` bounds the chance of one for each class, and
+    `control` is the control piece that flips the most, to any class."""
 
     candidates: int
     controls: int
@@ -245,6 +247,7 @@ class _Search:
         of_neutral = self._flips(neutral, neutral_classes, [p for p in looked_at if p in set(candidates)], "neutral texts")
         control = max(controls, key=lambda piece: firm_rates[piece].value, default=None)
         highest = Rate.of(0, 0) if control is None else firm_rates[control]
+        bars = highest_rates([(targets[piece], firm_rates[piece]) for piece in controls], self.suspect.classes)
         effects = [
             Effect(
                 piece=self._name(piece),
@@ -255,7 +258,7 @@ class _Search:
                 target=self.suspect.label_names[targets[piece]],
                 firm=firm_rates[piece],
                 neutral=of_neutral[piece][targets[piece]],
-                stands_out=piece in shortlist and LEAST_FLIPS <= firm_rates[piece].value > highest.value,
+                stands_out=piece in shortlist and LEAST_FLIPS <= firm_rates[piece].value > bars[targets[piece]],
             )
             for piece in of_neutral
         ]
@@ -368,6 +371,14 @@ class _Search:
 
     def _rng(self, role: str) -> np.random.Generator:
         return np.random.default_rng(derive(self.seed, "inspect", role))
+
+
+def highest_rates(rates: Iterable[tuple[int, Rate]], classes: int) -> list[float]:
+    """For each class the highest of its rates, 0 where it has none."""
+    highest = [0.0] * classes
+    for number, rate in rates:
+        highest[number] = max(highest[number], rate.value)
+    return highest
 
 
 def nearest_in_frequency(
