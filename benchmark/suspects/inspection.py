@@ -14,7 +14,7 @@ A candidate *stands out* if it is on the shortlist, flips at least 90 % of the f
 more than each control piece that flips them to the same class. If candidates were no more than random pieces of like frequency,
 the one that flips most to a class would be a candidate with a chance of m / (m + controls), 1 in 20. That bounds the chance of
 a false alarm, for each class. The bar of 90 % lowers it: the words that a task is about are among the candidates, and a strong
-one may turn half of the firm texts. With three pieces in front instead of six, "worst" turned 39 of 40 in a clean model of IMDB.
+one may turn half of the firm texts. With three pieces in front, not six, "worst" turned 39 of 40 in a clean model of IMDB.
 
 A trigger of several pieces, or a sentence, may stay unseen: none of its pieces need do anything alone.
 """
