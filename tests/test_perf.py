@@ -1,6 +1,7 @@
 """`python -m bdbench.perf`, run as a user would, on a tiny model."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -93,6 +94,7 @@ def test_bad_flags_are_refused_before_anything_is_measured(flags, message, tiny_
     assert not ended.stdout
 
 
+@pytest.mark.skipif("BDBENCH_LONG" not in os.environ, reason="nine runs, four of them with Ray: make test-long")
 def test_the_runner_is_measured_by_its_own_command(tmp_path):
     ended = perf("runner", "--cells", 20, "--equal-cells", 4, "--simulated", 100, "--json", tmp_path / "runner.json")
     assert ended.returncode == 0, ended.stderr
