@@ -91,7 +91,8 @@ def suspects_of(suspects, tmp_path):
     def of(model):
         if model == "tiny":
             return suspects, suspects.base
-        overrides = {"attacks": ("badnets-word",), "defenses": ("none", "e-pur+fine-mixing"), "train_rows": 400, "test_rows": 60}
+        sizes = {"train_rows": 400, "test_rows": 60}
+        overrides = {"attacks": ("badnets-word",), "defenses": ("none", "e-pur+fine-mixing"), **sizes}
         return made_suspects("quick", overrides, tmp_path), model
 
     return of
