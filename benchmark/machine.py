@@ -9,6 +9,8 @@ from pathlib import Path
 
 VARIABLES = ("HF_", "TRANSFORMERS_", "CUDA", "NVIDIA", "TORCH", "PYTORCH", "ATEN", "DNNL", "ONEDNN", "MKL", "OMP", "PYTHON")
 
+DEVICES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dri/render*")
+
 
 def libraries() -> list[str]:
     """The names and versions of all that is installed, as the names of their folders of metadata."""
@@ -28,3 +30,8 @@ def processor() -> str:
 def variables() -> list[tuple[str, str]]:
     """The environment variables that the libraries read, sorted."""
     return sorted((name, value) for name, value in os.environ.items() if name.startswith(VARIABLES))
+
+
+def devices() -> list[Path]:
+    """The files of what may be GPUs."""
+    return [device for pattern in DEVICES for device in Path("/").glob(pattern.removeprefix("/"))]

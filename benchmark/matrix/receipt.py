@@ -31,12 +31,11 @@ import bdbench
 from bdbench.engine.bundled import BUNDLED_MODELS
 from bdbench.errors import StorageError
 from bdbench.files import write_whole
-from bdbench.machine import libraries, processor, variables
+from bdbench.machine import devices, libraries, processor, variables
 from bdbench.plugin_files import PluginFile
 from bdbench.registry import ATTACKS, DEFENSES, TASKS
 
 NAME = ".finished.json"
-DEVICES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dri/render*")
 
 
 @dataclass(frozen=True)
@@ -103,7 +102,7 @@ def asked_digest(flags: Mapping[str, Any]) -> str | None:
         "code": _code_digest(),
         "libraries": libraries(),
         "python": (sys.version, sys.prefix, sys.path),
-        "machine": (platform.machine(), processor(), sorted(map(str, _devices()))),
+        "machine": (platform.machine(), processor(), sorted(map(str, devices()))),
         "variables": variables(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
@@ -162,7 +161,3 @@ def _code_digest() -> str:
         for file in sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc"):
             digest.update(f"{file.relative_to(folder)} {_content(file)}\n".encode())
     return digest.hexdigest()
-
-
-def _devices() -> list[Path]:
-    return [device for pattern in DEVICES for device in Path("/").glob(pattern.removeprefix("/"))]
