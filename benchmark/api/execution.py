@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from bdbench.api.given_victim import GivenVictim, with_checked_victim
+from bdbench.collector import no_garbage
 from bdbench.errors import StorageError, UsageError, WorkersLost, nearest
 from bdbench.matrix.receipt import Receipt, records_digest, table_digests
 from bdbench.matrix.storage import LocalPlace, Place
@@ -129,6 +130,7 @@ def selection_of(preset: str, overrides: Mapping[str, Any]) -> Selection:
     return PRESETS[preset].select(overrides)
 
 
+@no_garbage()
 def plan_of(order: Order, warn: Callable[[str], None]) -> Plan:
     """The plan of an order; `warn` is told what it warns of. Raises UsageError for whatever cannot be run."""
     selection = selection_of(order.preset, order.given.over(order.overrides))
