@@ -34,7 +34,8 @@ def start_ahead(
     tells that the plan will be refused. `with_plugin_files` says that there may be plugins whose names are not known yet.
     """
     folder = _folder_of(selection.model)
-    if folder is None or (device != "cpu" and devices()):
+    on_cores = device == "cpu" or (device == "auto" and not devices())
+    if folder is None or not on_cores:
         return None
     try:
         if not (with_plugin_files or _is_known(selection)):
