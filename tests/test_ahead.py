@@ -4,6 +4,8 @@ import os
 import shutil
 import sys
 import tempfile
+import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -13,65 +15,60 @@ from bdbench.api.execution import Order, ray_ahead
 from bdbench.errors import UsageError
 from bdbench.matrix import ahead as ahead_module
 from bdbench.matrix.capacity import local_capacity
-from bdbench.matrix.ray_start import RayHead, ray_started
+from bdbench.matrix.ray_start import PREFIX, RayHead, ray_started
 from bdbench.matrix.storage import LocalPlace, place_of
+from bdbench.processes import place
 
 
-@pytest.fixture
-def temporary(monkeypatch):
-    """A temporary folder of this test's own, with a path that is short enough for Ray's sockets."""
-    folder = Path(tempfile.mkdtemp(dir="/tmp"))
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    monkeypatch.delenv("RAY_TMPDIR", raising=False)
-    yield folder
-    shutil.rmtree(folder)
-
-
-def left_of(folder: Path) -> list[str]:
-    """The processes that were started in `folder`, and the folders in it."""
-    processes = []
+def left() -> list[str]:
+    """What is there of a Ray of this process: its processes, and its folders."""
+    prefix, left = f"{PREFIX}{place()}-{os.getpid()}-", []
     for process in psutil.process_iter():
-        try:
-            if str(folder) in " ".join([*process.cmdline(), process.cwd()]):
-                processes.append(process.name())
-        except psutil.Error:  # it has just ended
-            pass
-    return [*processes, *os.listdir(folder)]
+        with suppress(psutil.Error):  # it has just ended
+            left += [process.name()] if prefix in " ".join([*process.cmdline(), process.cwd()]) else []
+    return left + [folder.name for base in ("/tmp", tempfile.gettempdir()) for folder in Path(base).glob(f"{prefix}*")]
 
 
-class Worked:
-    def modules(self):
-        return sys.modules.keys() & {"transformers.modeling_utils", "bdbench.matrix.station"}, os.environ["OMP_NUM_THREADS"]
+def nothing_is_left() -> bool:
+    """Whether all of it goes; a worker may take a moment to notice."""
+    deadline = time.monotonic() + 15
+    while left() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not left()
 
 
-def test_workers_have_imported_all_before_they_have_work_and_nothing_is_left(temporary, monkeypatch):
+def test_workers_have_imported_all_before_they_have_work_and_nothing_is_left(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    expected = {"transformers.modeling_utils", "bdbench.matrix.station"}
+
+    class Actor:  # here, so that it travels as text
+        def imported(self):
+            return sys.modules.keys() & expected, os.environ["OMP_NUM_THREADS"]
+
     with ray_started(1, head=RayHead(1, 0, worker_threads=1)) as ray:
         assert ray.cluster_resources()["CPU"] == 1
-        modules, threads = ray.get(ray.remote(Worked).remote().modules.remote())
-        assert left_of(temporary)
-    assert modules == {"transformers.modeling_utils", "bdbench.matrix.station"} and threads == "1"
+        modules, threads = ray.get(ray.remote(Actor).remote().imported.remote())
+        assert left()
+    assert modules == expected and threads == "1"
     assert "OMP_NUM_THREADS" not in os.environ and not ray.is_initialized()
-    assert not left_of(temporary)
+    assert nothing_is_left()
 
 
-def test_a_refused_plan_ends_with_its_error_and_leaves_no_ray(
-    temporary, in_process, tiny_bert, data_dir, tmp_path, monkeypatch
-):
+def test_a_refused_plan_ends_with_its_error_and_leaves_no_ray(in_process, tiny_bert, data_dir, tmp_path, monkeypatch):
     heads = []
     monkeypatch.setattr(ahead_module, "RayHead", lambda *args, **more: heads.append(RayHead(*args, **more)) or heads[-1])
     flags = ["--model", tiny_bert, "--data", data_dir, "-T", "sst2", "-a", "badnets-word", "-A", "badnets-word.target=7"]
-    ended = in_process("run", "--preset", "laptop", "-d", "none", *flags, "--device", "cpu", "--out", tmp_path / "out")
+    flags += ["-d", "none", "--train-rows", 80, "--validation-rows", 20, "--precision", "fp32", "--device", "cpu"]
+    ended = in_process("run", "--preset", "laptop", *flags, "--out", tmp_path / "out")
     assert ended.returncode == 2
     assert ended.stderr == "bdbench: badnets-word.target=7, but the task's classes are 0 to 1\n"
-    assert len(heads) == 1 and not left_of(temporary)
+    assert len(heads) == 1 and nothing_is_left()
 
 
-def test_a_head_that_fails_says_why(temporary, monkeypatch):
-    monkeypatch.setenv("RAY_AUTH_MODE", "no such mode")
-    with pytest.raises(UsageError, match=r"Ray does not start here \(.+\); --inline runs without it"), ray_started(1, 0):
+def test_a_head_that_fails_says_why():
+    with pytest.raises(UsageError, match=r"Ray does not start here \(.+\); --inline runs without it"), ray_started(-1, 0):
         raise AssertionError
-    assert not left_of(temporary)
+    assert nothing_is_left()
 
 
 @pytest.fixture
@@ -168,10 +165,10 @@ def test_names_may_come_from_plugin_files(order, starts):
         assert ahead is not None
 
 
-def test_ray_started_by_the_caller_is_told_before_anything_starts(monkeypatch, temporary):
+def test_ray_started_by_the_caller_is_told_before_anything_starts(monkeypatch):
     import ray
 
     monkeypatch.setattr(ray, "is_initialized", lambda: True)
     with pytest.raises(UsageError, match="this process has started Ray already"):
         RayHead(1)
-    assert not os.listdir(temporary)
+    assert nothing_is_left()
