@@ -45,7 +45,7 @@ def test_workers_have_imported_all_before_they_have_work_and_nothing_is_left(mon
         def imported(self):
             return sys.modules.keys() & expected, os.environ["OMP_NUM_THREADS"]
 
-    with ray_started(1, head=RayHead(1, 0, worker_threads=1)) as ray:
+    with ray_started(1, head=RayHead(1, 0, preload=True)) as ray:
         assert ray.cluster_resources()["CPU"] == 1
         modules, threads = ray.get(ray.remote(Actor).remote().imported.remote())
         assert left()
@@ -77,8 +77,8 @@ def starts(monkeypatch):
     started = []
 
     class Head:
-        def __init__(self, cpus, worker_threads):
-            started.append((cpus, worker_threads))
+        def __init__(self, cpus, preload):
+            started.append((cpus, preload))
 
         def end(self):
             started.append("end")
@@ -115,12 +115,12 @@ def order(tmp_path, tiny_bert, data_dir):
 
 def test_ray_starts_for_a_new_run_and_ends_with_it(order, starts, tiny_bert):
     with ray_ahead(order(workers=3, threads=2)) as ahead:
-        assert starts == [(6, 2)] and ahead.held.workers == 3
-    assert starts == [(6, 2), "end"]
+        assert starts == [(6, False)] and ahead.held.workers == 3
+    assert starts == [(6, False), "end"]
     with pytest.raises(ZeroDivisionError), ray_ahead(order()) as ahead:
         assert ahead.held == local_capacity(tiny_bert, 1, None)
         raise ZeroDivisionError
-    assert starts[2:] == [(ahead.held.workers, 1), "end"]
+    assert starts[2:] == [(ahead.held.workers, True), "end"]
 
 
 @pytest.mark.parametrize(

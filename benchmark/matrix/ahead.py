@@ -41,7 +41,8 @@ def start_ahead(
         if not (with_plugin_files or _is_known(selection)):
             return None
         held = local_capacity(folder, threads, workers)
-        return RayAhead(RayHead(held.workers * threads, worker_threads=threads), held)
+        # Ray has a process ready for every core. If workers take several, most of them would take memory for nothing.
+        return RayAhead(RayHead(held.workers * threads, preload=threads == 1), held)
     except (UsageError, SafetensorError, OSError):  # if it is still one after the plan, it is told then
         return None
 

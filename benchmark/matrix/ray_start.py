@@ -32,13 +32,13 @@ ANSWER_SECONDS = 10.0  # for the head of a cluster to accept a connection
 class RayHead:
     """Ray on this machine, with so many `cpus` and `gpus` (None: as many as Ray finds), in a process of its own.
 
-    It starts at once, while the caller does other things; `join` waits for it. With `worker_threads` the processes that Ray has
-    ready for work have imported what a worker on the CPU needs, and compute with so many threads.
+    It starts at once, while the caller does other things; `join` waits for it. With `preload` the processes that Ray has ready
+    for work, one for each of the `cpus`, import what a worker on the CPU needs, and compute with one thread.
 
     Raises UsageError if there is no place for Ray's files, or if this process has started Ray by itself.
     """
 
-    def __init__(self, cpus: int, gpus: float | None = None, worker_threads: int | None = None) -> None:
+    def __init__(self, cpus: int, gpus: float | None = None, preload: bool = False) -> None:
         _check_unused()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
@@ -48,10 +48,9 @@ class RayHead:
         os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
         os.environ.setdefault("RAY_AUTH_MODE", "token")  # Ray's own choice for what it starts, but not for what it joins
         variables = dict(os.environ)
-        if worker_threads is not None:
+        if preload:
             variables["RAY_preload_python_modules"] = PRELOADED
-            # as Ray sets it for an actor of so many cores, but before PyTorch reads it
-            variables.setdefault("OMP_NUM_THREADS", str(worker_threads))
+            variables.setdefault("OMP_NUM_THREADS", "1")  # as Ray sets it later, but before PyTorch reads it
         self._folder = short_folder()
         words = [str(number) for number in (cpus, gpus) if number is not None]
         command = [sys.executable, "-P", "-m", "bdbench.matrix.ray_head", *words]
