@@ -15,9 +15,9 @@ from bdbench.engine.classifiers import classifier_with, load_classifier, pretrai
 from bdbench.matrix import capacity as capacity_module
 from bdbench.matrix import slots
 from bdbench.matrix.capacity import RESERVED_BYTES, Capacity, capacity, free_bytes, worker_bytes
-from bdbench.protocol import site as site_module
-from bdbench.protocol.quotas import MemoryLimit, core_quota, memory_limits
-from bdbench.protocol.site import Site, cores, give_back_memory
+from bdbench.protocol import quotas
+from bdbench.protocol.quotas import MemoryLimit, core_quota, cores, memory_limits
+from bdbench.protocol.site import Site, give_back_memory
 
 GIB = 2**30
 
@@ -126,7 +126,7 @@ def test_a_machine_that_says_nothing_limits_nothing(tmp_path):
 
 @pytest.mark.parametrize(("quota", "expected"), [(None, None), (0.5, 1), (1.5, 1), (1e6, None)])
 def test_cores_respect_the_quota(monkeypatch, quota, expected):
-    monkeypatch.setattr(site_module, "core_quota", lambda: quota)
+    monkeypatch.setattr(quotas, "core_quota", lambda: quota)
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     assert cores() == (expected or usable)
 
@@ -140,10 +140,10 @@ def test_a_worker_of_a_larger_model_takes_more(tiny_models):
 
 
 def test_the_pool_says_why_it_has_fewer_workers(tiny_bert, monkeypatch, caplog):
-    monkeypatch.setattr(slots, "cores", lambda: 8)
+    monkeypatch.setattr(capacity_module, "cores", lambda: 8)
     worker = worker_bytes(tiny_bert)
     quota = MemoryLimit(total=round((3.5 * worker + RESERVED_BYTES) / 0.95), taken=0)
-    monkeypatch.setattr(slots, "memory_limits", lambda: [quota])
+    monkeypatch.setattr(capacity_module, "memory_limits", lambda: [quota])
     site = Site(model=tiny_bert, device="cpu")
     with caplog.at_level(logging.WARNING):
         assert slots.local_slots(site, None, 0.0) == 3

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from bdbench.api.doctor import Finding, Look, can_run, examine
-from bdbench.protocol.site import cores
+from bdbench.protocol.quotas import cores
 
 
 @pytest.fixture

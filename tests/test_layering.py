@@ -91,7 +91,7 @@ def test_only_the_matrix_knows_ray_and_only_the_reader_of_sources_knows_datasets
                 if library in {name.split(".")[0] for name in modules}:
                     users[library].add(module_name(file))
     assert users == {
-        "ray": {"bdbench.matrix.ray_start", "bdbench.matrix.crew", "bdbench.matrix.ray_tune"},
+        "ray": {"bdbench.matrix.ray_head", "bdbench.matrix.ray_start", "bdbench.matrix.crew", "bdbench.matrix.ray_tune"},
         "datasets": {"bdbench.protocol.sources"},
     }
 

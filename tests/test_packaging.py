@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from bdbench.protocol.environment import source_digest
+from bdbench.source import source_digest
 
 ROOT = Path(__file__).parents[1]
 
@@ -94,7 +94,7 @@ def test_the_wheel_lists_and_describes_what_the_checkout_has(outside, bdbench, t
 
 def test_the_wheel_has_the_source_digest_of_the_checkout(outside, tmp_path):
     """Else records of the two would count as made by different sources."""
-    command = [outside.parent / "python", "-c", "from bdbench.protocol.environment import source_digest as s; print(s())"]
+    command = [outside.parent / "python", "-c", "from bdbench.source import source_digest as s; print(s())"]
     ended = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=True)
     assert ended.stdout.strip() == source_digest() and len(source_digest()) == 64
 

@@ -103,7 +103,7 @@ def test_the_runner_is_measured_by_its_own_command(tmp_path):
     ended = perf("runner", "--cells", 20, "--equal-cells", 4, "--simulated", 100, "--json", tmp_path / "runner.json")
     assert ended.returncode == 0, ended.stderr
     figures = {figure["what"].split(",")[0]: figure for figure in json.loads((tmp_path / "runner.json").read_text())}
-    assert len(figures) == 10 and all(figure["value"] > 0 for figure in figures.values())
+    assert len(figures) == 11 and all(figure["value"] > 0 for figure in figures.values())
     assert figures["running 20 no-op cells on two workers"]["value"] > figures["resuming the finished run of 20 cells"]["value"]
     assert figures["a decision"]["holds"] is True
     assert figures["reports of 20 records: the most memory"]["value"] > 20

@@ -109,7 +109,7 @@ def test_other_flags_libraries_and_machines_are_another_request(finished, plans,
     finished("--force")
     finished("--seeds", 0, "--max-length", 48)
     assert len(plans) == 2
-    for name in ("_libraries", "_processor", "_devices", "_code_digest"):
+    for name in ("libraries", "processor", "devices", "_code_digest"):
         with monkeypatch.context() as patch:
             patch.setattr(receipt, name, lambda: ["another"])
             finished()

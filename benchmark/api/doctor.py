@@ -118,7 +118,7 @@ def _libraries(look: Look) -> Iterable[Finding]:
 
 
 def _cores(look: Look) -> Iterable[Finding]:
-    from bdbench.protocol.site import cores
+    from bdbench.protocol.quotas import cores
 
     return [Finding("cores", "ok", f"{cores()} of {os.cpu_count()} may be used")]
 

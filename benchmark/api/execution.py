@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from bdbench.api.given_victim import GivenVictim, with_checked_victim
+from bdbench.collector import no_garbage
 from bdbench.errors import StorageError, UsageError, WorkersLost, nearest
 from bdbench.matrix.receipt import Receipt, records_digest, table_digests
 from bdbench.matrix.storage import LocalPlace, Place
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from bdbench.analysis.leaderboard import Leaderboard
+    from bdbench.matrix.ahead import RayAhead
     from bdbench.matrix.plan import Plan
     from bdbench.matrix.progress import MatrixProgress
     from bdbench.matrix.remote_victims import AnyStore
@@ -128,6 +130,7 @@ def selection_of(preset: str, overrides: Mapping[str, Any]) -> Selection:
     return PRESETS[preset].select(overrides)
 
 
+@no_garbage()
 def plan_of(order: Order, warn: Callable[[str], None]) -> Plan:
     """The plan of an order; `warn` is told what it warns of. Raises UsageError for whatever cannot be run."""
     selection = selection_of(order.preset, order.given.over(order.overrides))
@@ -142,12 +145,37 @@ def plan_of(order: Order, warn: Callable[[str], None]) -> Plan:
     return planned
 
 
-def carry_out(order: Order, plan: Plan, voice: Voice, began: float, draft: Receipt | None = None) -> Outcome:
+@contextmanager
+def ray_ahead(order: Order, with_plugin_files: bool = False) -> Iterator[RayAhead | None]:
+    """Ray, which starts while the block plans a run and carries it out. Afterwards it has ended, whatever became of the run.
+
+    None where it would start for nothing, or may: for a run in this process or on a cluster, or one with records already,
+    which may be all. See `start_ahead` for the rest.
+    """
+    from bdbench.matrix.ahead import start_ahead
+
+    ahead = None
+    is_new = isinstance(order.out, LocalPlace) and not any((order.out.folder / "records").glob("*.json"))
+    if not order.inline and order.address is None and (order.force or is_new):
+        with suppress(UsageError):  # the plan will say so
+            selection = selection_of(order.preset, order.given.over(order.overrides))
+            place = {"workers": order.workers, "threads": order.threads, "device": order.device}
+            ahead = start_ahead(selection, **place, with_plugin_files=with_plugin_files)
+    try:
+        yield ahead
+    finally:
+        if ahead is not None:
+            ahead.head.end()
+
+
+def carry_out(
+    order: Order, plan: Plan, voice: Voice, began: float, draft: Receipt | None = None, ahead: RayAhead | None = None
+) -> Outcome:
     """Run the cells that have no finished record, and write the tables.
 
     `began` is the monotonic time at which the run did. If all cells ended well and no file had to be left out, the `draft` of
-    a receipt is filled in and written, too. Raises StorageError if a table could not be written, or what broke the run off
-    before that.
+    a receipt is filled in and written, too. `ahead` is what `ray_ahead` started. Raises StorageError if a table could not be
+    written, or what broke the run off before that.
     """
     from bdbench.engine.folders import count_weights
     from bdbench.matrix.deadline import TimeLimit
@@ -165,7 +193,7 @@ def carry_out(order: Order, plan: Plan, voice: Voice, began: float, draft: Recei
         site = site_for(plan, order.plugins, order.threads, order.device)
         typed = typed_values(order.preset, order.overrides) | order.given.typed()
         worker = Worker(site, victims_folder, typed, time_limit=time_limit)
-        execution = _execute_missing(order, plan, results, store, worker, voice)
+        execution = _execute_missing(order, plan, results, store, worker, voice, ahead)
         store.sweep()  # what interrupted workers left
         return _finish(plan, results, execution, voice, began, draft)
 
@@ -191,7 +219,9 @@ def _working_folder(victims: Place) -> Iterator[Path]:
             yield Path(folder)
 
 
-def _execute_missing(order: Order, plan: Plan, results: Results, store: AnyStore, worker: Worker, voice: Voice) -> Execution:
+def _execute_missing(
+    order: Order, plan: Plan, results: Results, store: AnyStore, worker: Worker, voice: Voice, ahead: RayAhead | None
+) -> Execution:
     """Run the cells that have no finished record, with `force` all; those that are there already are counted."""
     from bdbench.analysis.labels import cell_labels
     from bdbench.matrix.execute import InlinePool, execute
@@ -225,7 +255,7 @@ def _execute_missing(order: Order, plan: Plan, results: Results, store: AnyStore
 
         cargo = cargo_of(plan) if order.address is not None or isinstance(store, RemoteVictims) else None
         sizes = {"workers": order.workers, "gpus_per_cell": order.gpus_per_cell}
-        pool_context = RayPool(worker, progress, **sizes, address=order.address, cargo=cargo, store=store)
+        pool_context = RayPool(worker, progress, **sizes, address=order.address, cargo=cargo, store=store, ahead=ahead)
     exit_status, lost, processes, interrupts = None, None, 1, Interrupts()
     try:
         with progress.shown(), pool_context as pool, interrupts:  # as the last one: Ray sets signal handlers when it starts

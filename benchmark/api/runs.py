@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdbench.api.execution import Order, Voice, carry_out, plan_of
+from bdbench.api.execution import Order, Voice, carry_out, plan_of, ray_ahead
 from bdbench.api.given_victim import GivenVictim
 from bdbench.api.results import Results, warn
 from bdbench.api.values import LARGEST_SEED, MOST_SEEDS, absolute, drop_none, load_plugins, seed_numbers
@@ -157,9 +157,11 @@ def run(
         force=force,
         given=given_victim,
     )
-    plan = plan_of(order, warn)
-    with _console(progress) as console, _own_settings():
-        outcome = carry_out(order, plan, Voice(lambda line: console.file.write(f"{line}\n"), warn, console), began)
+    with ray_ahead(order) as ahead:
+        plan = plan_of(order, warn)
+        with _console(progress) as console, _own_settings():
+            voice = Voice(lambda line: console.file.write(f"{line}\n"), warn, console)
+            outcome = carry_out(order, plan, voice, began, ahead=ahead)
     execution = outcome.execution
     if not progress:
         for text in execution.progress.warned:

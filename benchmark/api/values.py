@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from bdbench.collector import no_garbage
 from bdbench.errors import UsageError
 from bdbench.plugin_files import PluginFile
 
@@ -13,6 +14,7 @@ MOST_SEEDS = 1000  # of one run: more are a slip of the finger
 LARGEST_SEED = 2**63 - 1
 
 
+@no_garbage()
 def load_plugins(files: Iterable[str | Path] | None, warn: Callable[[str], None]) -> tuple[PluginFile, ...]:
     """Read and run plugin files; their texts, to be shipped to workers. Raises UsageError for one that cannot be had."""
     plugins = tuple(PluginFile.read(file) for file in files or ())

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +19,7 @@ from bdbench.api.execution import (
     Voice,
     carry_out,
     plan_of,
+    ray_ahead,
 )
 from bdbench.cli.arguments import Plugins, Text, load_plugins, note, warn
 from bdbench.cli.finished import draft_of, is_finished
@@ -110,23 +113,23 @@ def run(
     request = None if force or dry_run or folder is None else asked_digest(flags)
     if request and is_finished(folder, request):
         return
-    plugins = load_plugins(plugin)
     order = Order(
         preset,
         overrides_of(flags),
         place,
         store_place,
-        plugins,
-        tuple(tuned or ()),
+        tuned=tuple(tuned or ()),
         **{name: flags[name] for name in PLACES},
         given=given_victim_of(flags),
     )
-    plan = plan_of(order, warn)
-    if dry_run:
-        print_cells(plan)
-        return
-    draft = draft_of(request, plan) if request else None
-    tell_end(carry_out(order, plan, Voice(note, warn), began, draft))
+    with nullcontext() if dry_run else ray_ahead(order, with_plugin_files=bool(plugin)) as ahead:
+        order = replace(order, plugins=load_plugins(plugin))
+        plan = plan_of(order, warn)
+        if dry_run:
+            print_cells(plan)
+            return
+        draft = draft_of(request, plan) if request else None
+        tell_end(carry_out(order, plan, Voice(note, warn), began, draft, ahead))
 
 
 def print_cells(plan: Plan) -> None:

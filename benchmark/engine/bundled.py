@@ -69,6 +69,12 @@ def bundled_folder(name: str) -> Path:
     return home
 
 
+def ready_folder(name: str) -> Path | None:
+    """The folder of a model in BUNDLED_MODELS; None if it is in parts that were not joined yet. Raises UsageError as above."""
+    model = BUNDLED_MODELS[name]
+    return bundled_folder(name) if model.archive is None or _joined_folder(name, model).is_dir() else None
+
+
 def is_installed(name: str) -> bool:
     """Whether a model of BUNDLED_MODELS is at hand: its packages are installed, or it was joined before. Nothing is read."""
     model = BUNDLED_MODELS[name]

@@ -6,9 +6,11 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from bdbench.errors import UsageError
+from bdbench.files import sha256
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -34,6 +36,17 @@ def stamps(files: Iterable[Path]) -> tuple[FileStamp, ...]:
 def _stamp(file: Path) -> FileStamp:
     stat = file.stat()
     return FileStamp(file, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=64)
+def file_digest(file: FileStamp) -> str:
+    """The SHA-256 of a file's content, in hex, computed once until it changes."""
+    return sha256(file.path)
+
+
+def digests_by_name(files: Iterable[FileStamp]) -> dict[str, str]:
+    """The `file_digest` of every file, by its name."""
+    return {file.path.name: file_digest(file) for file in files}
 
 
 def config_file(folder: Path) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from bdbench.engine.bundled import BUNDLED_MODELS, NAME_BY_DIGEST, bundled_folder
-from bdbench.engine.folders import FileStamp, config_file, stamps, weights_files
+from bdbench.engine.folders import FileStamp, config_file, file_digest, stamps, weights_files
 from bdbench.engine.tokenizers import folder_tokenizer_digest
 from bdbench.errors import UsageError, first_line
 from bdbench.files import sha256
@@ -122,13 +122,8 @@ def weights_digest(folder: Path) -> str:
 def _spec(name: str, folder: Path) -> ModelSpec:
     weights = weights_digest(folder)
     name = NAME_BY_DIGEST.get(weights, name)  # the same weights are the same model, wherever they lie
-    config = _file_digest(*stamps([config_file(folder)]))
+    config = file_digest(*stamps([config_file(folder)]))
     return ModelSpec(encodable(name), digest=weights, config=config, tokenizer=folder_tokenizer_digest(folder))
-
-
-@lru_cache(maxsize=8)
-def _file_digest(file: FileStamp) -> str:
-    return sha256(file.path)
 
 
 @lru_cache(maxsize=8)

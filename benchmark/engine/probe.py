@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,7 +21,8 @@ from transformers import PreTrainedTokenizerBase
 from bdbench.data import TextSet
 from bdbench.engine.classifiers import declared_positions, pretrained_classifier
 from bdbench.engine.encoding import Encoded, encode
-from bdbench.engine.folders import FileStamp, config_file, stamps, tokenizer_files, weights_files
+from bdbench.engine.findings import find_out
+from bdbench.engine.folders import FileStamp, config_file, digests_by_name, stamps, tokenizer_files, weights_files
 from bdbench.engine.prediction import predict
 from bdbench.engine.quiet import quiet_transformers
 from bdbench.engine.tokenizers import load_tokenizer
@@ -49,8 +50,9 @@ def probe(folder: Path, classes: int, *, max_length: int, paired: bool, precisio
     """Try the model in `folder` on texts, or on pairs, of up to `max_length` word pieces.
 
     `precision` is "bf16" or "fp32". A model that fails in bf16 and not in fp32 gets fp32. Raises UsageError if the model cannot
-    be trained here, with the reason. Each question is answered once per process, until a file of the model changes. The
-    process's random state, number of threads and default type stay as they are.
+    be trained here, with the reason. Each question is answered once per process, until a file of the model changes, and that
+    a model can be trained on the CPU is kept (see `findings`). The process's random state, number of threads and default type
+    stay as they are.
     """
     files = stamps({config_file(folder), *weights_files(folder), *tokenizer_files(folder)})
     return _probe(folder, files, classes, max_length, paired, precision, device)
@@ -66,7 +68,18 @@ def _probe(
     precision: str,
     device: torch.device,
 ) -> Probed:
-    """`files` are there to key the cache."""
+    """`files` are all that decide the answer beside the question."""
+
+    def answer() -> dict[str, str | None]:
+        return asdict(_try(folder, classes, max_length, paired, precision, device))
+
+    if device.type != "cpu":  # what is known of another device is too little to know it by
+        return Probed(**answer())
+    asked = {"classes": classes, "max_length": max_length, "paired": paired, "precision": precision}
+    return Probed(**find_out({"what": "probe", "files": digests_by_name(files), **asked}, answer))
+
+
+def _try(folder: Path, classes: int, max_length: int, paired: bool, precision: str, device: torch.device) -> Probed:
     with _process_unchanged(device), quiet_transformers():
         tokenizer, model = load_tokenizer(folder), pretrained_classifier(folder, classes)
         _check_vocabulary(folder, model, tokenizer)

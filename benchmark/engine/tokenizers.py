@@ -9,7 +9,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bdbench.engine.folders import FileStamp, refuse_own_code, stamps, tokenizer_files
+from bdbench.engine.findings import find_out
+from bdbench.engine.folders import FileStamp, digests_by_name, refuse_own_code, stamps, tokenizer_files
 from bdbench.engine.quiet import quiet_transformers
 from bdbench.errors import UsageError, first_line
 from bdbench.specs.keys import digest_of
@@ -50,7 +51,10 @@ def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def folder_tokenizer_digest(folder: Path) -> str:
-    """The `tokenizer_digest` of the tokenizer in `folder`, computed once until a file changes. Raises what loading raises."""
+    """The `tokenizer_digest` of the tokenizer in `folder`, computed once until a file changes (see `findings`).
+
+    Raises what loading raises.
+    """
     return _digest(folder, _stamps(folder))
 
 
@@ -96,4 +100,5 @@ def _load(folder: Path, files: tuple[FileStamp, ...]) -> PreTrainedTokenizerBase
 
 @lru_cache(maxsize=8)
 def _digest(folder: Path, files: tuple[FileStamp, ...]) -> str:
-    return tokenizer_digest(_load(folder, files))
+    question = {"what": "tokenizer digest", "files": digests_by_name(files)}
+    return find_out(question, lambda: tokenizer_digest(_load(folder, files)))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bdbench.engine.folders import count_weights
-from bdbench.protocol.quotas import MemoryLimit
+from bdbench.protocol.quotas import MemoryLimit, cores, memory_limits
 
 # A worker's peak memory is about WORKER_BYTES and WEIGHT_COPIES times the model's weights in float32. Both come from peaks
 # (ru_maxrss) of runs with few rows and `--inline --threads 1`: 1,540 MiB with the bundled model (87 MiB of weights; paper-mini,
@@ -28,6 +28,11 @@ class Capacity:
 
     workers: int
     message: str | None = None
+
+
+def local_capacity(model: Path, threads: int, chosen: int | None) -> Capacity:
+    """What this machine holds now of workers with so many threads, for the model in the folder `model`."""
+    return capacity(max(cores(), threads) // threads, free_bytes(memory_limits()), worker_bytes(model), chosen)
 
 
 def capacity(on_cores: int, free: int | None, worker: int, chosen: int | None = None) -> Capacity:

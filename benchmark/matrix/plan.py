@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from bdbench.attacks.base import Attack, MadeElsewhere
 from bdbench.data import TextSet
 from bdbench.defenses.base import Defense, Detector
 from bdbench.engine.classifiers import classifier_skeleton
+from bdbench.engine.findings import find_out
 from bdbench.engine.kernels import widening_pays
 from bdbench.engine.models import ModelSource, find_model
 from bdbench.engine.precision import PRECISIONS, native_precision, torch_device
@@ -32,12 +32,12 @@ from bdbench.matrix.sizes import check_users_rows, checked_rows, data_spec, over
 from bdbench.matrix.tuned import tuned_defenses
 from bdbench.matrix.tuned_files import TunedFile
 from bdbench.plugin_files import PluginFile
-from bdbench.protocol.environment import source_digest
 from bdbench.protocol.plugins import needs_of, plugin_spec
 from bdbench.protocol.rows import DefenderSets
 from bdbench.protocol.site import Site
 from bdbench.protocol.sources import load
 from bdbench.registry import TASKS
+from bdbench.source import source_digest
 from bdbench.specs.checked import checked
 from bdbench.specs.tuned import Tuned
 from bdbench.specs.work import CellSpec, VictimSpec
@@ -102,7 +102,7 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
         data = data_spec(task_name, splits, selection)
         validation_rows = row_count(task_name, selection.validation_rows, len(splits.validation), "--validation-rows")
         precision, doubts = _probed(model, task, selection.max_length, asked_precision, torch_device(device))
-        warnings += doubts + _unfit(defenses, classifier_skeleton(model.folder, len(task.label_names)))
+        warnings += doubts + _unfit(defenses, model, len(task.label_names))
         needed = {resource for parts in defenses for resource in needs_of(parts)}
         unlabelled_rows = unlabelled_row_count(task_name, splits, data, selection) if "unlabelled" in needed else 0
         even_classes = selection.even_classes and "clean" in needed
@@ -234,16 +234,32 @@ def _probed(model: ModelSource, task: Task, max_length: int, precision: str, dev
     ]
 
 
-def _unfit(defenses: Sequence[Sequence[Defense]], model: nn.Module) -> list[str]:
+def _unfit(defenses: Sequence[Sequence[Defense]], model: ModelSource, classes: int) -> list[str]:
     """A warning for every defense that cannot repair such a model. Raises UsageError if none can."""
+    reason_by_part = _reasons_against(dict.fromkeys(part for defense in defenses for part in defense), model, classes)
     reasons = {}
     for defense in defenses:
         for part in defense:
-            if reason := part.unfit(model):
+            if reason := reason_by_part.get(part):
                 reasons[defense] = f"{part.name} is skipped: {reason}"
     if len(reasons) == len(defenses):
         raise UsageError(f"no defense of this run fits the model: {reasons[defenses[0]]}; name others with -d")
     return list(reasons.values())
+
+
+def _reasons_against(parts: Iterable[Defense], model: ModelSource, classes: int) -> dict[Defense, str | None]:
+    """What those say that have something to say of a model. The answers of bdbench's own are kept (see `findings`)."""
+    picky = [part for part in parts if type(part).unfit is not Defense.unfit]
+    own = [part for part in picky if type(part).__module__.startswith("bdbench.")]
+
+    def answers(asked: Sequence[Defense]) -> list[str | None]:
+        return [part.unfit(classifier_skeleton(model.folder, classes)) for part in asked]
+
+    files = {"weights": model.spec.digest, "config": model.spec.config}
+    question = {"what": "unfit", "parts": [asdict(plugin_spec(part)) for part in own], "classes": classes, **files}
+    reasons = dict(zip(own, find_out(question, lambda: answers(own)) if own else (), strict=True))
+    others = [part for part in picky if part not in reasons]
+    return reasons | dict(zip(others, answers(others), strict=True))
 
 
 def _check_goal(attack: Attack, classes: int, test: TextSet) -> None:

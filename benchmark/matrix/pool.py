@@ -13,6 +13,7 @@ import torch
 
 from bdbench.engine.folders import count_weights
 from bdbench.errors import UsageError, WorkersLost, first_line
+from bdbench.matrix.ahead import RayAhead
 from bdbench.matrix.capacity import worker_bytes
 from bdbench.matrix.crew import Crew
 from bdbench.matrix.deadline import out_of_time
@@ -46,6 +47,7 @@ class RayPool:
     There are `workers` at a time (None: as many as cores, memory and GPUs allow). On a GPU each takes `gpus_per_cell` of one,
     which may be a fraction. With an `address` they are on the nodes of that cluster (see `ray_started`). With `cargo` they
     share no folder with this process, and what it names travels; victims are kept in `store` (None: in the worker's folder).
+    With `ahead` Ray is starting already; then the pool ends it.
 
     A process that dies is replaced, and its step ends by a mishap. One that does not end in time is killed and replaced.
     Raises UsageError, when the block is entered, if Ray does not start on this machine or sees other GPUs than PyTorch.
@@ -61,9 +63,10 @@ class RayPool:
         address: str | None = None,
         cargo: Cargo | None = None,
         store: AnyStore | None = None,
+        ahead: RayAhead | None = None,
     ) -> None:
         self._worker, self._address, self._most, self._cargo = worker, address, workers, cargo
-        self._store = store
+        self._store, self._ahead = store, ahead
         self._progress = progress or MatrixProgress(0, 0)
         self._freight: Freight | None = None
         self._settled_at_once: list[tuple[Step, Outcome]] = []
@@ -84,8 +87,9 @@ class RayPool:
     def __enter__(self) -> Self:
         site = self._worker.site
         if self._address is None:
-            slots = local_slots(site, self._most, self._gpu_share)
-            self._ray = self._stack.enter_context(ray_started(slots * self._threads))
+            ahead = None if self._gpu_share else self._ahead  # that one is for cores
+            slots = local_slots(site, self._most, self._gpu_share, ahead and ahead.held)
+            self._ray = self._stack.enter_context(ray_started(slots * self._threads, head=ahead and ahead.head))
         else:
             self._ray = self._stack.enter_context(ray_started(0, address=self._address))
         try:

@@ -31,12 +31,11 @@ import bdbench
 from bdbench.engine.bundled import BUNDLED_MODELS
 from bdbench.errors import StorageError
 from bdbench.files import write_whole
+from bdbench.machine import devices, libraries, processor, variables
 from bdbench.plugin_files import PluginFile
 from bdbench.registry import ATTACKS, DEFENSES, TASKS
 
 NAME = ".finished.json"
-VARIABLES = ("HF_", "TRANSFORMERS_", "CUDA", "NVIDIA", "TORCH", "PYTORCH", "ATEN", "DNNL", "ONEDNN", "MKL", "OMP", "PYTHON")
-DEVICES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dri/render*")
 
 
 @dataclass(frozen=True)
@@ -101,10 +100,10 @@ def asked_digest(flags: Mapping[str, Any]) -> str | None:
         "plugins": [(plugin.digest, list(map(str, plugin.shadowed))) for plugin in plugins],
         "files": [_content(file) for file in named],
         "code": _code_digest(),
-        "libraries": _libraries(),
+        "libraries": libraries(),
         "python": (sys.version, sys.prefix, sys.path),
-        "machine": (platform.machine(), _processor(), sorted(map(str, _devices()))),
-        "variables": sorted((name, value) for name, value in os.environ.items() if name.startswith(VARIABLES)),
+        "machine": (platform.machine(), processor(), sorted(map(str, devices()))),
+        "variables": variables(),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -162,22 +161,3 @@ def _code_digest() -> str:
         for file in sorted(file for file in folder.rglob("*") if file.is_file() and file.suffix != ".pyc"):
             digest.update(f"{file.relative_to(folder)} {_content(file)}\n".encode())
     return digest.hexdigest()
-
-
-def _libraries() -> list[str]:
-    """The names and versions of all that is installed, as the names of their folders of metadata."""
-    places = [Path(place) for place in dict.fromkeys(sys.path) if place]
-    return sorted(info.name for place in places if place.is_dir() for info in place.glob("*-info"))
-
-
-def _processor() -> str:
-    """What Linux says of the first processor, its vector instructions among it; elsewhere its name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().partition("\n\n")[0].splitlines()
-    except OSError:
-        return platform.processor()
-    return "\n".join(line for line in lines if line.startswith(("model name", "flags", "Features", "CPU part")))
-
-
-def _devices() -> list[Path]:
-    return [device for pattern in DEVICES for device in Path("/").glob(pattern.removeprefix("/"))]

@@ -9,11 +9,10 @@ from typing import Any
 
 import torch
 
-from bdbench.matrix.capacity import capacity, free_bytes, worker_bytes
+from bdbench.matrix.capacity import Capacity, local_capacity
 from bdbench.matrix.graph import Step
 from bdbench.matrix.worker import VictimOutcome
-from bdbench.protocol.quotas import memory_limits
-from bdbench.protocol.site import Site, cores
+from bdbench.protocol.site import Site
 from bdbench.specs.work import CellSpec
 
 log = logging.getLogger(__name__)
@@ -104,14 +103,12 @@ def slots_of_node(resources: Mapping[str, float], threads: int, gpu_share: float
     return int(held)
 
 
-def local_slots(site: Site, workers: int | None, gpu_share: float) -> int:
-    """How many processes this machine holds at a time. Logs a line where memory has a say in it."""
-    held = capacity(
-        on_cores=max(cores(), site.threads) // site.threads,
-        free=free_bytes(memory_limits()),
-        worker=worker_bytes(site.model),
-        chosen=workers,
-    )
+def local_slots(site: Site, workers: int | None, gpu_share: float, held: Capacity | None = None) -> int:
+    """How many processes this machine holds at a time, on its cores and in memory as many as `held` says, if that is known.
+
+    Logs a line where memory has a say in it.
+    """
+    held = held or local_capacity(site.model, site.threads, workers)
     if held.message:
         log.warning(held.message)
     if not gpu_share:

@@ -16,7 +16,7 @@ from bdbench.engine import meter
 from bdbench.matrix.shipping import Files, Luggage
 from bdbench.matrix.victim_store import VictimStore
 from bdbench.matrix.worker import Outcome, VictimOutcome, Worker
-from bdbench.protocol.environment import source_digest
+from bdbench.source import source_digest
 from bdbench.specs.work import CellSpec, VictimSpec
 
 TELL_SECONDS = 1.0

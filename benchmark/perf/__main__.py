@@ -28,7 +28,8 @@ from bdbench.perf.learning import COMPARED, learn
 from bdbench.perf.race import race
 from bdbench.perf.table import learning_table, speed_table
 from bdbench.protocol.environment import environment
-from bdbench.protocol.site import Site, cores
+from bdbench.protocol.quotas import cores
+from bdbench.protocol.site import Site
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 

@@ -69,6 +69,11 @@ class Workload:
         (folder / "perf_defenses.py").write_text(PLUGIN)
         return cls(folder)
 
+    @property
+    def cache(self) -> Path:
+        """A cache folder in which nothing is known of the model at first."""
+        return self.folder / "cache"
+
     def flags(self, out: str, defenses: list[str], *more: str) -> list[str]:
         """The words of `bdbench run` on this workload, with results in `<folder>/<out>`."""
         names = {"model": "model", "data": "data", "plugin": "perf_defenses.py", "out": out}

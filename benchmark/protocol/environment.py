@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
-import importlib
 import os
 import platform
 import resource
@@ -26,11 +24,9 @@ import bdbench
 from bdbench.engine.trace import Trace
 from bdbench.portable import encodable, without_folders
 from bdbench.protocol.site import Site
+from bdbench.source import SUBPACKAGES, source_digest
 
 LIBRARIES = ("torch", "numpy", "scipy", "transformers", "tokenizers", "wordfreq")
-# What decides no number: how work is spread over machines, what is made of records, and who calls.
-NOT_DECIDING = ("matrix", "analysis", "reports", "api", "suspects", "testing", "cli", "perf")
-SUBPACKAGES = ("attacks", "defenses", "tasks")
 COMMON_USERS = frozenset({"root", "user", "admin", "test", "data", "model", "runner", "worker", "nobody", "python", "ray"})
 IS_MAC = sys.platform == "darwin"
 
@@ -63,27 +59,6 @@ def device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"cpu ({platform.machine()}, {torch.backends.cpu.get_cpu_capability()})"
-
-
-@lru_cache
-def source_digest() -> str:
-    """SHA-256, in hex, of all of bdbench's source that can decide a number, as this process found it on its first call.
-
-    It is the same for a checkout and for an installed wheel.
-    """
-    root = Path(bdbench.__file__).parent
-    files = {
-        file.relative_to(root).as_posix(): file
-        for file in root.rglob("*.py")
-        if file.relative_to(root).parts[0] not in NOT_DECIDING
-    }
-    for name in SUBPACKAGES:  # in a checkout they lie beside the package's folder
-        (folder,) = importlib.import_module(f"bdbench.{name}").__path__
-        files |= {f"{name}/{file.relative_to(folder).as_posix()}": file for file in Path(folder).rglob("*.py")}
-    digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(f"{name} {hashlib.sha256(files[name].read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
 
 
 def peak_memory_mb() -> float:

@@ -6,6 +6,7 @@ versions of it, also side by side. Without such files nothing is limited.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +35,13 @@ def memory_limits(proc: Path = PROC, groups: Path = GROUPS) -> list[MemoryLimit]
         if quotas:
             limits.append(MemoryLimit(min(quotas), _taken(group)))
     return limits
+
+
+def cores() -> int:
+    """The CPU cores that this process may use: those it may run on, or fewer by a container's quota of CPU time."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = core_quota()
+    return usable if quota is None else max(1, min(usable, int(quota)))
 
 
 def core_quota(proc: Path = PROC, groups: Path = GROUPS) -> float | None:

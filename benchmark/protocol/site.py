@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -13,7 +12,6 @@ import torch
 from bdbench.engine.kernels import use_widened_linear
 from bdbench.engine.precision import torch_device
 from bdbench.plugin_files import PluginFile
-from bdbench.protocol.quotas import core_quota
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 
@@ -53,13 +51,6 @@ class Site:
 
     def torch_device(self) -> torch.device:
         return torch_device(self.device)
-
-
-def cores() -> int:
-    """The CPU cores that this process may use: those it may run on, or fewer by a container's quota of CPU time."""
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = core_quota()
-    return usable if quota is None else max(1, min(usable, int(quota)))
 
 
 @lru_cache

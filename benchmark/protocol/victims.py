@@ -23,7 +23,7 @@ from bdbench.engine.tokenizers import load_tokenizer, unchanged_tokenizer
 from bdbench.engine.training import Recipe
 from bdbench.fence import fenced
 from bdbench.protocol.contexts import AttackContext
-from bdbench.protocol.environment import environment, source_digest
+from bdbench.protocol.environment import environment
 from bdbench.protocol.notes import checked_notes
 from bdbench.protocol.plugins import attack_of, plugin_spec
 from bdbench.protocol.rows import rows_of
@@ -31,6 +31,7 @@ from bdbench.protocol.scoring import evaluate, triggered_rows
 from bdbench.protocol.site import Site
 from bdbench.registry import ATTACKS, TASKS
 from bdbench.seeds import derive
+from bdbench.source import source_digest
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import AttackFacts, Predictions, VictimDigests

@@ -38,7 +38,8 @@ from bdbench.data import TextSet
 from bdbench.defenses.e_pur import EPur, english_pieces
 from bdbench.engine.embeddings import word_embeddings
 from bdbench.errors import UsageError
-from bdbench.protocol.site import Site, cores
+from bdbench.protocol.quotas import cores
+from bdbench.protocol.site import Site
 from bdbench.seeds import derive
 from bdbench.suspects.insertion import Frames, Progress, bare_classes, frames, probabilities
 from bdbench.suspects.loading import Base, Suspect, load_base, load_suspect, usable_precision
