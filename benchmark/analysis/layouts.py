@@ -14,7 +14,8 @@ from bdbench.analysis.contest import Mark, contest
 from bdbench.analysis.labels import Label
 from bdbench.analysis.paired import Cells, Paired, Statistic, of_cells, seed_deviation
 from bdbench.analysis.printed import METRICS
-from bdbench.analysis.ranking import Place, PredictionsOf, Ranking, Rules, rankings
+from bdbench.analysis.ranking import Place, Ranking, Rules, rankings
+from bdbench.analysis.saved_rows import PredictionsOf
 from bdbench.analysis.summaries import Summary
 from bdbench.analysis.tables import Entry, Row, Table, overall_table, task_tables
 from bdbench.errors import UsageError

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 from functools import cached_property
 
 from bdbench.analysis.examples import NotedPredictions, ShownExample, shown_examples
-from bdbench.analysis.ranking import PredictionsOf, Ranking, Rules, rankings
+from bdbench.analysis.ranking import Ranking, Rules, rankings
+from bdbench.analysis.saved_rows import PredictionsOf
 from bdbench.analysis.summaries import Summary, summarize
 from bdbench.analysis.tables import Table, overall_table, task_tables
 from bdbench.analysis.tuning_tables import TuningRow, tuning_rows

@@ -9,7 +9,7 @@ import numpy as np
 
 from bdbench.analysis.bootstrap import PARTS, Block, CellRows, Draws, Estimate, Rates, as_they_are, comparable_seeds, draw
 from bdbench.analysis.contest import mcnemar_of_rows
-from bdbench.analysis.ranking import PredictionsOf, SavedRows
+from bdbench.analysis.saved_rows import PredictionsOf, SavedRows
 from bdbench.specs.records import Record
 
 Cells = Mapping[Block, Record]  # those of one defense that ended well

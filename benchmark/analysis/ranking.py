@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
@@ -29,7 +29,6 @@ import numpy as np
 from bdbench.analysis.block_ranks import BlockRanks, block_ranks
 from bdbench.analysis.bootstrap import (
     Block,
-    CellRows,
     Draws,
     Estimate,
     Rates,
@@ -41,14 +40,10 @@ from bdbench.analysis.bootstrap import (
 from bdbench.analysis.intervals import LEVEL, holm
 from bdbench.analysis.labels import Label
 from bdbench.analysis.printed import ABSENT
+from bdbench.analysis.saved_rows import PredictionsOf, SavedRows
 from bdbench.analysis.standing import victims
 from bdbench.analysis.summaries import Summary, longest_needs
-from bdbench.goals import goals
-from bdbench.specs.metrics import REJECTED
-from bdbench.specs.predictions import counted_classes
-from bdbench.specs.records import KINDS, Predictions, Record
-
-PredictionsOf = Callable[[Record], Predictions | None]
+from bdbench.specs.records import KINDS, Record
 
 GROUPS = {  # of kinds, in the order of the page
     "repairs": ("repair",),
@@ -170,31 +165,6 @@ def rankings(summaries: Sequence[Summary], predictions_of: PredictionsOf, rules:
             if not all(summary.defense.is_undefended for summary in of_group):
                 ranked.append(_ranking(group, setting, of_group, rows, rules))
     return ranked
-
-
-def rows_of(record: Record, predictions: Predictions) -> CellRows:
-    """What the predictions of a cell whose attack has a trigger say of each test row."""
-    classes, gold = counted_classes(predictions, record.spec.frr), predictions["clean_gold"]
-    goal = goals(gold, record.spec.victim.attack.params)
-    others = gold != goal
-    hit = np.zeros(len(gold), dtype=bool)
-    hit[others] = classes["triggered"] == goal[others]  # they are the triggered rows, in their order
-    return CellRows(classes["clean"] == gold, others, hit, others & (classes["clean"] == goal), classes["clean"] == REJECTED)
-
-
-class SavedRows:
-    """The rows of cells, read once each; None of a cell without predictions."""
-
-    def __init__(self, predictions_of: PredictionsOf) -> None:
-        self._predictions_of = predictions_of
-        self._rows_by_key: dict[str, CellRows | None] = {}
-
-    def of(self, record: Record) -> CellRows | None:
-        if record.key not in self._rows_by_key:
-            predictions = self._predictions_of(record)
-            complete = predictions is not None and {"clean", "triggered"} <= predictions.keys()
-            self._rows_by_key[record.key] = rows_of(record, predictions) if complete else None
-        return self._rows_by_key[record.key]
 
 
 def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: SavedRows, rules: Rules) -> Ranking:
