@@ -12,6 +12,9 @@ Rules:
 - Defenses that cannot be told apart share a rank: one that is not significantly worse than the first of its rank (paired
   differences, Holm over all comparisons with it, at 5 %).
 - Upper bounds, tuned with what no defender knows, have no rank.
+- Ranks and means go by the attacks that are not adaptive: these are the same for every defense, while an adaptive attack is
+  made for some, and would favor a defense that nobody attacked. What the worst adaptive attack does stands beside them, and
+  a defense that one breaks is said to be broken (`bdbench.analysis.adaptive`).
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from typing import Any
 
 import numpy as np
 
+from bdbench.analysis.adaptive import AdaptiveCase, adaptive_attacks, adaptive_case
 from bdbench.analysis.block_ranks import BlockRanks, block_ranks
 from bdbench.analysis.bootstrap import (
     Block,
@@ -39,6 +43,7 @@ from bdbench.analysis.bootstrap import (
 )
 from bdbench.analysis.intervals import LEVEL, holm
 from bdbench.analysis.labels import Label
+from bdbench.analysis.paired import Paired
 from bdbench.analysis.printed import ABSENT
 from bdbench.analysis.saved_rows import PredictionsOf, SavedRows
 from bdbench.analysis.standing import victims
@@ -86,7 +91,8 @@ class Place:
 
     `estimates` are by the names of BOUNDS, fractions; one that there is not is absent. `deviations`, over seeds, have the same
     names; there are none unless two seeds or more have the same victims. `worst_attack` is the one of the highest mean ASR.
-    `cells` are those that ended well on the blocks, `seconds` the mean of defense and evaluation.
+    `cells` are those that ended well on the blocks, `seconds` the mean of defense and evaluation. `adaptive` is what the worst
+    adaptive attack does, None where the defense was run under none that works.
     """
 
     defense: Label
@@ -100,6 +106,7 @@ class Place:
     worst_attack: str
     cells: int
     seconds: float
+    adaptive: AdaptiveCase | None = None
 
     @property
     def printed_rank(self) -> str:
@@ -115,7 +122,7 @@ class Ranking:
     better. `rounds` has what its estimates are made of, (rounds,) each, by the names of BOUNDS, drawn as in `draws`.
 
     `left_out` counts the victims on which a defense of the group was skipped or not run. Without `has_intervals` the
-    predictions of some cells are not there.
+    predictions of some cells are not there. `adaptive_blocks` are the victims of adaptive attacks that work, whoever was run.
     """
 
     group: str
@@ -129,6 +136,7 @@ class Ranking:
     scores: Mapping[Label, tuple[float, ...]]
     rounds: Mapping[Label, Mapping[str, Rates]]
     draws: Draws
+    adaptive_blocks: tuple[Block, ...] = ()
 
     @cached_property
     def block_ranks(self) -> BlockRanks | None:
@@ -139,6 +147,11 @@ class Ranking:
     def shown(self) -> tuple[Place, ...]:
         """All places, the undefended victims' last."""
         return self.places if self.undefended is None else (*self.places, self.undefended)
+
+    @property
+    def has_adaptive(self) -> bool:
+        """Whether a defense was run under an adaptive attack that works."""
+        return any(place.adaptive for place in self.shown)
 
     @property
     def tasks(self) -> int:
@@ -159,16 +172,25 @@ def rankings(summaries: Sequence[Summary], predictions_of: PredictionsOf, rules:
     ranked = []
     for setting in sorted({summary.labels.setting for summary in summaries}, key=lambda label: label.rank):
         of_setting = [summary for summary in summaries if summary.labels.setting == setting]
-        rows = SavedRows(predictions_of)
+        rows, paired = SavedRows(predictions_of), Paired(predictions_of)
         for group, kinds in groups.items():
             of_group = [summary for summary in of_setting if summary.kind in kinds or summary.defense.is_undefended]
             if not all(summary.defense.is_undefended for summary in of_group):
-                ranked.append(_ranking(group, setting, of_group, rows, rules))
+                ranked.append(_ranking(group, setting, of_group, rows, paired, rules))
     return ranked
 
 
-def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: SavedRows, rules: Rules) -> Ranking:
-    working = {key: victim for key, victim in victims(summaries).items() if victim.works}
+def _ranking(
+    group: str, setting: Label, summaries: Sequence[Summary], rows: SavedRows, paired: Paired, rules: Rules
+) -> Ranking:
+    all_working = {key: victim for key, victim in victims(summaries).items() if victim.works}
+    adaptive = adaptive_attacks(summaries)
+    working = {key: victim for key, victim in all_working.items() if victim.attack not in adaptive}
+    adaptive_blocks = {
+        key: Block(str(victim.task), str(victim.attack), victim.seed)
+        for key, victim in all_working.items()
+        if victim.attack in adaptive
+    }
     summaries_by_defense: dict[Label, list[Summary]] = {}
     for summary in summaries:
         summaries_by_defense.setdefault(summary.defense, []).append(summary)
@@ -207,6 +229,16 @@ def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: Sav
                 worst_attack=worst_attack(blocks, [cell.metrics["asr"].value for cell in cells[defense]]) if estimates else "",
                 cells=len(ended_well),
                 seconds=_mean([cell.own_seconds for cell in ended_well]),
+                adaptive=adaptive_case(
+                    defense,
+                    {
+                        block: record
+                        for key, block in adaptive_blocks.items()
+                        if (record := records_by_defense[defense].get(key)) and record.status == "ok"
+                    },
+                    paired,
+                    estimates["worst"].value if estimates else None,
+                ),
             )
         )
     own = next((place for place in places if place.defense.is_undefended), None)
@@ -225,6 +257,7 @@ def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: Sav
         scores=scores,
         rounds={defense: statistics[defense] for defense in rank_by_defense},
         draws=draws,
+        adaptive_blocks=tuple(adaptive_blocks.values()),
     )
 
 
