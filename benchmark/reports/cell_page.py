@@ -130,7 +130,7 @@ def _attack(facts: AttackFacts | None) -> list[str]:
     """What is known of the attack; nothing of older records."""
     if facts is None:
         return []
-    stealth = {name: _stealth(name, value) for name, value in facts.stealth.items()}
+    stealth = {name: _stealth(name, facts.stealth[name]) for name in in_order(facts.stealth, STEALTH)}
     against = {"against": ", ".join(facts.against)} if facts.against else {}
     return _values({**against, "settled": facts.settled, "stealth": stealth, "notes": facts.notes})
 
@@ -196,10 +196,10 @@ def _metrics(metrics: Mapping[str, Metric]) -> list[str]:
     return lines
 
 
-def in_order(metrics: Iterable[str]) -> list[str]:
-    """The names of metrics in the order of SHARES, others behind."""
-    names = list(metrics)
-    return [*(name for name in SHARES if name in names), *(name for name in names if name not in SHARES)]
+def in_order(numbers: Iterable[str], known: Mapping[str, Any] = SHARES) -> list[str]:
+    """The names of numbers, of metrics by default, in the order of those that are known, others behind."""
+    names = list(numbers)
+    return [*(name for name in known if name in names), *(name for name in names if name not in known)]
 
 
 def interval_of(name: str, metric: Metric) -> tuple[float, float] | None:
