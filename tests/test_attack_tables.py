@@ -88,6 +88,7 @@ def test_an_attack_that_fails_on_some_victims_says_on_how_many_and_without_a_cle
     assert rows["sst2", f"lwp (failed: {reasons})"]["CACC lost"] == "+12.0"  # of the first alone
     rows, table = table_of(records[1:2], "Before any defense")
     assert rows["sst2", "lwp"]["CACC lost"] == "–" and "CACC lost is not known" in table.note
+    assert table.headers == ("Task", "Attack", "CACC", "CACC lost", "ASR", "Base", "Floor", "Victims")  # no more is known
 
 
 def test_the_clean_model_is_the_one_that_nobody_fine_tuned_further_on_the_same_task():
@@ -150,6 +151,9 @@ def test_an_ordinary_attack_counts_where_it_works_and_an_adaptive_one_that_does_
     rows, _ = table_of(beside({**RATES, "none": (1.0, 1.0, 0.4)}), "Adaptive attacks beside ordinary ones")
     failed = rows["knows (failed: it does not work undefended)", "mix"]
     assert (failed["Adaptive ASR"], failed["Adaptive before"], failed["Ordinary ASR"]) == ("90.0", "40.0", "50.0")
+    other_seed = beside({"none": (1.0, 1.0, 0.4), "mix": (0.2, 0.5, 0.1)}, seed=1)
+    rows, _ = table_of([*beside(), *other_seed], "Adaptive attacks beside ordinary ones")
+    assert (rows["knows", "mix"]["Adaptive ASR"], rows["knows", "mix"]["Victims"]) == ("90.0", "1")  # it fails on the other
     rows, _ = table_of(beside({**RATES, "none": (0.5, 0.5, 1.0)}), "Adaptive attacks beside ordinary ones")
     assert list(rows["knows", "mix"].values())[2:] == ["", "–", "90.0", "–", "–", "+80.0", "–", "100.0", "1"]
 
@@ -187,9 +191,15 @@ def innocent(defense, cacc, task="sst2", seed=0, **more):
 
 def test_a_defense_costs_a_clean_model_what_its_accuracy_is_below_that_without_it():
     records = [innocent("none", 0.9), innocent("mix", 0.8), innocent("avg", 0.95), innocent("none", 0.7, "qqp")]
-    records += [innocent("mix", 0.68, "qqp"), innocent("mix", 0.5, seed=1), cell("mix", "word", 0.1, rows=(200, 100))]
+    records += [
+        innocent("mix", 0.68, "qqp"),
+        innocent("cut", 0.69, "qqp"),
+        innocent("mix", 0.5, seed=1),
+        cell("mix", "word", 0.1, rows=(200, 100)),
+    ]
     rows, table = table_of(records, "What each defense costs a clean model")
     assert {names: list(row.values())[2:] for names, row in rows.items()} == {
+        ("qqp", "cut"): ["70.0", "69.0", "+1.0", "1"],
         ("qqp", "mix"): ["70.0", "68.0", "+2.0", "1"],
         ("sst2", "avg"): ["90.0", "95.0", "-5.0", "1"],
         ("sst2", "mix"): ["90.0", "80.0", "+10.0", "1"],  # seed 1 has no undefended cell

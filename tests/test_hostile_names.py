@@ -105,7 +105,7 @@ def claims_of(names: Sequence[str]) -> list[Record]:
 
 
 def attacked_of(names: Sequence[str]) -> list[Record]:
-    """For some names an ordinary and an adaptive attack on a task of its own, with all that may be known of them, and `none`."""
+    """For some names an ordinary and an adaptive attack on a task of its own, with all that is known of such; and `none`."""
     found = []
     for name in names[::3]:
         alone = name.replace("+", "")

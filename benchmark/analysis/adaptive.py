@@ -39,22 +39,21 @@ def attacked_defenses(summary: Summary) -> tuple[str, ...]:
     return next((record.attack.against for record in summary.records if record.attack and record.attack.against), ())
 
 
-def adaptive_case(defense: Label, cells: Cells, paired: Paired, worst: float | None) -> AdaptiveCase | None:
+def adaptive_case(cells: Cells, paired: Paired, worst: float | None) -> AdaptiveCase | None:
     """What the adaptive attacks do to a defense with these cells under them, which all ended well; None without any.
 
     `worst` is its ASR under the worst attack that is not adaptive, None where that is not known: then it is not said to be
-    broken. Nor are undefended victims.
+    broken.
     """
     if not cells:
         return None
     attack = worst_attack(tuple(cells), [cell.metrics["asr"].value for cell in cells.values()])
     estimate = paired.estimate(cells, "asr", Draws.worst) or Estimate(of_cells(cells, "asr", Draws.worst))
-    is_judged = worst is not None and not defense.is_undefended
     return AdaptiveCase(
         attack=attack,
         asr=estimate,
         deviation=seed_deviation(cells, "asr", Draws.worst),
-        broken_by=_breaking_attacks(cells, worst) if is_judged else (),
+        broken_by=() if worst is None else _breaking_attacks(cells, worst),
     )
 
 

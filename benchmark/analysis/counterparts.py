@@ -1,4 +1,4 @@
-"""What an adaptive attack is worth: beside the ordinary attack that does worst to the same defense, on as many victims."""
+"""What an adaptive attack is worth: beside the ordinary attack that does worst to the same defense, on the victims of both."""
 
 from __future__ import annotations
 

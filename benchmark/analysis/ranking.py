@@ -230,7 +230,6 @@ def _ranking(
                 cells=len(ended_well),
                 seconds=_mean([cell.own_seconds for cell in ended_well]),
                 adaptive=adaptive_case(
-                    defense,
                     {
                         block: record
                         for key, block in adaptive_blocks.items()
