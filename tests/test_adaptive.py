@@ -61,9 +61,7 @@ def test_ranks_and_means_go_by_the_attacks_that_are_not_adaptive():
 def test_the_worst_adaptive_attack_stands_beside_with_what_it_breaks():
     """It breaks what it leaves 20 points above the worst ordinary ASR, 30 of mix, 70 of cut, 40 of avg."""
     places, ranking = places_of(board())
-    found = {
-        name: (place.adaptive.attack, place.adaptive.asr.value, place.adaptive.broken_by) for name, place in places.items()
-    }
+    found = {name: (place.adaptive.attack, place.adaptive.asr.value, place.broken_by) for name, place in places.items()}
     assert found == {
         "mix": ("knows-mix", 0.9, ("knows-mix",)),
         "cut": ("knows-mix", 0.85, ()),
@@ -81,8 +79,19 @@ def test_the_worst_adaptive_attack_stands_beside_with_what_it_breaks():
 def test_a_defense_is_broken_from_20_points_above_its_worst_asr_and_the_base_rate(asr, base, is_broken):
     records = [*board(), under("knows-all", "none", 1.0, ("mix",)), under("knows-all", "mix", asr, ("mix",), base=base)]
     places, _ = places_of(records)
-    assert ("knows-all" in places["mix"].adaptive.broken_by) is is_broken
-    assert places["mix"].adaptive.broken_by[0] == "knows-mix" or asr == 0.9  # the worst first, equal ones by name
+    assert ("knows-all" in places["mix"].broken_by) is is_broken
+    assert places["mix"].broken_by[0] == "knows-mix" or asr == 0.9  # the worst first, equal ones by name
+
+
+def test_a_defense_is_broken_on_the_tasks_and_seeds_of_the_adaptive_attack():
+    """Over both tasks "word" leaves 55 %, but where "knows" works as much as it; and on a third task nothing else was run."""
+    records = [under("word", *of, task="sst2") for of in (("none", 1.0), ("mix", 0.9))]
+    records += [under("word", *of, task="qqp") for of in (("none", 1.0), ("mix", 0.2))]
+    records += [under("knows", *of, KNOWS_MIX, task=task) for task in ("sst2", "imdb") for of in (("none", 1.0), ("mix", 1.0))]
+    places, _ = places_of(records)
+    assert places["mix"].estimates["worst"].value == pytest.approx(0.55) and places["mix"].broken_by == ()
+    places, _ = places_of([*records, *(under("knows", *of, KNOWS_MIX, task="qqp") for of in (("none", 1.0), ("mix", 0.9)))])
+    assert places["mix"].broken_by == ("knows",)  # 95 % of the two that they share
 
 
 def test_a_defense_counts_under_the_adaptive_attacks_that_work_and_that_it_was_run_under():
@@ -108,7 +117,7 @@ def test_a_defense_without_means_is_not_said_to_be_broken():
     records = [record for record in board() if record.attack.against or record.spec.defense_name == "none"]
     places, _ = places_of(records)
     assert places["mix"].unranked == "no victim to compare on" and places["mix"].estimates == {}
-    assert places["mix"].adaptive.asr.value == 0.9 and places["mix"].adaptive.broken_by == ()
+    assert places["mix"].adaptive.asr.value == 0.9 and places["mix"].broken_by == ()
 
 
 def test_the_worst_adaptive_asr_has_its_interval_and_its_deviation():

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from bdbench.analysis.adaptive import adaptive_attacks
+from bdbench.analysis.adaptive import adaptive_attacks, place_of, worst_counterpart
 from bdbench.analysis.bootstrap import Block, Estimate
 from bdbench.analysis.labels import Label
 from bdbench.analysis.paired import Cells, Paired
@@ -73,9 +73,9 @@ class _Cells:
             for record in summary.records:
                 if record.status == "ok" and "asr" in (record.metrics or {}):
                     of_pair = self._cells.setdefault((summary.attack, summary.defense), {})
-                    of_pair[_place(summary.task, record.spec.victim.seed)] = record
+                    of_pair[place_of(str(summary.task), record.spec.victim.seed)] = record
         self._working = {
-            (victim.attack, _place(victim.task, victim.seed)) for victim in victims(summaries).values() if victim.works
+            (victim.attack, place_of(str(victim.task), victim.seed)) for victim in victims(summaries).values() if victim.works
         }
         self.attacks = sorted({attack for attack, _ in self._cells}, key=lambda label: label.rank)
 
@@ -94,26 +94,18 @@ class _Cells:
         return {place: cell for place, cell in self.of(attack, defense).items() if (attack, place) in self._working}
 
 
-def _place(task: Label, seed: int) -> Block:
-    """A task and seed as a block without an attack: two attacks are compared on the same test rows."""
-    return Block(str(task), "", seed)
-
-
 def _counterpart(
     setting: Label, attack: Label, defense: Label, ordinary: Sequence[Label], cells: _Cells, paired: Paired
 ) -> Counterpart:
     working = cells.working(attack, defense)
     own = working or cells.of(attack, defense)
-    shared_by_attack = {other: [place for place in own if place in cells.working(other, defense)] for other in ordinary}
-    most = max(map(len, shared_by_attack.values()), default=0)
-    candidates = [other for other, shared in shared_by_attack.items() if shared and len(shared) == most]
-    effects = {other: _effect(cells, other, defense, shared_by_attack[other]) for other in candidates}
-    worst = max(candidates, key=lambda other: effects[other].asr, default=None)  # of equal ones the first of the tables
-    places = list(own) if worst is None else shared_by_attack[worst]
-    adaptive, difference = _effect(cells, attack, defense, places), None
+    worst, shared = worst_counterpart(own, {other: cells.working(other, defense) for other in ordinary})
+    places = shared or list(own)
+    adaptive, other_effect, difference = _effect(cells, attack, defense, places), None, None
     if worst is not None:
+        other_effect = _effect(cells, worst, defense, places)
         of_places = ({place: cells.of(each, defense)[place] for place in places} for each in (attack, worst))
-        difference = paired.difference(*of_places, "asr") or Estimate(adaptive.asr - effects[worst].asr)
+        difference = paired.difference(*of_places, "asr") or Estimate(adaptive.asr - other_effect.asr)
     return Counterpart(
         setting=setting,
         attack=attack,
@@ -122,7 +114,7 @@ def _counterpart(
         places=len(places),
         adaptive=adaptive,
         ordinary=worst,
-        ordinary_effect=None if worst is None else effects[worst],
+        ordinary_effect=other_effect,
         difference=difference,
     )
 

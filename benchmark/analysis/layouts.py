@@ -314,8 +314,7 @@ def worst_case_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
         }
         if has_adaptive:
             for defense in values:
-                case = adaptive_case(cells.of(adaptive[task], defense), paired, values[defense])
-                columns[task][defense] += _adaptive(case)
+                columns[task][defense] += _adaptive(adaptive_case(cells.of(adaptive[task], defense), paired))
     headings = ("asr", "worst_attack", *(("adaptive", "adaptive_attack") if has_adaptive else ()))
     groups = [Group(task, headings) for task in columns]
 

@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from bdbench.analysis.adaptive import AdaptiveCase, adaptive_attacks, adaptive_case
+from bdbench.analysis.adaptive import AdaptiveCase, adaptive_attacks, adaptive_case, breaking_attacks
 from bdbench.analysis.block_ranks import BlockRanks, block_ranks
 from bdbench.analysis.bootstrap import (
     Block,
@@ -43,10 +43,10 @@ from bdbench.analysis.bootstrap import (
 )
 from bdbench.analysis.intervals import LEVEL, holm
 from bdbench.analysis.labels import Label
-from bdbench.analysis.paired import Paired
+from bdbench.analysis.paired import Cells, Paired
 from bdbench.analysis.printed import ABSENT
 from bdbench.analysis.saved_rows import PredictionsOf, SavedRows
-from bdbench.analysis.standing import victims
+from bdbench.analysis.standing import Victim, victims
 from bdbench.analysis.summaries import Summary, longest_needs
 from bdbench.specs.records import KINDS, Record
 
@@ -92,7 +92,7 @@ class Place:
     `estimates` are by the names of BOUNDS, fractions; one that there is not is absent. `deviations`, over seeds, have the same
     names; there are none unless two seeds or more have the same victims. `worst_attack` is the one of the highest mean ASR.
     `cells` are those that ended well on the blocks, `seconds` the mean of defense and evaluation. `adaptive` is what the worst
-    adaptive attack does, None where the defense was run under none that works.
+    adaptive attack does, None where the defense was run under none that works. `broken_by` are those that break it.
     """
 
     defense: Label
@@ -107,6 +107,7 @@ class Place:
     cells: int
     seconds: float
     adaptive: AdaptiveCase | None = None
+    broken_by: tuple[str, ...] = ()
 
     @property
     def printed_rank(self) -> str:
@@ -184,13 +185,9 @@ def _ranking(
     group: str, setting: Label, summaries: Sequence[Summary], rows: SavedRows, paired: Paired, rules: Rules
 ) -> Ranking:
     all_working = {key: victim for key, victim in victims(summaries).items() if victim.works}
-    adaptive = adaptive_attacks(summaries)
-    working = {key: victim for key, victim in all_working.items() if victim.attack not in adaptive}
-    adaptive_blocks = {
-        key: Block(str(victim.task), str(victim.attack), victim.seed)
-        for key, victim in all_working.items()
-        if victim.attack in adaptive
-    }
+    against = adaptive_attacks(summaries)
+    adaptive = {key: victim for key, victim in all_working.items() if victim.attack in against}
+    working = {key: victim for key, victim in all_working.items() if victim.attack not in against}
     summaries_by_defense: dict[Label, list[Summary]] = {}
     for summary in summaries:
         summaries_by_defense.setdefault(summary.defense, []).append(summary)
@@ -204,7 +201,7 @@ def _ranking(
         if all(key in records and records[key].status != "skipped" for records in records_by_defense.values())
     ]
     keys = sorted(compared, key=lambda key: (working[key].task.rank, working[key].attack.rank, working[key].seed))
-    blocks = tuple(Block(str(working[key].task), str(working[key].attack), working[key].seed) for key in keys)
+    blocks = tuple(_block(working[key]) for key in keys)
     undefended = [working[key].undefended for key in keys]
     cells = {defense: [records[key] for key in keys] for defense, records in records_by_defense.items()}
     complete = {defense: of_blocks for defense, of_blocks in cells.items() if all(cell.status == "ok" for cell in of_blocks)}
@@ -214,6 +211,7 @@ def _ranking(
     counts = Counter(rank_by_defense.values())
     places = []
     for defense, of_defense in summaries_by_defense.items():
+        under_adaptive = _ended_well(records_by_defense[defense], adaptive)
         rank, ended_well = rank_by_defense.get(defense), [cell for cell in cells[defense] if cell.status == "ok"]
         estimates = {name: draws.estimate(rounds, BOUNDS[name]) for name, rounds in statistics.get(defense, {}).items()}
         places.append(
@@ -229,15 +227,8 @@ def _ranking(
                 worst_attack=worst_attack(blocks, [cell.metrics["asr"].value for cell in cells[defense]]) if estimates else "",
                 cells=len(ended_well),
                 seconds=_mean([cell.own_seconds for cell in ended_well]),
-                adaptive=adaptive_case(
-                    {
-                        block: record
-                        for key, block in adaptive_blocks.items()
-                        if (record := records_by_defense[defense].get(key)) and record.status == "ok"
-                    },
-                    paired,
-                    estimates["worst"].value if estimates else None,
-                ),
+                adaptive=adaptive_case(under_adaptive, paired),
+                broken_by=breaking_attacks(under_adaptive, _ended_well(records_by_defense[defense], working)),
             )
         )
     own = next((place for place in places if place.defense.is_undefended), None)
@@ -256,8 +247,19 @@ def _ranking(
         scores=scores,
         rounds={defense: statistics[defense] for defense in rank_by_defense},
         draws=draws,
-        adaptive_blocks=tuple(adaptive_blocks.values()),
+        adaptive_blocks=tuple(map(_block, adaptive.values())),
     )
+
+
+def _block(victim: Victim) -> Block:
+    return Block(str(victim.task), str(victim.attack), victim.seed)
+
+
+def _ended_well(records: Mapping[str, Record], of_victims: Mapping[str, Victim]) -> Cells:
+    """Of a defense's records, by the keys of their victims, those on these victims that ended well."""
+    return {
+        _block(victim): records[key] for key, victim in of_victims.items() if key in records and records[key].status == "ok"
+    }
 
 
 def _draws(blocks: Sequence[Block], cells_of_defenses: Sequence[Sequence[Record]], rows: SavedRows) -> Draws:

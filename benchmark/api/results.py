@@ -146,7 +146,7 @@ class Results:
                 row |= {"worst_attack": place.worst_attack, "victims": place.cells, "seconds": place.seconds}
                 if case := place.adaptive:
                     row |= {"adaptive": case.asr.value, "adaptive_low": case.asr.low, "adaptive_high": case.asr.high}
-                    row |= {"adaptive_attack": case.attack, "broken_by": "; ".join(case.broken_by)}
+                    row |= {"adaptive_attack": case.attack, "broken_by": "; ".join(place.broken_by)}
                 rows.append(row)
         frame = pd.DataFrame(rows)
         bounds = [name for name in (*columns.values(), "adaptive") if name in frame]

@@ -180,10 +180,10 @@ def _unranked(grid: Grid, names: ShortNames) -> list[str]:
 def _broken(grid: Grid, names: ShortNames) -> list[str]:
     """The defenses that adaptive attacks break, each with these."""
     listed = [
-        f"{names.of(str(place.defense))} ({broken_by(place.adaptive)})"
+        f"{names.of(str(place.defense))} ({broken_by(place)})"
         for ranking in grid.rankings
         for place in ranking.places
-        if place.adaptive and place.adaptive.broken_by
+        if place.broken_by
     ]
     return [f"Broken by an adaptive attack: {'; '.join(listed)}."] if listed else []
 

@@ -6,7 +6,6 @@ import math
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
-from bdbench.analysis.adaptive import AdaptiveCase
 from bdbench.analysis.block_ranks import BlockRanks
 from bdbench.analysis.bootstrap import ENOUGH_SEEDS, ENOUGH_TASKS, Estimate
 from bdbench.analysis.leaderboard import Leaderboard
@@ -43,9 +42,10 @@ TERMS = (
 # where a defense was run under an adaptive attack
 ADAPTIVE = (
     "Ranks and means are over the attacks that are not adaptive, which are the same for every defense. An adaptive attack is "
-    "made to get past some of them; worst adaptive: the one of the highest mean ASR, of those that work and that the defense "
-    f"was run under. Broken by: the adaptive attacks whose ASR after the defense is {float(100 * ASR_ABOVE):g} points or more "
-    "above both its worst ASR and the base rate."
+    "made to get past some of them; worst adaptive: the one of the highest mean ASR over its own victims, of those that work "
+    "and that the defense was run under. Broken by: the adaptive attacks whose ASR after the defense is "
+    f"{float(100 * ASR_ABOVE):g} points or more above both the base rate and the ASR of the worst other attack on the same "
+    "tasks and seeds."
 )
 INTERVALS = (
     f"In brackets 95 % intervals by a bootstrap of the saved predictions. Of {ENOUGH_TASKS} tasks or more the tasks are drawn "
@@ -98,14 +98,14 @@ def _words(place: Place, ranking: Ranking) -> list[str]:
 def _named(place: Place) -> str:
     """The defense, with the reason why it has no rank, and with the adaptive attacks that break it."""
     remarks = [place.unranked] if place.unranked else []
-    if place.adaptive and place.adaptive.broken_by:
-        remarks.append(broken_by(place.adaptive))
+    if place.broken_by:
+        remarks.append(broken_by(place))
     return f"{place.defense} ({'; '.join(remarks)})" if remarks else str(place.defense)
 
 
-def broken_by(adaptive: AdaptiveCase) -> str:
+def broken_by(place: Place) -> str:
     """`broken by adaptive: mixing, adaptive: E-PUR`."""
-    return f"broken by {', '.join(adaptive.broken_by)}"
+    return f"broken by {', '.join(place.broken_by)}"
 
 
 def _numbers(place: Place, ranking: Ranking) -> list[str]:
