@@ -12,12 +12,14 @@ from boards import latex, long_table, markdown, overall_table, task_tables
 from latex_parts import rows_of, tabulars
 from test_tables import md_rows, only, sample
 
+import bdbench
 from bdbench.analysis.adaptive import adaptive_attacks
 from bdbench.analysis.chosen import choose
 from bdbench.analysis.figure_data import heat_map
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.ranking import rankings
 from bdbench.analysis.summaries import summarize
+from bdbench.matrix.results import Results
 from bdbench.reports.html_page import html
 from bdbench.reports.latex_layouts import Request, latex_table
 
@@ -171,6 +173,17 @@ def test_the_csv_says_what_an_attack_is_against():
     assert set(frame.loc[frame.attack == "knows-mix", "not_averaged"]) == {"adaptive"}
     assert set(frame.loc[frame.attack == "word", "against"]) == {""} == set(frame.loc[frame.attack == "word", "not_averaged"])
     assert "against" not in long_table(sample()).columns
+
+
+@pytest.mark.filterwarnings("ignore:.* is left out")  # the predictions, which these records have none of
+def test_python_has_the_worst_adaptive_attack_and_what_it_breaks(tmp_path):
+    for name, records in (("with", board()), ("without", [record for record in board() if not record.attack.against])):
+        for record in records:
+            Results(tmp_path / name).write(record, None)
+    found = bdbench.load(tmp_path / "with").leaderboard().set_index("defense")
+    assert found.loc["mix", ["adaptive", "adaptive_attack", "broken_by"]].tolist() == [0.9, "knows-mix", "knows-mix"]
+    assert found.loc["avg", "broken_by"] == "" and found["adaptive_low"].dtype == "float64"
+    assert "adaptive" not in bdbench.load(tmp_path / "without").leaderboard()
 
 
 def test_a_papers_tables_have_the_worst_adaptive_attack():
