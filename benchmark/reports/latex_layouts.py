@@ -14,7 +14,7 @@ from bdbench.analysis.summaries import Summary
 from bdbench.reports.latex_document import PrintedTable, rendered, with_notes
 from bdbench.reports.latex_grid import parts_of
 from bdbench.reports.latex_text import tex
-from bdbench.reports.ranking_page import ADAPTIVE, MEANS, broken_by, ranking_note, titles
+from bdbench.reports.ranking_page import ADAPTIVE, MEANS, ranking_note, titles
 from bdbench.reports.words import (
     AVERAGES,
     BUILTIN,
@@ -180,7 +180,7 @@ def _unranked(grid: Grid, names: ShortNames) -> list[str]:
 def _broken(grid: Grid, names: ShortNames) -> list[str]:
     """The defenses that adaptive attacks break, each with these."""
     listed = [
-        f"{names.of(str(place.defense))} ({broken_by(place)})"
+        f"{names.of(str(place.defense))} ({', '.join(map(names.of, place.broken_by))})"
         for ranking in grid.rankings
         for place in ranking.places
         if place.broken_by

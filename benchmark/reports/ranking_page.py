@@ -96,16 +96,11 @@ def _words(place: Place, ranking: Ranking) -> list[str]:
 
 
 def _named(place: Place) -> str:
-    """The defense, with the reason why it has no rank, and with the adaptive attacks that break it."""
+    """`Fine-mixing (loses more than 5 points; broken by adaptive: mixing)`."""
     remarks = [place.unranked] if place.unranked else []
     if place.broken_by:
-        remarks.append(broken_by(place))
+        remarks.append(f"broken by {', '.join(place.broken_by)}")
     return f"{place.defense} ({'; '.join(remarks)})" if remarks else str(place.defense)
-
-
-def broken_by(place: Place) -> str:
-    """`broken by adaptive: mixing, adaptive: E-PUR`."""
-    return f"broken by {', '.join(place.broken_by)}"
 
 
 def _numbers(place: Place, ranking: Ranking) -> list[str]:
