@@ -22,7 +22,7 @@ from bdbench.reports.files import write_report
 from bdbench.reports.latex import tex
 from bdbench.reports.markdown import code, escaped
 from bdbench.reports.words import one_line
-from bdbench.specs.records import Record
+from bdbench.specs.records import AttackFacts, Record
 
 HOSTILE = (
     "a\nb",
@@ -104,14 +104,27 @@ def claims_of(names: Sequence[str]) -> list[Record]:
     ]
 
 
+def attacked_of(names: Sequence[str]) -> list[Record]:
+    """For some names an ordinary and an adaptive attack on a task of its own, with all that is known of such; and `none`."""
+    found = []
+    for name in names[::3]:
+        alone = name.replace("+", "")
+        facts = {"settled": {name: name}, "notes": {name: name}, "stealth": {"ftr": 0.1, name: 0.2}}
+        for defense, asr in (("none", 1.0), (alone, 0.9)):
+            record = hostile(name, defense=defense, asr=asr)
+            found.append(replace(record, attack=AttackFacts(**facts)))
+            adaptive = replace(record.spec.victim.attack, name=name + "2")
+            spec = replace(record.spec, victim=replace(record.spec.victim, attack=adaptive))
+            found.append(replace(record, spec=spec, attack=AttackFacts(against=(alone,), **facts)))
+            clean = replace(record.spec.victim.attack, name="none")
+            spec = replace(record.spec, victim=replace(record.spec.victim, attack=clean))
+            found.append(replace(record, spec=spec, metrics={"cacc": record.metrics["cacc"]}))
+    return found
+
+
 @pytest.fixture(scope="module")
 def hostile_records():
     return records_of(HOSTILE)
-
-
-@pytest.fixture(scope="module")
-def plain_records():
-    return records_of(PLAIN)
 
 
 def tables_of(page: str) -> list[list[list[str]]]:
@@ -134,11 +147,11 @@ def kinds_of(page: str) -> set[str]:
     return {t.type for t in tokens} | {child.type for t in tokens for child in t.children or ()}
 
 
-@pytest.mark.parametrize(("make", "records"), [(markdown, records_of), (claims_page, claims_of)])
+@pytest.mark.parametrize(("make", "records"), [(markdown, records_of), (markdown, attacked_of), (claims_page, claims_of)])
 def test_a_page_keeps_its_shape(make, records):
     page, plain = make(records(HOSTILE)), make(records(PLAIN))
     assert kinds_of(page) == kinds_of(plain)  # no link, image, HTML, emphasis or code that other names do not have
-    assert not re.search(r"[^\n -~–±†‡§¶‖…é日本€]", page)
+    assert not re.search(r"[^\n -~–±†‡§¶‖◊…é日本€]", page)
     assert len(page.splitlines()) == len(plain.splitlines())
     tables = tables_of(page)
     for rows in tables:
@@ -176,8 +189,9 @@ def test_tex_has_no_special_character_and_no_ligature(name):
     assert rest.count("{") == rest.count("}")
 
 
-def test_latex_keeps_its_shape(hostile_records, plain_records):
-    text, plain = (latex(records)[0] for records in (hostile_records, plain_records))
+@pytest.mark.parametrize("records_of_names", [records_of, attacked_of])
+def test_latex_keeps_its_shape(records_of_names):
+    text, plain = (latex(records_of_names(names))[0] for names in (HOSTILE, PLAIN))
     assert text.isascii()
     for columns, body in tabulars(text):
         assert {len(row) for row in rows_of(body)} == {columns_of(columns)}

@@ -14,7 +14,8 @@ from bdbench.analysis.block_ranks import block_ranks, critical_difference
 from bdbench.analysis.bootstrap import ROUNDS, Block, CellRows, Draws, draw
 from bdbench.analysis.intervals import holm
 from bdbench.analysis.labels import Label
-from bdbench.analysis.ranking import Rules, rankings, rows_of
+from bdbench.analysis.ranking import Rules, rankings
+from bdbench.analysis.saved_rows import rows_of
 from bdbench.analysis.summaries import summarize
 
 # the bootstrap

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from bdbench.analysis.methods import NO_DEFENSE
-from bdbench.analysis.ranking import PredictionsOf
+from bdbench.analysis.saved_rows import PredictionsOf
 from bdbench.specs.predictions import counted_classes
 from bdbench.specs.records import Example, Predictions, Record
 

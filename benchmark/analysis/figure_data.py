@@ -19,7 +19,10 @@ Matrix = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class HeatMap:
-    """`asr`, (defenses, attacks), in [0, 1]: means over the blocks of an attack; NaN where a cell of the defense failed."""
+    """`asr`, (defenses, attacks), in [0, 1]: means over the blocks of an attack.
+
+    NaN where a cell of the defense failed, and where it was not run under an adaptive attack.
+    """
 
     defenses: tuple[Label, ...]
     attacks: tuple[Label, ...]
@@ -76,9 +79,12 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 def heat_map(ranking: Ranking, summaries: Iterable[Summary]) -> HeatMap:
-    """Of the ranking's blocks alone: defenses in its order, the undefended victims last, attacks in that of the tables."""
+    """Of the ranking's blocks and those of adaptive attacks alone.
+
+    Defenses are in its order, the undefended victims last, attacks in that of the tables.
+    """
     defenses = [place.defense for place in ranking.shown]
-    blocks = set(ranking.blocks)
+    blocks = {*ranking.blocks, *ranking.adaptive_blocks}
     rates: dict[tuple[Label, Label], list[float]] = {}
     for summary in summaries:
         if summary.labels.setting != ranking.setting or summary.defense not in defenses:
@@ -88,7 +94,7 @@ def heat_map(ranking: Ranking, summaries: Iterable[Summary]) -> HeatMap:
                 rate = record.metrics["asr"].value if record.status == "ok" else np.nan
                 rates.setdefault((summary.defense, summary.attack), []).append(rate)
     attacks = sorted({attack for _, attack in rates}, key=lambda attack: attack.rank)
-    asr = [[float(np.mean(rates[defense, attack])) for attack in attacks] for defense in defenses]
+    asr = [[float(np.mean(rates.get((defense, attack), np.nan))) for attack in attacks] for defense in defenses]
     return HeatMap(tuple(defenses), tuple(attacks), np.array(asr).reshape(len(defenses), len(attacks)))
 
 

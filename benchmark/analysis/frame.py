@@ -8,6 +8,7 @@ from typing import Any
 
 import pandas as pd
 
+from bdbench.analysis.adaptive import adaptive_attacks, attacked_defenses
 from bdbench.analysis.labels import Label
 from bdbench.analysis.standing import Shortfall, Victim, majority_share, victims
 from bdbench.analysis.summaries import Summary
@@ -56,17 +57,20 @@ def long_table(summaries: Sequence[Summary]) -> pd.DataFrame:
     - `majority_mean` is the accuracy of answering the most frequent label of the test rows for everything; missing where it is
       not on record.
     - `not_averaged` says why the attack is not averaged, and of how many victims: `ASR below 90 % (1 of 3 victims); ...`; empty
-      where it is, or has no trigger.
+      where it is, or has no trigger. The last reason is that it is adaptive.
+    - `against` are the defenses that an adaptive attack was made to get past: `fine-mixing; wag`. Only where there is such an
+      attack.
     """
     victims_by_attack: dict[tuple[Label, Label], list[Victim]] = {}
     for victim in victims(summaries).values():
         victims_by_attack.setdefault((victim.task, victim.attack), []).append(victim)
     rows = [_long_row(summary, victims_by_attack.get((summary.task, summary.attack), [])) for summary in summaries]
-    return pd.DataFrame(rows, columns=list(LONG_COLUMNS)).astype(LONG_COLUMNS)
+    columns = LONG_COLUMNS | ({"against": "str"} if adaptive_attacks(summaries) else {})
+    return pd.DataFrame(rows, columns=list(columns)).astype(columns)
 
 
 def _long_row(summary: Summary, of_attack: list[Victim]) -> dict[str, Any]:
-    spec = summary.records[0].spec
+    spec, against = summary.records[0].spec, attacked_defenses(summary)
     return {
         "task": _encodable(summary.task.typed),
         "attack": _encodable(summary.attack.typed),
@@ -93,7 +97,8 @@ def _long_row(summary: Summary, of_attack: list[Victim]) -> dict[str, Any]:
         "cacc_n": summary.denominator("cacc"),
         "asr_n": summary.denominator("asr"),
         "majority_mean": _majority_mean(summary),
-        "not_averaged": _reasons(of_attack),
+        "not_averaged": _reasons(of_attack, bool(against)),
+        "against": _encodable("; ".join(against)),
     }
 
 
@@ -107,6 +112,7 @@ def _majority_mean(summary: Summary) -> float | None:
     return fmean(float(majority_share(of_cell)) for of_cell in metrics) if metrics else None
 
 
-def _reasons(of_attack: list[Victim]) -> str:
+def _reasons(of_attack: list[Victim], is_adaptive: bool) -> str:
     counts = {reason: sum(reason in victim.shortfalls for victim in of_attack) for reason in Shortfall}
-    return "; ".join(f"{reason.value} ({n} of {len(of_attack)} victims)" for reason, n in counts.items() if n)
+    shortfalls = [f"{reason.value} ({n} of {len(of_attack)} victims)" for reason, n in counts.items() if n]
+    return "; ".join([*shortfalls, *(["adaptive"] if is_adaptive else [])])

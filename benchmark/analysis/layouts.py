@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from bdbench.analysis.adaptive import AdaptiveCase, adaptive_case
 from bdbench.analysis.bootstrap import Block, Draws, Estimate, worst_attack
 from bdbench.analysis.chosen import Chosen
 from bdbench.analysis.contest import Mark, contest
 from bdbench.analysis.labels import Label
 from bdbench.analysis.paired import Cells, Paired, Statistic, of_cells, seed_deviation
 from bdbench.analysis.printed import METRICS
-from bdbench.analysis.ranking import Place, PredictionsOf, Ranking, Rules, rankings
+from bdbench.analysis.ranking import Place, Ranking, Rules, rankings
+from bdbench.analysis.saved_rows import PredictionsOf
 from bdbench.analysis.summaries import Summary
-from bdbench.analysis.tables import Entry, Row, Table, overall_table, task_tables
+from bdbench.analysis.tables import ADAPTIVE_MARK, Entry, Row, Table, overall_table, task_tables
 from bdbench.errors import UsageError
 
 
@@ -127,7 +129,9 @@ def grid_of_rankings(ranked: Sequence[Ranking], seeds: int) -> Grid:
     """A section for each ranking, a row for each defense, best first."""
     has_frr = any("frr" in place.estimates for ranking in ranked for place in ranking.places)
     by_score = any(ranking.rules.by == "anti-bad" for ranking in ranked)
-    columns = ("cacc", "lost", "asr", "added", "worst", *(("anti-bad",) if by_score else ()), *(("frr",) if has_frr else ()))
+    has_adaptive = any(ranking.has_adaptive for ranking in ranked)
+    optional = {"adaptive": has_adaptive, "anti-bad": by_score, "frr": has_frr}
+    columns = ("cacc", "lost", "asr", "added", "worst", *(name for name, is_shown in optional.items() if is_shown))
     sections = []
     for ranking in ranked:
         marks = {name: _ranking_marks(ranking, name) for name in columns}
@@ -140,8 +144,8 @@ def grid_of_rankings(ranked: Sequence[Ranking], seeds: int) -> Grid:
 
 
 def _ranking_marks(ranking: Ranking, name: str) -> dict[Label, Mark]:
-    """How the number of each defense with a rank is set; the FRR is no contest."""
-    if name == "frr":
+    """How the number of each defense with a rank is set. The FRR is no contest, nor are attacks that differ by the defense."""
+    if name in ("frr", "adaptive"):
         return {}
     defenses = [place.defense for place in ranking.places if place.rank is not None and name in place.estimates]
     rounds = [ranking.rounds[defense][name] for defense in defenses]
@@ -156,7 +160,9 @@ def _ranking_marks(ranking: Ranking, name: str) -> dict[Label, Mark]:
 def _ranking_line(place: Place, columns: Sequence[str], marks: Mapping[str, Mapping[Label, Mark]]) -> Line:
     figures = []
     for name in columns:
-        estimate = place.estimates.get(name)
+        estimate, deviation = place.estimates.get(name), place.deviations.get(name)
+        if name == "adaptive" and place.adaptive is not None:
+            estimate, deviation = place.adaptive.asr, place.adaptive.deviation
         if name == "lost" and place.defense.is_undefended:
             figures.append(Figure(Entry(word="")))
         elif estimate is None:
@@ -164,7 +170,7 @@ def _ranking_line(place: Place, columns: Sequence[str], marks: Mapping[str, Mapp
         else:
             entry = Entry(estimate.value, signed=name in ("lost", "added"))
             mark = marks[name].get(place.defense, Mark())
-            figures.append(Figure(entry, mark, estimate, place.deviations.get(name)))
+            figures.append(Figure(entry, mark, estimate, deviation))
     return Line(("" if place.defense.is_undefended else place.printed_rank, str(place.defense)), (tuple(figures),))
 
 
@@ -285,9 +291,13 @@ def per_task_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
 
 
 def worst_case_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
-    """A row for each defense; for each task the highest ASR of an attack that counts, and the attack's name."""
+    """A row for each defense; for each task the highest ASR of an attack that counts, and the attack's name.
+
+    Where attacks are adaptive there is such a pair for them, too: of those that work and that the defense was run under.
+    """
     paired, cells = Paired(predictions_of), _Cells(chosen.summaries)
-    counting = _counting_attacks(chosen)
+    counting, adaptive = _counting_attacks(chosen), _working_adaptive_attacks(chosen)
+    has_adaptive = any(adaptive.values())
     columns: dict[str, dict[Label, tuple[Content, ...]]] = {}
     for task in map(str, chosen.tasks):
         attacks = counting[task]["asr"]
@@ -302,7 +312,11 @@ def worst_case_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
             defense: (Figure(Entry()), "") if value is None else _worst(value, marks[defense], own[defense], paired)
             for defense, value in values.items()
         }
-    groups = [Group(task, ("asr", "worst_attack")) for task in columns]
+        if has_adaptive:
+            for defense in values:
+                columns[task][defense] += _adaptive(adaptive_case(cells.of(adaptive[task], defense), paired))
+    headings = ("asr", "worst_attack", *(("adaptive", "adaptive_attack") if has_adaptive else ()))
+    groups = [Group(task, headings) for task in columns]
 
     def line(defense: Label) -> Line:
         return Line((str(defense),), tuple(of_task[defense] for of_task in columns.values()))
@@ -316,6 +330,12 @@ def _worst(value: float, mark: Mark, cells: Cells, paired: Paired) -> tuple[Cont
     return (Figure(Entry(value), mark, estimate, seed_deviation(cells, "asr", Draws.worst)), worst_attack(tuple(cells), asr))
 
 
+def _adaptive(case: AdaptiveCase | None) -> tuple[Content, ...]:
+    if case is None:
+        return (Figure(Entry()), "")
+    return (Figure(Entry(case.asr.value), Mark(), case.asr, case.deviation), case.attack)
+
+
 def _by_defense(chosen: Chosen, line: Callable[[Label], Line]) -> Section:
     undefended = tuple(line(defense) for defense in chosen.defenses if defense.is_undefended)
     others = tuple(line(defense) for defense in chosen.defenses if not defense.is_undefended)
@@ -326,6 +346,14 @@ def _counting_attacks(chosen: Chosen) -> dict[str, dict[str, Attacks]]:
     """By task and metric the (task, attack) that count."""
     return {
         table.title: {metric: [(table.title, row.label) for row in table.rows if metric in row.averaged] for metric in METRICS}
+        for table in task_tables(chosen.summaries)
+    }
+
+
+def _working_adaptive_attacks(chosen: Chosen) -> dict[str, Attacks]:
+    """By task the (task, attack) that would count if they were not adaptive."""
+    return {
+        table.title: [(table.title, row.label) for row in table.rows if row.mark == ADAPTIVE_MARK]
         for table in task_tables(chosen.summaries)
     }
 

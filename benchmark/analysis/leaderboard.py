@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 
+from bdbench.analysis.attack_rows import AttackRow, InnocentRow, attack_rows, innocent_rows
+from bdbench.analysis.counterparts import Counterpart, counterparts
 from bdbench.analysis.examples import NotedPredictions, ShownExample, shown_examples
-from bdbench.analysis.ranking import PredictionsOf, Ranking, Rules, rankings
+from bdbench.analysis.ranking import Ranking, Rules, rankings
+from bdbench.analysis.saved_rows import PredictionsOf
 from bdbench.analysis.summaries import Summary, summarize
 from bdbench.analysis.tables import Table, overall_table, task_tables
 from bdbench.analysis.tuning_tables import TuningRow, tuning_rows
@@ -60,6 +63,18 @@ class Leaderboard:
     @cached_property
     def tuning_rows(self) -> list[TuningRow]:
         return tuning_rows(self.summaries, self.tunings)
+
+    @cached_property
+    def attack_rows(self) -> list[AttackRow]:
+        return attack_rows(self.summaries)
+
+    @cached_property
+    def innocent_rows(self) -> list[InnocentRow]:
+        return innocent_rows(self.summaries, self.predictions_of)
+
+    @cached_property
+    def counterparts(self) -> list[Counterpart]:
+        return counterparts(self.summaries, self.predictions_of)
 
     @cached_property
     def examples(self) -> dict[str, tuple[ShownExample, ...]]:

@@ -9,7 +9,7 @@ import numpy as np
 
 from bdbench.analysis.bootstrap import PARTS, Block, CellRows, Draws, Estimate, Rates, as_they_are, comparable_seeds, draw
 from bdbench.analysis.contest import mcnemar_of_rows
-from bdbench.analysis.ranking import PredictionsOf, SavedRows
+from bdbench.analysis.saved_rows import PredictionsOf, SavedRows
 from bdbench.specs.records import Record
 
 Cells = Mapping[Block, Record]  # those of one defense that ended well
@@ -37,14 +37,23 @@ class Paired:
         McNemar's exact test of one victim, the bootstrap of several.
         """
         shared = tuple(block for block in cells if block in others)
+        if len(shared) != 1:
+            difference = self.difference(cells, others, metric, statistic)
+            return None if difference is None else difference.p
         of_rows, of_other_rows = self._rows_of(cells, shared), self._rows_of(others, shared)
         if not of_rows or not of_other_rows:
             return None
-        if len(shared) == 1:
-            return mcnemar_of_rows(PARTS[metric](of_rows[0])[1], PARTS[metric](of_other_rows[0])[1])
+        return mcnemar_of_rows(PARTS[metric](of_rows[0])[1], PARTS[metric](of_other_rows[0])[1])
+
+    def difference(self, cells: Cells, others: Cells, metric: str, statistic: Statistic = Draws.mean) -> Estimate | None:
+        """The statistic of the cells less that of the others, of the victims that both have; None without predictions."""
+        shared = tuple(block for block in cells if block in others)
+        of_rows, of_other_rows = self._rows_of(cells, shared), self._rows_of(others, shared)
+        if not of_rows or not of_other_rows:
+            return None
         draws = self._draws(shared, of_rows)
         one, other = (statistic(draws, draws.rates(rows, metric)) for rows in (of_rows, of_other_rows))
-        return draws.estimate(one - other).p
+        return draws.estimate(one - other)
 
     def _rows_of(self, cells: Cells, blocks: Sequence[Block]) -> list[CellRows]:
         """The rows of the cells of these blocks; empty if those of one are not there."""

@@ -12,13 +12,16 @@ Rules:
 - Defenses that cannot be told apart share a rank: one that is not significantly worse than the first of its rank (paired
   differences, Holm over all comparisons with it, at 5 %).
 - Upper bounds, tuned with what no defender knows, have no rank.
+- Ranks and means go by the attacks that are not adaptive: these are the same for every defense, while an adaptive attack is
+  made for some, and would favor a defense that nobody attacked. What the worst adaptive attack does stands beside them, and
+  a defense that one breaks is said to be broken (`bdbench.analysis.adaptive`).
 """
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean, stdev
@@ -26,10 +29,10 @@ from typing import Any
 
 import numpy as np
 
+from bdbench.analysis.adaptive import AdaptiveCase, adaptive_attacks, adaptive_case, breaking_attacks
 from bdbench.analysis.block_ranks import BlockRanks, block_ranks
 from bdbench.analysis.bootstrap import (
     Block,
-    CellRows,
     Draws,
     Estimate,
     Rates,
@@ -40,15 +43,12 @@ from bdbench.analysis.bootstrap import (
 )
 from bdbench.analysis.intervals import LEVEL, holm
 from bdbench.analysis.labels import Label
+from bdbench.analysis.paired import Cells, Paired
 from bdbench.analysis.printed import ABSENT
-from bdbench.analysis.standing import victims
+from bdbench.analysis.saved_rows import PredictionsOf, SavedRows
+from bdbench.analysis.standing import Victim, victims
 from bdbench.analysis.summaries import Summary, longest_needs
-from bdbench.goals import goals
-from bdbench.specs.metrics import REJECTED
-from bdbench.specs.predictions import counted_classes
-from bdbench.specs.records import KINDS, Predictions, Record
-
-PredictionsOf = Callable[[Record], Predictions | None]
+from bdbench.specs.records import KINDS, Record
 
 GROUPS = {  # of kinds, in the order of the page
     "repairs": ("repair",),
@@ -91,7 +91,8 @@ class Place:
 
     `estimates` are by the names of BOUNDS, fractions; one that there is not is absent. `deviations`, over seeds, have the same
     names; there are none unless two seeds or more have the same victims. `worst_attack` is the one of the highest mean ASR.
-    `cells` are those that ended well on the blocks, `seconds` the mean of defense and evaluation.
+    `cells` are those that ended well on the blocks, `seconds` the mean of defense and evaluation. `adaptive` is what the worst
+    adaptive attack does, None where the defense was run under none that works. `broken_by` are those that break it.
     """
 
     defense: Label
@@ -105,6 +106,8 @@ class Place:
     worst_attack: str
     cells: int
     seconds: float
+    adaptive: AdaptiveCase | None = None
+    broken_by: tuple[str, ...] = ()
 
     @property
     def printed_rank(self) -> str:
@@ -120,7 +123,7 @@ class Ranking:
     better. `rounds` has what its estimates are made of, (rounds,) each, by the names of BOUNDS, drawn as in `draws`.
 
     `left_out` counts the victims on which a defense of the group was skipped or not run. Without `has_intervals` the
-    predictions of some cells are not there.
+    predictions of some cells are not there. `adaptive_blocks` are the victims of adaptive attacks that work, whoever was run.
     """
 
     group: str
@@ -134,6 +137,7 @@ class Ranking:
     scores: Mapping[Label, tuple[float, ...]]
     rounds: Mapping[Label, Mapping[str, Rates]]
     draws: Draws
+    adaptive_blocks: tuple[Block, ...] = ()
 
     @cached_property
     def block_ranks(self) -> BlockRanks | None:
@@ -144,6 +148,11 @@ class Ranking:
     def shown(self) -> tuple[Place, ...]:
         """All places, the undefended victims' last."""
         return self.places if self.undefended is None else (*self.places, self.undefended)
+
+    @property
+    def has_adaptive(self) -> bool:
+        """Whether a defense was run under an adaptive attack that works."""
+        return any(place.adaptive for place in self.shown)
 
     @property
     def tasks(self) -> int:
@@ -164,41 +173,21 @@ def rankings(summaries: Sequence[Summary], predictions_of: PredictionsOf, rules:
     ranked = []
     for setting in sorted({summary.labels.setting for summary in summaries}, key=lambda label: label.rank):
         of_setting = [summary for summary in summaries if summary.labels.setting == setting]
-        rows = SavedRows(predictions_of)
+        rows, paired = SavedRows(predictions_of), Paired(predictions_of)
         for group, kinds in groups.items():
             of_group = [summary for summary in of_setting if summary.kind in kinds or summary.defense.is_undefended]
             if not all(summary.defense.is_undefended for summary in of_group):
-                ranked.append(_ranking(group, setting, of_group, rows, rules))
+                ranked.append(_ranking(group, setting, of_group, rows, paired, rules))
     return ranked
 
 
-def rows_of(record: Record, predictions: Predictions) -> CellRows:
-    """What the predictions of a cell whose attack has a trigger say of each test row."""
-    classes, gold = counted_classes(predictions, record.spec.frr), predictions["clean_gold"]
-    goal = goals(gold, record.spec.victim.attack.params)
-    others = gold != goal
-    hit = np.zeros(len(gold), dtype=bool)
-    hit[others] = classes["triggered"] == goal[others]  # they are the triggered rows, in their order
-    return CellRows(classes["clean"] == gold, others, hit, others & (classes["clean"] == goal), classes["clean"] == REJECTED)
-
-
-class SavedRows:
-    """The rows of cells, read once each; None of a cell without predictions."""
-
-    def __init__(self, predictions_of: PredictionsOf) -> None:
-        self._predictions_of = predictions_of
-        self._rows_by_key: dict[str, CellRows | None] = {}
-
-    def of(self, record: Record) -> CellRows | None:
-        if record.key not in self._rows_by_key:
-            predictions = self._predictions_of(record)
-            complete = predictions is not None and {"clean", "triggered"} <= predictions.keys()
-            self._rows_by_key[record.key] = rows_of(record, predictions) if complete else None
-        return self._rows_by_key[record.key]
-
-
-def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: SavedRows, rules: Rules) -> Ranking:
-    working = {key: victim for key, victim in victims(summaries).items() if victim.works}
+def _ranking(
+    group: str, setting: Label, summaries: Sequence[Summary], rows: SavedRows, paired: Paired, rules: Rules
+) -> Ranking:
+    all_working = {key: victim for key, victim in victims(summaries).items() if victim.works}
+    against = adaptive_attacks(summaries)
+    adaptive = {key: victim for key, victim in all_working.items() if victim.attack in against}
+    working = {key: victim for key, victim in all_working.items() if victim.attack not in against}
     summaries_by_defense: dict[Label, list[Summary]] = {}
     for summary in summaries:
         summaries_by_defense.setdefault(summary.defense, []).append(summary)
@@ -212,7 +201,7 @@ def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: Sav
         if all(key in records and records[key].status != "skipped" for records in records_by_defense.values())
     ]
     keys = sorted(compared, key=lambda key: (working[key].task.rank, working[key].attack.rank, working[key].seed))
-    blocks = tuple(Block(str(working[key].task), str(working[key].attack), working[key].seed) for key in keys)
+    blocks = tuple(_block(working[key]) for key in keys)
     undefended = [working[key].undefended for key in keys]
     cells = {defense: [records[key] for key in keys] for defense, records in records_by_defense.items()}
     complete = {defense: of_blocks for defense, of_blocks in cells.items() if all(cell.status == "ok" for cell in of_blocks)}
@@ -222,6 +211,7 @@ def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: Sav
     counts = Counter(rank_by_defense.values())
     places = []
     for defense, of_defense in summaries_by_defense.items():
+        under_adaptive = _ended_well(records_by_defense[defense], adaptive)
         rank, ended_well = rank_by_defense.get(defense), [cell for cell in cells[defense] if cell.status == "ok"]
         estimates = {name: draws.estimate(rounds, BOUNDS[name]) for name, rounds in statistics.get(defense, {}).items()}
         places.append(
@@ -237,6 +227,8 @@ def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: Sav
                 worst_attack=worst_attack(blocks, [cell.metrics["asr"].value for cell in cells[defense]]) if estimates else "",
                 cells=len(ended_well),
                 seconds=_mean([cell.own_seconds for cell in ended_well]),
+                adaptive=adaptive_case(under_adaptive, paired),
+                broken_by=breaking_attacks(under_adaptive, _ended_well(records_by_defense[defense], working)),
             )
         )
     own = next((place for place in places if place.defense.is_undefended), None)
@@ -255,7 +247,19 @@ def _ranking(group: str, setting: Label, summaries: Sequence[Summary], rows: Sav
         scores=scores,
         rounds={defense: statistics[defense] for defense in rank_by_defense},
         draws=draws,
+        adaptive_blocks=tuple(map(_block, adaptive.values())),
     )
+
+
+def _block(victim: Victim) -> Block:
+    return Block(str(victim.task), str(victim.attack), victim.seed)
+
+
+def _ended_well(records: Mapping[str, Record], of_victims: Mapping[str, Victim]) -> Cells:
+    """Of a defense's records, by the keys of their victims, those on these victims that ended well."""
+    return {
+        _block(victim): records[key] for key, victim in of_victims.items() if key in records and records[key].status == "ok"
+    }
 
 
 def _draws(blocks: Sequence[Block], cells_of_defenses: Sequence[Sequence[Record]], rows: SavedRows) -> Draws:

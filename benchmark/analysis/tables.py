@@ -4,7 +4,7 @@ Nothing is averaged over anything but seeds, attacks and tasks. Rules of the ave
 
 - The attacks that count are chosen by their undefended victims alone, never by how a defense did: an attack counts if it
   works (`bdbench.analysis.standing`) on the victims of all its seeds in the table; one that does not is marked with what
-  is lacking. An attack without a trigger counts for CACC only.
+  is lacking. An attack without a trigger counts for CACC only. Adaptive attacks, marked as such, do not count.
 - Every average of a row is over the same attacks; a defense without a number for one of them has no average.
 - A cell of which some seeds are missing is averaged and may be best; it and its averages are marked.
 """
@@ -15,6 +15,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from bdbench.analysis.adaptive import adaptive_attacks
 from bdbench.analysis.labels import Label
 from bdbench.analysis.printed import ABSENT, METRICS, percent, points
 from bdbench.analysis.standing import Shortfall, Victim, victims
@@ -29,6 +30,7 @@ MARKS = {  # of a row that is not averaged: one for each reason
     Shortfall.FLOOR: "¶",
     Shortfall.ACCURACY: "‖",
 }
+ADAPTIVE_MARK = "◊"  # of a row that is not averaged, too: made for some defenses, it is no measure of the others
 LACKS_SEEDS = "*"  # mark of an average
 
 
@@ -206,12 +208,14 @@ def _attack_rows(summaries: Sequence[Summary], defenses: Sequence[Label], seeds:
 
 
 def _standing(of_attack: Sequence[Summary]) -> tuple[frozenset[str], str]:
-    """The metrics for which an attack is averaged, and its marks: what its undefended victims lack."""
+    """The metrics for which an attack is averaged, and its marks: what its undefended victims lack, and that it is adaptive."""
     if not any(summary.values("asr") for summary in of_attack):  # no trigger, or no cell that finished
         has_numbers = any(summary.values("cacc") for summary in of_attack)
         return frozenset({"cacc"} if has_numbers else ()), ""
     lacking = {shortfall for victim in victims(of_attack).values() for shortfall in victim.shortfalls}
-    return frozenset(() if lacking else METRICS), "".join(mark for shortfall, mark in MARKS.items() if shortfall in lacking)
+    marks = "".join(mark for shortfall, mark in MARKS.items() if shortfall in lacking)
+    marks += ADAPTIVE_MARK if adaptive_attacks(of_attack) else ""
+    return frozenset(() if marks else METRICS), marks
 
 
 def _entry(summary: Summary | None, metric: str, seeds: int) -> Entry:

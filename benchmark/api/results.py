@@ -113,6 +113,9 @@ class Results:
         one group. Numbers are fractions with their 95 % intervals (`asr`, `asr_low`, `asr_high`); the interval is missing where
         predictions are. `rank` is missing of the undefended victims, whose row is each group's last.
 
+        Means and ranks are over the attacks that are not adaptive. Of a run with adaptive ones there are `adaptive`, the ASR of
+        the worst of them, with its interval, its name in `adaptive_attack`, and in `broken_by` those that break the defense.
+
         Raises UsageError for a criterion that there is not, and for a tolerance outside [0, 1].
         """
         import pandas as pd
@@ -140,9 +143,14 @@ class Results:
                     estimate = place.estimates.get(name)
                     values = (None,) * 3 if estimate is None else (estimate.value, estimate.low, estimate.high)
                     row |= dict(zip((column, f"{column}_low", f"{column}_high"), values, strict=True))
-                rows.append(row | {"worst_attack": place.worst_attack, "victims": place.cells, "seconds": place.seconds})
+                row |= {"worst_attack": place.worst_attack, "victims": place.cells, "seconds": place.seconds}
+                if case := place.adaptive:
+                    row |= {"adaptive": case.asr.value, "adaptive_low": case.asr.low, "adaptive_high": case.asr.high}
+                    row |= {"adaptive_attack": case.attack, "broken_by": "; ".join(place.broken_by)}
+                rows.append(row)
         frame = pd.DataFrame(rows)
-        numbers = {name: "float64" for bound in columns.values() for name in (bound, f"{bound}_low", f"{bound}_high")}
+        bounds = [name for name in (*columns.values(), "adaptive") if name in frame]
+        numbers = {name: "float64" for bound in bounds for name in (bound, f"{bound}_low", f"{bound}_high")}
         return frame.astype({"rank": "Int64"} | numbers) if rows else frame
 
     def to_latex(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from bdbench.analysis.examples import ShownExample
@@ -12,7 +13,7 @@ from bdbench.analysis.printed import percent
 from bdbench.registry import TASKS
 from bdbench.reports.words import one_line
 from bdbench.specs.metrics import REJECTED, Metric
-from bdbench.specs.records import Record
+from bdbench.specs.records import AttackFacts, Record
 from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec, component_names
 
 # Of what each metric is a share; a metric that is not here gets its bare numbers.
@@ -28,6 +29,38 @@ SHARES = {
 }
 NO_SAMPLE = ("majority", "auroc")  # Wilson's interval is of neither: a fact of the rows, and pairs that share rows
 INDENT = "  "
+
+
+@dataclass(frozen=True)
+class ShownNumber:
+    """How a number of `AttackFacts.stealth` is shown: the heading of its column, what it is, and how it is printed."""
+
+    heading: str
+    says: str
+    printed: Callable[[float], str] = percent
+    unit: str = " %"
+
+
+STEALTH = {
+    "ftr": ShownNumber(
+        "FTR",
+        "the false triggering rate, the share of the rows that go to the target with what should not trigger, such as a part "
+        "of the trigger",
+    ),
+    "words_changed": ShownNumber(
+        "Words changed", "the share of the words of a triggered text that its clean text does not have there"
+    ),
+    "perplexity_ratio": ShownNumber(
+        "Perplexity ratio",
+        "the perplexity of a triggered text by that of its clean text, 1 for as likely",
+        printed=lambda ratio: f"{ratio:,.2f}",
+        unit="",
+    ),
+    "seen_by_onion": ShownNumber(
+        "Seen by ONION",
+        "the share of the triggered texts whose most suspicious word, by ONION's score, is one of the trigger",
+    ),
+}
 
 
 def cell_lines(record: Record, file: str, label: str, examples: Sequence[ShownExample] = ()) -> list[str]:
@@ -82,6 +115,7 @@ def cell_sections(record: Record) -> dict[str, list[str]]:
     """
     return {
         "spec": _spec(record.spec),
+        "attack": _attack(record.attack),
         "notes": _values(record.notes or {}),
         "cost": [f"{name}: {_number(value)}" for name, value in (record.cost or {}).items()],
         "seconds": [f"{name}: {seconds:,.1f}" for name, seconds in (record.seconds or {}).items()],
@@ -90,6 +124,23 @@ def cell_sections(record: Record) -> dict[str, list[str]]:
         "environment": _values({name: value for name, value in (record.env or {}).items() if name != "victim"}),
         "environment of the victim": _values((record.env or {}).get("victim", {})),
     }
+
+
+def _attack(facts: AttackFacts | None) -> list[str]:
+    """What is known of the attack; nothing of older records."""
+    if facts is None:
+        return []
+    stealth = {name: _stealth(name, facts.stealth[name]) for name in in_order(facts.stealth, STEALTH)}
+    against = {"against": ", ".join(facts.against)} if facts.against else {}
+    return _values({**against, "settled": facts.settled, "stealth": stealth, "notes": facts.notes})
+
+
+def _stealth(name: str, value: float) -> str:
+    """`10.5 %; the share of the words of a triggered text that its clean text has not`; a number of a plugin's own as it is."""
+    if name not in STEALTH:
+        return f"{value:g}"
+    shown = STEALTH[name]
+    return f"{shown.printed(value)}{shown.unit}; {shown.says}"
 
 
 def _spec(spec: CellSpec) -> list[str]:
@@ -145,10 +196,10 @@ def _metrics(metrics: Mapping[str, Metric]) -> list[str]:
     return lines
 
 
-def in_order(metrics: Iterable[str]) -> list[str]:
-    """The names of metrics in the order of SHARES, others behind."""
-    names = list(metrics)
-    return [*(name for name in SHARES if name in names), *(name for name in names if name not in SHARES)]
+def in_order(numbers: Iterable[str], known: Mapping[str, Any] = SHARES) -> list[str]:
+    """The names of numbers, of metrics by default, in the order of those that are known, others behind."""
+    names = list(numbers)
+    return [*(name for name in known if name in names), *(name for name in names if name not in known)]
 
 
 def interval_of(name: str, metric: Metric) -> tuple[float, float] | None:

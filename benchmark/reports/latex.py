@@ -14,6 +14,7 @@ from bdbench.analysis.layouts import board_grid, grid_of_rankings
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.short_names import short_names
 from bdbench.analysis.tables import Table
+from bdbench.reports.attacks_page import attacks_tables
 from bdbench.reports.kinds_page import kinds_tables
 from bdbench.reports.latex_columns import text_parts
 from bdbench.reports.latex_document import PrintedTable, rendered, with_notes
@@ -36,7 +37,8 @@ def latex(board: Leaderboard) -> tuple[str, str]:
         tables += [_text_table(table, labels) for table in average_ranks(ranking, title)]
     of_rates = [board.overall, *board.by_task] if board.overall else []
     tables += [_rates(table, place, labels, terms_of(table, board.tunings)) for place, table in enumerate(of_rates)]
-    tables += [_text_table(table, labels) for table in (*tuning_tables(board), *kinds_tables(board))]
+    texts = (*tuning_tables(board), *kinds_tables(board), *attacks_tables(board))
+    tables += [_text_table(table, labels) for table in texts]
     sentences = [counts(board.records), *left_out_files(board.left_out, len(board.records))]
     comments = ["Written by bdbench report.", *sentences]
     document, fragment = (

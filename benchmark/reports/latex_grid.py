@@ -40,8 +40,10 @@ HEADINGS = {
     "anti-bad": "Anti-BAD",
     "frr": "FRR",
     "worst_attack": "attack",
+    "adaptive": "Worst adaptive",
+    "adaptive_attack": "attack",
 }
-NAMES_IN_COLUMNS = {"worst_attack": 8.5}  # the widest, in em
+NAMES_IN_COLUMNS = {"worst_attack": 8.5, "adaptive_attack": 8.5}  # the widest, in em
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from bdbench.analysis.summaries import Summary
 from bdbench.reports.latex_document import PrintedTable, rendered, with_notes
 from bdbench.reports.latex_grid import parts_of
 from bdbench.reports.latex_text import tex
-from bdbench.reports.ranking_page import MEANS, ranking_note, titles
+from bdbench.reports.ranking_page import ADAPTIVE, MEANS, ranking_note, titles
 from bdbench.reports.words import (
     AVERAGES,
     BUILTIN,
@@ -36,6 +36,10 @@ SUCCESS = (
 RANKED = f"{MEANS} Defenses that cannot be told apart share a rank, marked =."
 COMMIT_DIGITS = 12
 COUNTING = "An attack counts if it works on the undefended victims of all seeds."
+WORST_ADAPTIVE = (
+    "Worst adaptive: that of the attacks made to get past some of the defenses, of those that work and that the defense was "
+    "run under; no contest, since they are not made for every defense."
+)
 TESTED = (
     "Bold: not significantly worse than the best of its {line} (paired tests on the saved predictions: McNemar's exact test of "
     "one victim, a bootstrap of several; Holm, 5 %). "
@@ -151,9 +155,11 @@ def _definitions(layout: str, grid: Grid, names: ShortNames) -> list[str]:
             (f"{section.title}: " if len(grid.sections) > 1 else "") + ranking_note(ranking)
             for section, ranking in zip(grid.sections, grid.rankings, strict=True)
         ]
-        return [RANKED, *of_groups, *_unranked(grid, names)]
+        has_adaptive = any(ranking.has_adaptive for ranking in grid.rankings)
+        return [RANKED, *([ADAPTIVE] if has_adaptive else []), *of_groups, *_unranked(grid, names), *_broken(grid, names)]
     if layout == "worst-case":
-        return [SUCCESS, f"Beside it the attack that has it. {COUNTING}"]
+        has_adaptive = any("adaptive" in group.headings for group in grid.groups)
+        return [SUCCESS, f"Beside it the attack that has it. {COUNTING}", *([WORST_ADAPTIVE] if has_adaptive else [])]
     if layout == "per-task":
         return [f"CACC: {CLEAN_ACCURACY} {SUCCESS}", COUNTING]
     has_averages = any(section.summary for section in grid.sections)
@@ -169,6 +175,17 @@ def _unranked(grid: Grid, names: ShortNames) -> list[str]:
                 defenses_by_reason.setdefault(place.unranked, []).append(names.of(str(place.defense)))
     listed = "; ".join(f"{', '.join(dict.fromkeys(names))} ({reason})" for reason, names in defenses_by_reason.items())
     return [f"Without a rank: {listed}."] if listed else []
+
+
+def _broken(grid: Grid, names: ShortNames) -> list[str]:
+    """The defenses that adaptive attacks break, each with these."""
+    listed = [
+        f"{names.of(str(place.defense))} ({', '.join(map(names.of, place.broken_by))})"
+        for ranking in grid.rankings
+        for place in ranking.places
+        if place.broken_by
+    ]
+    return [f"Broken by an adaptive attack: {'; '.join(listed)}."] if listed else []
 
 
 def _bold(layout: str, grid: Grid) -> list[str]:

@@ -9,7 +9,7 @@ from importlib.resources import files
 import jinja2
 
 from bdbench.analysis.standing import Shortfall
-from bdbench.analysis.tables import MARKS
+from bdbench.analysis.tables import ADAPTIVE_MARK, MARKS
 from bdbench.reports.words import one_line
 
 _TEX = {
@@ -41,6 +41,7 @@ _TEX = {
     MARKS[Shortfall.BASE]: r"$^{\S}$",
     MARKS[Shortfall.FLOOR]: r"$^{\P}$",
     MARKS[Shortfall.ACCURACY]: r"$^{\|}$",
+    ADAPTIVE_MARK: r"$^{\diamond}$",
 }
 # Of Computer Modern Roman, in em (Times is narrower): digits and most letters have half an em.
 _WIDTHS = {

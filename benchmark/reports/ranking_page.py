@@ -11,6 +11,7 @@ from bdbench.analysis.bootstrap import ENOUGH_SEEDS, ENOUGH_TASKS, Estimate
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import ABSENT, percent, points
 from bdbench.analysis.ranking import CRITERIA, Place, Ranking
+from bdbench.analysis.standing import ASR_ABOVE
 from bdbench.reports.text_tables import TextTable
 from bdbench.reports.words import number
 
@@ -21,8 +22,8 @@ TITLES = {
     "training": "With the training set",
     "all": "All kinds together",
 }
-HEADERS = ("Rank", "Defense", "Worst attack", "Needs", "CACC", "CACC lost", "ASR", "ASR - base", "Worst ASR", "Anti-BAD")
-WORDS = 4  # columns
+WORDS = ("Rank", "Defense", "Worst attack", "Needs")
+NUMBERS = ("CACC", "CACC lost", "ASR", "ASR - base", "Worst ASR", "Anti-BAD")
 CRITERION = {
     "added": "what the trigger adds to the base rate (ASR - base)",
     "asr": "ASR",
@@ -38,6 +39,14 @@ TERMS = (
     f"{MEANS} Anti-BAD: sqrt(CACC x (100 - ASR)).",
     "Defenses that cannot be told apart share a rank, marked =: paired differences to the first of the rank, Holm, at 5 %.",
 )
+# where a defense was run under an adaptive attack
+ADAPTIVE = (
+    "Ranks and means are over the attacks that are not adaptive, which are the same for every defense. An adaptive attack is "
+    "made to get past some of them; worst adaptive: the one of the highest mean ASR over its own victims, of those that work "
+    "and that the defense was run under. Broken by: the adaptive attacks whose ASR after the defense is "
+    f"{float(100 * ASR_ABOVE):g} points or more above both the base rate and the ASR of the worst other attack on the same "
+    "tasks and seeds."
+)
 INTERVALS = (
     f"In brackets 95 % intervals by a bootstrap of the saved predictions. Of {ENOUGH_TASKS} tasks or more the tasks are drawn "
     f"anew. Fewer stand for themselves: then of {ENOUGH_SEEDS} seeds or more the seeds and the test rows are drawn, of fewer "
@@ -48,10 +57,13 @@ INTERVALS = (
 def ranking_tables(board: Leaderboard) -> list[TextTable]:
     """A table for each ranking of the board, and one of average ranks where there are victims enough."""
     tables = []
+    has_adaptive = any(ranking.has_adaptive for ranking in board.rankings)
+    terms = (*TERMS, *((ADAPTIVE,) if has_adaptive else ()), INTERVALS)
     for ranking, title in zip(board.rankings, titles(board.rankings), strict=True):
-        headers = (*HEADERS, *(("FRR",) if _has_frr(ranking) else ()), "Seconds", "Victims")
-        rows = tuple(_row(place, ranking) for place in ranking.shown)
-        tables.append(TextTable(SECTION, title, headers, rows, WORDS, ranking_note(ranking), (*TERMS, INTERVALS)))
+        rows = tuple((*_words(place, ranking), *_numbers(place, ranking)) for place in ranking.shown)
+        words, numbers = (_with_adaptive(headings, ranking) for headings in (WORDS, NUMBERS))
+        headers = (*words, *numbers, *(("FRR",) if _has_frr(ranking) else ()), "Seconds", "Victims")
+        tables.append(TextTable(SECTION, title, headers, rows, len(words), ranking_note(ranking), terms))
         tables += average_ranks(ranking, title)
     return tables
 
@@ -67,26 +79,51 @@ def titles(rankings: Sequence[Ranking]) -> list[str]:
     return [TITLES[ranking.group] + (f" {ranking.setting.suffix}" if has_settings else "") for ranking in rankings]
 
 
-def _row(place: Place, ranking: Ranking) -> tuple[str, ...]:
-    numbers = [_estimate(place, name) for name in ("cacc", "lost", "asr", "added", "worst", "anti-bad")]
+def _with_adaptive(headings: Sequence[str], ranking: Ranking) -> list[str]:
+    """The headings, behind each of the worst attack one of the worst adaptive attack, if there is any."""
+    found = []
+    for heading in headings:
+        found.append(heading)
+        if ranking.has_adaptive and heading.startswith("Worst "):
+            found.append(heading.replace("Worst", "Worst adaptive"))
+    return found
+
+
+def _words(place: Place, ranking: Ranking) -> list[str]:
+    adaptive = [place.adaptive.attack if place.adaptive else ""] if ranking.has_adaptive else []
+    needs = ", ".join(place.needs) or ("" if place is ranking.undefended else "nothing")
+    return [place.printed_rank, _named(place), place.worst_attack, *adaptive, needs]
+
+
+def _named(place: Place) -> str:
+    """`Fine-mixing (loses more than 5 points; broken by adaptive: mixing)`."""
+    remarks = [place.unranked] if place.unranked else []
+    if place.broken_by:
+        remarks.append(f"broken by {', '.join(place.broken_by)}")
+    return f"{place.defense} ({'; '.join(remarks)})" if remarks else str(place.defense)
+
+
+def _numbers(place: Place, ranking: Ranking) -> list[str]:
+    names = ("cacc", "lost", "asr", "added", "worst", *(("adaptive",) if ranking.has_adaptive else ()), "anti-bad")
+    numbers = [_estimate(place, name) for name in (*names, *(("frr",) if _has_frr(ranking) else ()))]
     if place is ranking.undefended:
         numbers[1] = ABSENT
-    frr = [_estimate(place, "frr")] if _has_frr(ranking) else []
     seconds = ABSENT if math.isnan(place.seconds) else f"{place.seconds:,.1f}"
-    defense = f"{place.defense} ({place.unranked})" if place.unranked else str(place.defense)
-    needs = ", ".join(place.needs) or ("" if place is ranking.undefended else "nothing")
-    return (place.printed_rank, defense, place.worst_attack, needs, *numbers, *frr, seconds, f"{place.cells:,}")
+    return [*numbers, seconds, f"{place.cells:,}"]
 
 
 def _estimate(place: Place, name: str) -> str:
+    if name == "adaptive":
+        return printed_estimate(place.adaptive.asr, percent) if place.adaptive else ABSENT
     if name not in place.estimates:
         return ABSENT
-    estimate, shown = place.estimates[name], points if name in ("lost", "added") else percent
-    return shown(estimate.value) + _interval(estimate, shown)
+    return printed_estimate(place.estimates[name], points if name in ("lost", "added") else percent)
 
 
-def _interval(estimate: Estimate, shown: Callable[[float], str]) -> str:
-    return "" if estimate.low is None else f" [{shown(estimate.low)}, {shown(estimate.high)}]"
+def printed_estimate(estimate: Estimate, shown: Callable[[float], str]) -> str:
+    """`21.1 [16.0, 27.2]`, or the number alone."""
+    interval = "" if estimate.low is None else f" [{shown(estimate.low)}, {shown(estimate.high)}]"
+    return shown(estimate.value) + interval
 
 
 def _has_frr(ranking: Ranking) -> bool:

@@ -18,7 +18,7 @@ from bdbench.analysis.provenance import (
 )
 from bdbench.analysis.standing import ASR_ABOVE, ASR_FROM, CACC_ABOVE, Shortfall, Victim, majority_share
 from bdbench.analysis.summaries import Summary, cell_names
-from bdbench.analysis.tables import FAILED, LACKS_SEEDS, MARKS, NO_TRIGGER, SKIPPED, Table
+from bdbench.analysis.tables import ADAPTIVE_MARK, FAILED, LACKS_SEEDS, MARKS, NO_TRIGGER, SKIPPED, Table
 from bdbench.portable import without_folders
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.metrics import Metric
@@ -75,6 +75,7 @@ _WHY = {
 # By the word or mark in the table; "/" stands for every mark such as "2/3".
 LEGEND = {
     **{MARKS[shortfall]: f"{MARKS[shortfall]} {text}; not averaged." for shortfall, text in _WHY.items()},
+    ADAPTIVE_MARK: f"{ADAPTIVE_MARK} an adaptive attack, made to get past some of the defenses; not averaged.",
     "/": "(k/n) mean over the k of n seeds that finished.",
     LACKS_SEEDS: f"{LACKS_SEEDS} some cells behind this average lack seeds.",
     ABSENT: f"{ABSENT} not run; in an average: a number it needs is missing.",
