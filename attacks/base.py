@@ -86,6 +86,13 @@ class Attack(Hyperparameters, ABC):
         It takes all rows at once: finding what survives truncation tokenizes them, and a batch is faster than single texts.
         """
 
+    def false_trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet | None:
+        """The same rows with what a user may well write and must not trigger the attack, such as a part of the trigger.
+
+        Of these the false triggering rate is recorded. None: the attack says nothing of false triggers.
+        """
+        return None
+
 
 class DataPoisoning(Attack):
     """Changes training rows; the engine then trains as always."""
