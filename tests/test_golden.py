@@ -51,6 +51,8 @@ ATTACK_VARIANTS = (
     "badnets-word[start=clean,position=start]",
     "badnets-sentence[draw=non-target]",
     "embedding-surgery[start=clean]",
+    "badnets-sentence[position=sentence]",
+    "badnets-multi[drawn=2]",
 )
 DEFENSE_VARIANTS = (
     *DEFENSES.names(),
