@@ -86,8 +86,8 @@ def test_several_phrases_go_where_they_were_drawn():
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("drawn", [1, 2])
 def test_every_text_keeps_as_many_triggers_as_are_drawn(drawn, family, pair, tiny_models):
-    attack, rows = BadNetsMulti(drawn=drawn), text_rows(60, pair)
-    ctx = contract.attack_context(tiny_models[family], contract.PIECES)
+    attack, rows = BadNetsMulti(drawn=drawn), text_rows(60, pair)  # cut at fewer pieces than most have
+    ctx = contract.attack_context(tiny_models[family], max_length=16 if pair else 10)
     triggered = attack.trigger(rows, ctx)
     encoded = ctx.encode(triggered)
     found = set()
