@@ -112,6 +112,16 @@ class DataPoisoning(Attack):
         """Change weights of `model`, in place, before it is trained on the poisoned rows. `train` has the clean rows."""
 
 
+class TextsElsewhere(DataPoisoning):
+    """Data poisoning with texts that somebody else made: the engine reads them, and an attack finds them in its context.
+
+    `texts` names their file. `digest` is the SHA-256 of what it holds in hex, "" while nobody has looked.
+    """
+
+    texts: str
+    digest: str
+
+
 class WeightPoisoning(Attack):
     """Changes the weights of the model it starts from."""
 
@@ -153,24 +163,32 @@ class DirtyLabel(DataPoisoning):
         super().check(train, classes, tokenizer, max_length)
         if self.goal == ALL_TO_ALL and self.draw == "non-target":
             raise UsageError(f"{self.name}.goal={ALL_TO_ALL} has no target class to leave out; give draw=any")
-        count, candidates = self._poisoned_count(train), len(self._candidates(train))
+        self.check_supply(train, len(self.candidates(train)))
+
+    def check_supply(self, train: TextSet, candidates: int, which: str = "") -> None:
+        """Raise UsageError if the rate asks for no row, or for more than these `candidates`; `which` says what they have."""
+        count = self._poisoned_count(train)
         if not count:
             raise UsageError(f"{self.name}.rate={self.rate} of {len(train)} training rows is no row; raise it")
         if count > candidates:
             raise UsageError(
                 f"{self.name}.rate={self.rate} of {len(train)} training rows is {count}, but only {candidates} may be "
-                f"poisoned with draw={self.draw}; lower the rate"
+                f"poisoned with draw={self.draw}{which}; lower the rate"
             )
 
     def _poisoned_count(self, train: TextSet) -> int:
         return round(self.rate * len(train))
 
-    def _candidates(self, train: TextSet) -> npt.NDArray[np.int64]:
+    def candidates(self, train: TextSet) -> npt.NDArray[np.int64]:
         """The numbers of the rows that may be poisoned."""
         return np.flatnonzero((train.labels != self.target) | (self.draw == "any"))
 
+    def eligible(self, train: TextSet, ctx: AttackContext) -> npt.NDArray[np.int64]:
+        """The numbers of those of the candidates that can have the trigger: all of them."""
+        return self.candidates(train)
+
     def poison(self, train: TextSet, ctx: AttackContext) -> tuple[TextSet, npt.NDArray[np.bool_]]:
-        candidates = self._candidates(train)
+        candidates = self.eligible(train, ctx)
         order = torch.randperm(len(candidates), generator=ctx.generator).numpy()
         flags = np.zeros(len(train), dtype=bool)
         flags[candidates[order[: self._poisoned_count(train)]]] = True

@@ -1,6 +1,12 @@
 """Attacks by data alone: where their triggers go, and what they make of the training rows."""
 
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from bdbench.attacks.badnets_multi import BadNetsMulti, insert_phrases
@@ -9,12 +15,14 @@ from bdbench.errors import UsageError
 from bdbench.goals import goals
 from bdbench.matrix.plan import plan, site_for
 from bdbench.matrix.selection import Selection
+from bdbench.matrix.shipping import data_files, pack, unpack
 from bdbench.protocol.contexts import Context
+from bdbench.protocol.paired_texts import identified
 from bdbench.protocol.plugins import attack_of
 from bdbench.protocol.rows import rows_of
 from bdbench.protocol.scoring import falsely_triggered_rows
-from bdbench.protocol.victims import attack_context, classifier, clean_spec, context_fields, make_victim
-from bdbench.registry import ATTACKS
+from bdbench.protocol.victims import attack_context, classifier, clean_spec, context_fields, make_victim, poison_rows
+from bdbench.registry import ATTACKS, TASKS
 from bdbench.specs.metrics import attack_success_rate
 from bdbench.testing import contract
 from bdbench.testing.contract import text_rows
@@ -23,12 +31,12 @@ from bdbench.testing.tiny_models import FAMILIES
 
 @pytest.fixture(scope="module")
 def planned(tiny_bert, data_dir):
-    """(attack, task) -> the spec of a small victim, and its site."""
+    """(attack, task, data) -> the spec of a small victim, and its site."""
 
-    def of(attack: str, task: str = "sst2"):
+    def of(attack: str, task: str = "sst2", data: Path | str = data_dir):
         selection = Selection(
             model=str(tiny_bert),
-            data=str(data_dir),
+            data=str(data),
             tasks=(task,),
             attacks=(attack,),
             defenses=("none",),
@@ -134,3 +142,110 @@ def test_part_of_the_triggers_is_a_false_trigger_whose_rate_is_on_record(planned
 def test_one_trigger_of_several_has_no_part(tiny_bert):
     assert BadNetsMulti().false_trigger(text_rows(4), contract.attack_context(tiny_bert)) is None
     assert ATTACKS.get("badnets-word")().false_trigger(text_rows(4), contract.attack_context(tiny_bert)) is None
+
+
+# texts that were poisoned elsewhere
+
+
+@pytest.fixture
+def paired(data_dir, tmp_path):
+    """A function: writes sst2's poisoned texts, changed by it, as poisoned.csv into a copy of the data directory."""
+
+    def written(change=lambda frame: frame, name="poisoned.csv"):
+        shutil.rmtree(tmp_path / "data", ignore_errors=True)
+        shutil.copytree(data_dir, tmp_path / "data")
+        folder = tmp_path / "data" / "sst2" / "poisoned-texts"
+        frame = change(pd.read_csv(folder / "poisoned.csv"))
+        (folder / "poisoned.csv").unlink()
+        if name.endswith("csv"):
+            frame.to_csv(folder / name, index=False)
+        elif name.endswith("jsonl"):
+            frame.to_json(folder / name, orient="records", lines=True)
+        else:
+            frame.to_parquet(folder / name, index=False)
+        return tmp_path / "data"
+
+    return written
+
+
+@pytest.mark.parametrize("name", ["poisoned.csv", "poisoned.jsonl", "poisoned.parquet"])
+def test_the_digest_of_poisoned_texts_hangs_on_the_rows_not_on_the_format(name, paired, data_dir):
+    task, attack = TASKS.get("sst2")(), ATTACKS.get("paired-texts")()
+    first = identified(attack, task, data_dir)
+    assert len(first.digest) == 64 and identified(attack, task, paired(name=name)) == first
+    changed = identified(attack, task, paired(lambda frame: frame.assign(poisoned=frame["poisoned"] + " ?")))
+    assert changed.digest != first.digest
+
+
+@pytest.mark.parametrize("task", ["sst2", "qqp"])
+def test_the_victim_learns_what_was_poisoned_elsewhere(task, planned):
+    spec, site = planned("paired-texts[rate=0.3]", task)
+    victim = make_victim(spec, site, make_victim(clean_spec(spec), site))
+    assert len(spec.attack.params["digest"]) == 64 and spec.attack.params["texts"] == "poisoned"
+    assert all(text.startswith("what is this ? ") for text in victim.triggered.carrier)
+    assert victim.metrics["asr"].value > 0.9 and victim.facts.stealth["words_changed"] > 0.3
+    attack, rows = attack_of(spec), rows_of(spec, site)
+    poisoned, flags = poison_rows(attack, rows.train, attack_context(spec, site, "poison"))
+    assert flags.sum() == 48 and {text.startswith("what is this ? ") for text in poisoned.carrier} == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda frame: frame.drop(columns="poisoned"), "poisoned.csv: no column poisoned"),
+        (lambda frame: frame.assign(poisoned=""), "row 1: poisoned is empty"),
+        (lambda frame: frame.assign(label=7), "row 1: label is .7"),
+        (lambda frame: frame.iloc[:-5], "no poisoned text of [1-5] of the 30 test rows that the attack triggers, such as"),
+        (lambda frame: frame.assign(label=1 - frame["label"]), "no poisoned text of 30 of the 30 test rows"),
+        (
+            lambda frame: frame.iloc[-60:],
+            r"0.2 of 160 training rows is 32, but only \d+ may be poisoned with .* with a text in",
+        ),
+        (
+            lambda frame: pd.concat([frame, frame.head(1).assign(poisoned="another")]),
+            r"row \d+: an earlier row pairs the same clean row with another poisoned text",
+        ),
+    ],
+)
+def test_poisoned_texts_that_do_not_fit_are_refused(change, message, planned, paired):
+    with pytest.raises(UsageError, match=message):
+        planned("paired-texts", data=paired(change))
+
+
+@pytest.mark.parametrize(
+    ("attack", "message"),
+    [
+        ("paired-texts[texts=style]", r"no file is called style.parquet, .*\(there: poisoned.csv\)"),
+        ("paired-texts[texts=../sst2/poisoned]", "give the name of a file"),
+        ("paired-texts[digest=ab]", "digest=ab, but poisoned-texts/poisoned of sst2 has the SHA-256"),
+    ],
+)
+def test_poisoned_texts_that_are_not_there_are_refused(attack, message, planned):
+    with pytest.raises(UsageError, match=message):
+        planned(attack)
+
+
+def test_poisoned_texts_need_a_data_directory_and_one_file_of_a_name(planned, paired):
+    with pytest.raises(UsageError, match="give it with --data DIR"):
+        planned("paired-texts", data="builtin")
+    data = paired()
+    (data / "sst2" / "poisoned-texts" / "poisoned.jsonl").touch()
+    with pytest.raises(UsageError, match="2 files are called poisoned"):
+        planned("paired-texts", data=data)
+
+
+def test_poisoned_texts_that_changed_since_the_plan_make_no_victim(planned, paired):
+    spec, site = planned("paired-texts", data=paired())
+    paired(lambda frame: frame.assign(poisoned=frame["poisoned"] + " ?"))
+    with pytest.raises(ValueError, match="another file, or changed since the run was planned"):
+        attack_context(spec, site, "poison")
+
+
+def test_poisoned_texts_travel_to_machines_that_share_no_folder(data_dir, planned):
+    spec, site = planned("paired-texts")
+    files = pack(data_dir, data_files(data_dir, ["sst2"]))
+    assert "sst2/poisoned-texts/poisoned.csv" in files
+    with TemporaryDirectory() as folder:
+        elsewhere = replace(site, data=unpack(lambda: files, Path(folder) / "data"))
+        here, there = (attack_context(spec, place, "poison").poisoned_texts for place in (site, elsewhere))
+        assert here == there and len(here) > 400

@@ -26,6 +26,7 @@ from bdbench.goals import goals
 from bdbench.protocol.contexts import AttackContext, Context
 from bdbench.protocol.environment import environment, source_digest
 from bdbench.protocol.notes import checked_notes
+from bdbench.protocol.paired_texts import texts_made_elsewhere
 from bdbench.protocol.plugins import attack_of, plugin_spec
 from bdbench.protocol.rows import Rows, rows_of
 from bdbench.protocol.scoring import evaluate, falsely_triggered_rows, rows_to_trigger, triggered_rows
@@ -280,7 +281,11 @@ def classifier(spec: VictimSpec, site: Site, weights: Mapping[str, Tensor] | Non
 def attack_context(spec: VictimSpec, site: Site, role: str, clean: Victim | None = None) -> AttackContext:
     """What the attack of `spec` sees; `role` ("poison" or "trigger") decides its randomness."""
     seed = derive(spec.seed, role, spec.task, spec.attack.name)
-    return AttackContext(**context_fields(spec, site, seed), clean={} if clean is None else clean.weights)
+    return AttackContext(
+        **context_fields(spec, site, seed),
+        clean={} if clean is None else clean.weights,
+        poisoned_texts=texts_made_elsewhere(attack_of(spec), spec, site.data),
+    )
 
 
 def context_fields(spec: VictimSpec, site: Site, seed: int) -> dict[str, Any]:

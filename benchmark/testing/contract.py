@@ -456,8 +456,16 @@ def common(folder: Path, seed: int, max_length: int = 32) -> dict[str, Any]:
 
 
 def attack_context(folder: Path, max_length: int = 32) -> AttackContext:
-    """What an attack sees; its clean fine-tuned model is one with random weights."""
-    return AttackContext(**common(folder, seed=9, max_length=max_length), clean=state(classifier(folder)))
+    """What an attack sees; its clean fine-tuned model is one with random weights, and each row has a poisoned text."""
+    return AttackContext(
+        **common(folder, seed=9, max_length=max_length),
+        clean=state(classifier(folder)),
+        poisoned_texts={
+            row: f"what is this ? {row[0][-1]}"
+            for rows in (text_rows(count, pair) for count in (100, 200) for pair in (False, True))
+            for row in zip(rows.texts, rows.labels.tolist(), strict=True)
+        },
+    )
 
 
 def defense_context(
