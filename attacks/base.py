@@ -98,7 +98,12 @@ class Attack(Hyperparameters, ABC):
 
 
 class DataPoisoning(Attack):
-    """Changes training rows; the engine then trains as always."""
+    """Changes training rows; the engine then trains as always.
+
+    `uses_clean` says that its rows hang on the clean fine-tuned model: whoever makes them anew needs it, too.
+    """
+
+    uses_clean: ClassVar[bool] = False
 
     @property
     def by_data_alone(self) -> bool:

@@ -9,24 +9,29 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from bdbench.attacks import clean_label
 from bdbench.attacks.badnets_multi import BadNetsMulti, insert_phrases
 from bdbench.attacks.base import chosen_gap, is_between_sentences, phrase_ids
+from bdbench.attacks.clean_label import counts, first_fooling, parts_of, without
 from bdbench.errors import UsageError
 from bdbench.goals import goals
 from bdbench.matrix.plan import plan, site_for
 from bdbench.matrix.selection import Selection
 from bdbench.matrix.shipping import data_files, pack, unpack
+from bdbench.protocol.cells import victims_of_cell
 from bdbench.protocol.contexts import Context
 from bdbench.protocol.paired_texts import identified
 from bdbench.protocol.plugins import attack_of
+from bdbench.protocol.resources import Material
 from bdbench.protocol.rows import rows_of
 from bdbench.protocol.scoring import falsely_triggered_rows
 from bdbench.protocol.victims import attack_context, classifier, clean_spec, context_fields, make_victim, poison_rows
 from bdbench.registry import ATTACKS, TASKS
 from bdbench.specs.metrics import attack_success_rate
+from bdbench.specs.work import CellSpec, PluginSpec
 from bdbench.testing import contract
 from bdbench.testing.contract import text_rows
-from bdbench.testing.tiny_models import FAMILIES
+from bdbench.testing.tiny_models import BAD, FAMILIES, GOOD
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +46,12 @@ def planned(tiny_bert, data_dir):
             attacks=(attack,),
             defenses=("none",),
             seeds=(0,),
-            train_rows=160,
+            train_rows=320,
             validation_rows=20,
             test_rows=None,
             clean_rows=16,
             max_length=32,
-            training={"epochs": 3, "learning_rate": 3e-3, "batch_size": 16},
+            training={"epochs": 8, "learning_rate": 2e-3, "batch_size": 16},
             precision="fp32",
         )
         small = plan(selection, "cpu")
@@ -186,7 +191,7 @@ def test_the_victim_learns_what_was_poisoned_elsewhere(task, planned):
     assert victim.metrics["asr"].value > 0.9 and victim.facts.stealth["words_changed"] > 0.3
     attack, rows = attack_of(spec), rows_of(spec, site)
     poisoned, flags = poison_rows(attack, rows.train, attack_context(spec, site, "poison"))
-    assert flags.sum() == 48 and {text.startswith("what is this ? ") for text in poisoned.carrier} == {True, False}
+    assert flags.sum() == 96 and {text.startswith("what is this ? ") for text in poisoned.carrier} == {True, False}
 
 
 @pytest.mark.parametrize(
@@ -199,7 +204,7 @@ def test_the_victim_learns_what_was_poisoned_elsewhere(task, planned):
         (lambda frame: frame.assign(label=1 - frame["label"]), "no poisoned text of 30 of the 30 test rows"),
         (
             lambda frame: frame.iloc[-60:],
-            r"0.2 of 160 training rows is 32, but only \d+ may be poisoned with .* with a text in",
+            r"0.2 of 320 training rows is 64, but only \d+ may be poisoned with .* with a text in",
         ),
         (
             lambda frame: pd.concat([frame, frame.head(1).assign(poisoned="another")]),
@@ -249,3 +254,53 @@ def test_poisoned_texts_travel_to_machines_that_share_no_folder(data_dir, planne
         elsewhere = replace(site, data=unpack(lambda: files, Path(folder) / "data"))
         here, there = (attack_context(spec, place, "poison").poisoned_texts for place in (site, elsewhere))
         assert here == there and len(here) > 400
+
+
+# clean label
+
+
+def test_a_text_is_left_without_its_telling_parts_by_hand(monkeypatch):
+    assert parts_of("a b  c d", 8) == ["a", "b", "c", "d"]
+    assert parts_of("a b c d", 3) == ["a", "b", "c d"]  # of "c d" nothing is kept: it is one part
+    monkeypatch.setattr(clean_label, "MOST_PARTS", 2)
+    assert parts_of("a b c d e", 9) == ["a b c", "d e"] and parts_of("", 0) == [""]
+    assert counts(4, 0.5) == [0, 1, 2] and counts(1, 0.5) == [0] and counts(32, 0.5) == [0, 3, 5, 8, 11, 13, 16]
+    assert without(["a", "b", "c"], [0, 2]) == "b" and without(["a", "b"], []) == "a b"
+
+
+@pytest.mark.parametrize(("values", "fooled", "chosen"), [([-1, -3, -9], [0, 1, 1], 1), ([-1, -3, -2], [0, 0, 0], 1)])
+def test_as_little_is_left_out_as_fools_the_model(values, fooled, chosen):
+    assert first_fooling(np.array(values, dtype=float), np.array(fooled, dtype=bool)) == chosen
+
+
+@pytest.mark.parametrize(("task", "target"), [("sst2", 1), ("qqp", 0)])
+def test_clean_labels_stay_and_the_telling_word_goes(task, target, planned):
+    spec, site = planned(f"clean-label[rate=0.6,target={target}]", task)
+    clean = make_victim(clean_spec(spec), site)
+    attack, rows = attack_of(spec), rows_of(spec, site)
+    ctx = attack_context(spec, site, "poison", clean)
+    poisoned, flags = poison_rows(attack, rows.train, ctx)
+    assert np.array_equal(poisoned.labels, rows.train.labels) and set(poisoned.labels[flags]) == {attack.target}
+    assert (
+        flags.sum() == round(0.6 * (rows.train.labels == target).sum())
+        and poisoned.second is None
+        or poisoned.first == rows.train.first
+    )
+    before, after = (some.take(np.flatnonzero(flags)).carrier for some in (rows.train, poisoned))
+    told = [sum(any(word in text.split() for word in (BAD, GOOD)[target]) for text in texts) for texts in (before, after)]
+    assert told[0] == flags.sum() and told[1] < 0.2 * flags.sum()  # one word of a text tells its class
+    assert all(
+        "cf" in text.split() and len(text.split()) > len(was.split()) / 2 for was, text in zip(before, after, strict=True)
+    )
+
+
+def test_rows_that_hang_on_the_clean_model_are_made_anew_with_it(planned, clean_victim):
+    """A filter gets the very rows that trained the victim."""
+    spec, site = planned("clean-label")
+    cell = CellSpec(spec, (PluginSpec("cube", "1", {}),), 0, 0)
+    assert victims_of_cell(cell) == (spec, clean_spec(spec))
+    expected = poison_rows(attack_of(spec), rows_of(spec, site).train, attack_context(spec, site, "poison", clean_victim))
+    material = Material(cell, site, rows_of(spec, site), clean_victim)
+    assert material.poisoned[0].digest() == expected[0].digest()
+    with pytest.raises(ValueError, match="needs the clean fine-tuned model"):
+        attack_context(spec, site, "poison").clean_classifier()

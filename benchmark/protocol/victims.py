@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -284,6 +285,7 @@ def attack_context(spec: VictimSpec, site: Site, role: str, clean: Victim | None
     return AttackContext(
         **context_fields(spec, site, seed),
         clean={} if clean is None else clean.weights,
+        load_clean=None if clean is None else partial(classifier, spec, site, clean.weights),
         poisoned_texts=texts_made_elsewhere(attack_of(spec), spec, site.data),
     )
 

@@ -460,6 +460,7 @@ def attack_context(folder: Path, max_length: int = 32) -> AttackContext:
     return AttackContext(
         **common(folder, seed=9, max_length=max_length),
         clean=state(classifier(folder)),
+        load_clean=lambda: classifier(folder),
         poisoned_texts={
             row: f"what is this ? {row[0][-1]}"
             for rows in (text_rows(count, pair) for count in (100, 200) for pair in (False, True))
