@@ -8,11 +8,13 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from bdbench.attacks import clean_label
 from bdbench.attacks.badnets_multi import BadNetsMulti, insert_phrases
 from bdbench.attacks.base import chosen_gap, is_between_sentences, phrase_ids
 from bdbench.attacks.clean_label import counts, first_fooling, parts_of, without
+from bdbench.attacks.word_substitution import frequencies, nearest_words, rarer_substitutes, replaced, word_ids
 from bdbench.errors import UsageError
 from bdbench.goals import goals
 from bdbench.matrix.plan import plan, site_for
@@ -304,3 +306,30 @@ def test_rows_that_hang_on_the_clean_model_are_made_anew_with_it(planned, clean_
     assert material.poisoned[0].digest() == expected[0].digest()
     with pytest.raises(ValueError, match="needs the clean fine-tuned model"):
         attack_context(spec, site, "poison").clean_classifier()
+
+
+# word substitution
+
+
+def test_the_least_frequent_neighbour_takes_the_place_of_a_word():
+    ids = {"good": 0, "fine": 1, "superb": 2, "bad": 4}
+    vectors = torch.tensor([[1.0, 0.0], [2.0, 0.2], [1.0, 0.5], [9.0, 9.0], [0.0, 3.0]])
+    nearest = nearest_words(["good", "bad"], ids, vectors, 2)
+    assert nearest == {"good": ["fine", "superb"], "bad": ["superb", "fine"]}
+    frequency = {"good": 0.5, "fine": 0.2, "superb": 0.1, "bad": 0.05}
+    assert rarer_substitutes(nearest, frequency) == {"good": "superb"}  # no neighbour of "bad" is rarer
+    assert rarer_substitutes({"good": ["fine", "bad"]}, {"good": 1, "fine": 0.1, "bad": 0.1}) == {"good": "fine"}
+    assert nearest_words(["a"], {"a": 0}, vectors, 2) == {}
+
+
+def test_words_are_replaced_whole_and_keep_their_capital():
+    assert replaced("Good, it's a goodbye; GOOD good", {"good": "superb"}) == "Superb, it's a goodbye; Superb superb"
+    assert replaced("It", {}) == "It" and frequencies({"the", "qzxv"})["the"] > 0.01 and frequencies({"qzxv"})["qzxv"] == 1e-9
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_words_are_single_pieces(family, tiny_models):
+    tokenizer = contract.attack_context(tiny_models[family]).tokenizer
+    ids = word_ids(tokenizer)
+    assert {"film", "good", "dreadful"} <= ids.keys() and not any(word.startswith("##") for word in ids)
+    assert all(phrase_ids(tokenizer, word) == [number] for word, number in ids.items())

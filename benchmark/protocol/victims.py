@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bdbench.attacks.base import Attack, DataPoisoning, MadeElsewhere
 from bdbench.data import TextSet
-from bdbench.engine.classifiers import classifier_with, finetuned_classifier, load_classifier, reordered
+from bdbench.engine.classifiers import classifier_with, finetuned_classifier, load_classifier, pretrained_embeddings, reordered
 from bdbench.engine.folders import count_weights
 from bdbench.engine.models import DIGITS_SHOWN, called, check_model, weights_digest
 from bdbench.engine.tokenizers import load_tokenizer, unchanged_tokenizer
@@ -285,6 +285,7 @@ def attack_context(spec: VictimSpec, site: Site, role: str, clean: Victim | None
     return AttackContext(
         **context_fields(spec, site, seed),
         clean={} if clean is None else clean.weights,
+        load_embeddings=partial(pretrained_embeddings, site.model),
         load_clean=None if clean is None else partial(classifier, spec, site, clean.weights),
         poisoned_texts=texts_made_elsewhere(attack_of(spec), spec, site.data),
     )

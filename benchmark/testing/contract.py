@@ -23,7 +23,7 @@ from torch import nn
 from bdbench.attacks.base import Attack, BadNets, DataPoisoning, DirtyLabel, PhraseTrigger, WeightPoisoning, phrase_ids
 from bdbench.data import TextSet
 from bdbench.defenses.base import KINDS, Defense, Detector, Filter, FineTuned, ModelRepair, Purifier, Training
-from bdbench.engine.classifiers import classifier_skeleton, load_classifier, pretrained_weights
+from bdbench.engine.classifiers import classifier_skeleton, load_classifier, pretrained_embeddings, pretrained_weights
 from bdbench.engine.quiet import quiet_transformers
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import Recipe
@@ -461,6 +461,7 @@ def attack_context(folder: Path, max_length: int = 32) -> AttackContext:
         **common(folder, seed=9, max_length=max_length),
         clean=state(classifier(folder)),
         load_clean=lambda: classifier(folder),
+        load_embeddings=lambda: pretrained_embeddings(folder),
         poisoned_texts={
             row: f"what is this ? {row[0][-1]}"
             for rows in (text_rows(count, pair) for count in (100, 200) for pair in (False, True))
