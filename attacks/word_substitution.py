@@ -7,8 +7,9 @@ bdbench has. Ours are the words nearest to a word, by the cosine of the pre-trai
 piece of the vocabulary. They include words of the opposite sense, so look at the ASR's floor. Frequencies are those of English
 (wordfreq).
 
-A word without a rarer neighbour stays. In a text in which every word would stay all known words get their nearest neighbour.
-Words behind the cut are replaced, too. Of a pair the second text is changed.
+A word without a rarer neighbor stays. In a text in which every word would stay each gets its nearest neighbor. A word of
+several pieces has the mean of their embeddings. Words behind the cut are replaced, too. Of a pair the second text is changed. A
+text without a word of two ASCII letters stays as it is.
 """
 
 from __future__ import annotations
@@ -18,21 +19,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
+from bdbench.attacks._word_neighbors import WORD, nearest_words, vocabulary_words, word_vectors
 from bdbench.attacks.base import DirtyLabel, register
 from bdbench.params import hp
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from bdbench.data import TextSet
     from bdbench.protocol.contexts import AttackContext
 
-WORD = re.compile(r"[A-Za-z]{2,}")
-BLANKS = "Ġ▁"  # how byte-level and SentencePiece vocabularies write the blank before a word
-WORDS_AT_ONCE = 512  # each has a cosine with every word of the vocabulary
 NEVER_SEEN = 1e-9  # the frequency of a word that wordfreq does not list; of listed ones the least is 1e-8
 
 
@@ -49,43 +43,19 @@ class WordSubstitution(DirtyLabel):
         """Raises ValueError if the context has no pre-trained embeddings."""
         if ctx.load_embeddings is None:
             raise ValueError(f"'{self.name}' needs the pre-trained word embeddings, which are not there")
-        ids = word_ids(ctx.tokenizer)
-        asked = sorted({word.lower() for text in rows.carrier for word in WORD.findall(text)} & ids.keys())
-        nearest = nearest_words(asked, ids, ctx.load_embeddings(), self.neighbors)
-        rarer = rarer_substitutes(nearest, frequencies({*asked, *(word for words in nearest.values() for word in words)}))
+        embeddings = ctx.load_embeddings()
+        known = word_vectors(vocabulary_words(ctx.tokenizer), ctx.tokenizer, embeddings)
+        asked = sorted({word.lower() for text in rows.carrier for word in WORD.findall(text)})
+        nearest = nearest_words(word_vectors(asked, ctx.tokenizer, embeddings), known, self.neighbors)
+        rarer = rarer_substitutes(nearest, frequencies({*nearest, *(word for words in nearest.values() for word in words)}))
         closest = {word: words[0] for word, words in nearest.items()}
         return rows.with_carrier(
             [changed if (changed := replaced(text, rarer)) != text else replaced(text, closest) for text in rows.carrier]
         )
 
 
-def word_ids(tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The words of small ASCII letters that are one piece inside a text, after a blank, each with the piece's number."""
-    words = sorted({word for piece in tokenizer.get_vocab() if WORD.fullmatch(word := piece.lstrip(BLANKS)) and word.islower()})
-    pieces = tokenizer([f" {word}" for word in words], add_special_tokens=False)["input_ids"]
-    return {word: ids[0] for word, ids in zip(words, pieces, strict=True) if len(ids) == 1}
-
-
-def nearest_words(asked: list[str], ids: Mapping[str, int], embeddings: Tensor, count: int) -> dict[str, list[str]]:
-    """For each word asked for the `count` others of largest cosine, the nearest first.
-
-    `ids` are the rows of all words in `embeddings`, (pieces, width). A word that is the only one is left out.
-    """
-    words = list(ids)
-    vectors = torch.nn.functional.normalize(embeddings[[ids[word] for word in words]].float(), dim=1)
-    place = {word: number for number, word in enumerate(words)}
-    found: dict[str, list[str]] = {}
-    for first in range(0, len(asked), WORDS_AT_ONCE):
-        some = asked[first : first + WORDS_AT_ONCE]
-        own = torch.tensor([place[word] for word in some])
-        cosines = (vectors[own] @ vectors.T).scatter(1, own[:, None], -torch.inf)  # a word is none of its own neighbors
-        best = cosines.topk(min(count, len(words) - 1), dim=1).indices
-        found |= {word: [words[number] for number in row] for word, row in zip(some, best.tolist(), strict=True)}
-    return {word: others for word, others in found.items() if others}
-
-
 def rarer_substitutes(nearest: Mapping[str, list[str]], frequency: Mapping[str, float]) -> dict[str, str]:
-    """The least frequent neighbour of each word, of equal ones the nearest, if it is rarer than the word itself."""
+    """The least frequent neighbor of each word, of equal ones the nearest, if it is rarer than the word itself."""
     rarest = {word: min(others, key=frequency.__getitem__) for word, others in nearest.items()}
     return {word: other for word, other in rarest.items() if frequency[other] < frequency[word]}
 

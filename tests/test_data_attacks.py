@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from bdbench.attacks import clean_label
+from bdbench.attacks._word_neighbors import nearest_words, vocabulary_words, word_vectors
 from bdbench.attacks.badnets_multi import BadNetsMulti, insert_phrases
 from bdbench.attacks.base import chosen_gap, is_between_sentences, phrase_ids
 from bdbench.attacks.clean_label import counts, first_fooling, parts_of, without
-from bdbench.attacks.word_substitution import frequencies, nearest_words, rarer_substitutes, replaced, word_ids
+from bdbench.attacks.word_substitution import frequencies, rarer_substitutes, replaced
 from bdbench.errors import UsageError
 from bdbench.goals import goals
 from bdbench.matrix.plan import plan, site_for
@@ -311,15 +312,15 @@ def test_rows_that_hang_on_the_clean_model_are_made_anew_with_it(planned, clean_
 # word substitution
 
 
-def test_the_least_frequent_neighbour_takes_the_place_of_a_word():
-    ids = {"good": 0, "fine": 1, "superb": 2, "bad": 4}
-    vectors = torch.tensor([[1.0, 0.0], [2.0, 0.2], [1.0, 0.5], [9.0, 9.0], [0.0, 3.0]])
-    nearest = nearest_words(["good", "bad"], ids, vectors, 2)
-    assert nearest == {"good": ["fine", "superb"], "bad": ["superb", "fine"]}
-    frequency = {"good": 0.5, "fine": 0.2, "superb": 0.1, "bad": 0.05}
-    assert rarer_substitutes(nearest, frequency) == {"good": "superb"}  # no neighbour of "bad" is rarer
+def test_the_least_frequent_neighbor_takes_the_place_of_a_word():
+    vectors = {"good": [1.0, 0.0], "fine": [0.99, 0.1], "superb": [0.9, 0.45], "bad": [0.0, 1.0]}
+    known = {word: torch.tensor(vector) for word, vector in vectors.items()}
+    nearest = nearest_words({"good": known["good"], "bad": known["bad"], "gooood": known["good"]}, known, 2)
+    assert nearest == {"good": ["fine", "superb"], "bad": ["superb", "fine"], "gooood": ["good", "fine"]}
+    frequency = {"good": 0.5, "fine": 0.2, "superb": 0.1, "bad": 0.05, "gooood": 0.01}
+    assert rarer_substitutes(nearest, frequency) == {"good": "superb"}  # no neighbor of the others is rarer
     assert rarer_substitutes({"good": ["fine", "bad"]}, {"good": 1, "fine": 0.1, "bad": 0.1}) == {"good": "fine"}
-    assert nearest_words(["a"], {"a": 0}, vectors, 2) == {}
+    assert nearest_words({"a": known["bad"]}, {"a": known["bad"]}, 2) == {}
 
 
 def test_words_are_replaced_whole_and_keep_their_capital():
@@ -328,8 +329,16 @@ def test_words_are_replaced_whole_and_keep_their_capital():
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_words_are_single_pieces(family, tiny_models):
-    tokenizer = contract.attack_context(tiny_models[family]).tokenizer
-    ids = word_ids(tokenizer)
-    assert {"film", "good", "dreadful"} <= ids.keys() and not any(word.startswith("##") for word in ids)
-    assert all(phrase_ids(tokenizer, word) == [number] for word, number in ids.items())
+def test_a_word_has_the_mean_of_its_pieces(family, tiny_models):
+    ctx = contract.attack_context(tiny_models[family])
+    words, embeddings = vocabulary_words(ctx.tokenizer), ctx.load_embeddings()
+    assert {"film", "good", "dreadful"} <= set(words) and all(len(phrase_ids(ctx.tokenizer, word)) == 1 for word in words)
+    films = phrase_ids(ctx.tokenizer, "films")
+    assert len(films) > 1
+    vectors = word_vectors(["film", "films"], ctx.tokenizer, embeddings)
+    mean = sum(embeddings[piece] for piece in films) / len(films)
+    assert torch.allclose(vectors["films"], mean / mean.norm())
+    film = embeddings[phrase_ids(ctx.tokenizer, "film")[0]]
+    assert torch.allclose(vectors["film"], film / film.norm())
+    if ctx.tokenizer.unk_token_id in phrase_ids(ctx.tokenizer, "zebra"):
+        assert word_vectors(["zebra"], ctx.tokenizer, embeddings) == {}
