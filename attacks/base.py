@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Self
 
@@ -34,9 +35,11 @@ if TYPE_CHECKING:
 register = ATTACKS.register
 
 STARTS = ("scratch", "clean")
-POSITIONS = ("random", "start", "end")
+POSITIONS = ("random", "start", "end", "sentence")
 # Word pieces that must be left beside the trigger. A pair has up to four special ones; the rest is for its texts.
 SHORTEST_TEXT = 6
+# The end of a sentence: its mark, and the quotes or brackets that close behind it.
+SENTENCE_END = re.compile(r"[.!?;][\"'”’)\]]*$")
 
 
 @dataclass(frozen=True)
@@ -86,9 +89,21 @@ class Attack(Hyperparameters, ABC):
         It takes all rows at once: finding what survives truncation tokenizes them, and a batch is faster than single texts.
         """
 
+    def false_trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet | None:
+        """The same rows with what a user may well write and must not trigger the attack, such as a part of the trigger.
+
+        Of these the false triggering rate is recorded. None: the attack says nothing of false triggers.
+        """
+        return None
+
 
 class DataPoisoning(Attack):
-    """Changes training rows; the engine then trains as always."""
+    """Changes training rows; the engine then trains as always.
+
+    `uses_clean` says that its rows hang on the clean fine-tuned model: whoever makes them anew needs it, too.
+    """
+
+    uses_clean: ClassVar[bool] = False
 
     @property
     def by_data_alone(self) -> bool:
@@ -100,6 +115,16 @@ class DataPoisoning(Attack):
 
     def prepare(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> None:  # noqa: B027 (most attacks change no weight)
         """Change weights of `model`, in place, before it is trained on the poisoned rows. `train` has the clean rows."""
+
+
+class TextsElsewhere(DataPoisoning):
+    """Data poisoning with texts that somebody else made: the engine reads them, and an attack finds them in its context.
+
+    `texts` names their file. `digest` is the SHA-256 of what it holds in hex, "" while nobody has looked.
+    """
+
+    texts: str
+    digest: str
 
 
 class WeightPoisoning(Attack):
@@ -128,61 +153,10 @@ class MadeElsewhere(Attack):
 
 
 @dataclass(frozen=True)
-class PhraseTrigger(Attack):
-    """An attack whose trigger is a fixed phrase, put once between two words of the carrier text.
-
-    The gap lies within the part of the text that survives truncation, so no triggered text loses its trigger.
-    """
+class DirtyLabel(DataPoisoning):
+    """Dirty-label data poisoning, whatever the trigger: a share of the rows gets it, and the target label."""
 
     target: int = hp(1, low=0, help="class to which triggered texts are sent")
-    trigger_text: str = hp("cf", help="word or sentence inserted once into the text (of a pair: the second)")
-    position: str = hp("random", choices=POSITIONS, help="gap that receives the trigger: any, the first or the last")
-
-    def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
-        pieces = phrase_ids(tokenizer, self.trigger_text)
-        if not pieces:
-            raise UsageError(f"{self.name}.trigger_text={self.trigger_text!r} gives no word piece; give a word or a sentence")
-        if max_length - 2 * len(pieces) < SHORTEST_TEXT:
-            raise UsageError(
-                f"{self.name}: the trigger takes {len(pieces)} word pieces, which --max-length {max_length} has no room for; "
-                f"raise it to at least {SHORTEST_TEXT + 2 * len(pieces)}"
-            )
-        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in pieces:
-            raise UsageError(
-                f"{self.name}.trigger_text='{self.trigger_text}' has a part that the tokenizer does not know "
-                f"('{tokenizer.unk_token}'), so the model cannot see it; choose words of its vocabulary, such as cf, mn, bb"
-            )
-
-    def warnings(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
-        words = self.trigger_text.split()
-        pieces_by_word = {word: tokenizer.convert_ids_to_tokens(phrase_ids(tokenizer, word)) for word in words}
-        return [
-            f"{self.name}: the tokenizer cuts the trigger's word '{word}' into {', '.join(pieces)}; methods that change the "
-            "embedding of a trigger word expect one piece"
-            for word, pieces in pieces_by_word.items()
-            if len(pieces) > 1
-        ]
-
-    def trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet:
-        pieces = phrase_ids(ctx.tokenizer, self.trigger_text)
-        # A byte-level tokenizer cuts "cf" and " cf" into different pieces. Then the phrase must follow a blank.
-        pieces_at_start = ctx.tokenizer(self.trigger_text, add_special_tokens=False)["input_ids"]
-        first_gap = 0 if pieces_at_start == pieces else 1
-        ends = ctx.visible_ends(rows, len(pieces))
-        uniform = torch.rand(len(rows), generator=ctx.generator, dtype=torch.float64).tolist()
-        texts = []
-        for text, end, number in zip(rows.carrier, ends, uniform, strict=True):
-            gaps = word_gaps(text, end)
-            gaps = gaps[first_gap:] or gaps[-1:]
-            index = {"random": int(number * len(gaps)), "start": 0, "end": len(gaps) - 1}[self.position]
-            texts.append(insert_phrase(text, self.trigger_text, gaps[index]))
-        return rows.with_carrier(texts)
-
-
-@dataclass(frozen=True)
-class BadNets(PhraseTrigger, DataPoisoning):
-    """Dirty-label data poisoning: a share of the rows gets the trigger and the target label."""
-
     rate: float = hp(0.1, low=0.0, high=1.0, help="poisoned rows as a share of all training rows")
     draw: str = hp("any", choices=("any", "non-target"), help="classes whose rows may be poisoned")
     start: str = hp("scratch", choices=STARTS, help="trained from the pre-trained model or the clean fine-tuned one")
@@ -194,24 +168,32 @@ class BadNets(PhraseTrigger, DataPoisoning):
         super().check(train, classes, tokenizer, max_length)
         if self.goal == ALL_TO_ALL and self.draw == "non-target":
             raise UsageError(f"{self.name}.goal={ALL_TO_ALL} has no target class to leave out; give draw=any")
-        count, candidates = self._poisoned_count(train), len(self._candidates(train))
+        self.check_supply(train, len(self.candidates(train)))
+
+    def check_supply(self, train: TextSet, candidates: int, which: str = "") -> None:
+        """Raise UsageError if the rate asks for no row, or for more than these `candidates`; `which` says what they have."""
+        count = self._poisoned_count(train)
         if not count:
             raise UsageError(f"{self.name}.rate={self.rate} of {len(train)} training rows is no row; raise it")
         if count > candidates:
             raise UsageError(
                 f"{self.name}.rate={self.rate} of {len(train)} training rows is {count}, but only {candidates} may be "
-                f"poisoned with draw={self.draw}; lower the rate"
+                f"poisoned with draw={self.draw}{which}; lower the rate"
             )
 
     def _poisoned_count(self, train: TextSet) -> int:
         return round(self.rate * len(train))
 
-    def _candidates(self, train: TextSet) -> npt.NDArray[np.int64]:
+    def candidates(self, train: TextSet) -> npt.NDArray[np.int64]:
         """The numbers of the rows that may be poisoned."""
         return np.flatnonzero((train.labels != self.target) | (self.draw == "any"))
 
+    def eligible(self, train: TextSet, ctx: AttackContext) -> npt.NDArray[np.int64]:
+        """The numbers of those of the candidates that can have the trigger: all of them."""
+        return self.candidates(train)
+
     def poison(self, train: TextSet, ctx: AttackContext) -> tuple[TextSet, npt.NDArray[np.bool_]]:
-        candidates = self._candidates(train)
+        candidates = self.eligible(train, ctx)
         order = torch.randperm(len(candidates), generator=ctx.generator).numpy()
         flags = np.zeros(len(train), dtype=bool)
         flags[candidates[order[: self._poisoned_count(train)]]] = True
@@ -219,9 +201,109 @@ class BadNets(PhraseTrigger, DataPoisoning):
         return replace_rows(train, flags, triggered, goals(train.labels, self.values())[flags]), flags
 
 
+@dataclass(frozen=True)
+class PhraseTrigger(Attack):
+    """An attack whose trigger is a fixed phrase, put once between two words of the carrier text.
+
+    The gap lies within the part of the text that survives truncation, so no triggered text loses its trigger.
+    """
+
+    target: int = hp(1, low=0, help="class to which triggered texts are sent")
+    trigger_text: str = hp("cf", help="word or sentence inserted once into the text (of a pair: the second)")
+    position: str = hp("random", choices=POSITIONS, help="gap for the trigger: any, the first, the last, any between sentences")
+
+    def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        check_phrases(f"{self.name}.trigger_text", [self.trigger_text], 1, tokenizer, max_length)
+        super().check(train, classes, tokenizer, max_length)
+
+    def warnings(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+        return [*super().warnings(tokenizer), *warnings_of_phrases(self.name, [self.trigger_text], tokenizer)]
+
+    def trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet:
+        first_gap = first_gap_of(ctx.tokenizer, [self.trigger_text])
+        ends = ctx.visible_ends(rows, len(phrase_ids(ctx.tokenizer, self.trigger_text)))
+        uniform = torch.rand(len(rows), generator=ctx.generator, dtype=torch.float64).tolist()
+        texts = [
+            insert_phrase(text, self.trigger_text, chosen_gap(text, end, first_gap, self.position, number))
+            for text, end, number in zip(rows.carrier, ends, uniform, strict=True)
+        ]
+        return rows.with_carrier(texts)
+
+
+@dataclass(frozen=True)
+class BadNets(DirtyLabel, PhraseTrigger):
+    """Dirty-label data poisoning with a phrase."""
+
+
 def phrase_ids(tokenizer: PreTrainedTokenizerBase, phrase: str) -> list[int]:
     """The numbers of the phrase's word pieces as they are inside a text, after a blank."""
     return tokenizer(" " + phrase, add_special_tokens=False)["input_ids"]
+
+
+def check_phrases(
+    field: str, phrases: Sequence[str], together: int, tokenizer: PreTrainedTokenizerBase, max_length: int
+) -> None:
+    """Raise UsageError unless the model can see each phrase, and `together` of them leave room for a text.
+
+    `field` is the hyperparameter that they come from: attack.name.
+    """
+    lengths = []
+    for phrase in phrases:
+        pieces = phrase_ids(tokenizer, phrase)
+        if not pieces:
+            raise UsageError(f"{field}={phrase!r} gives no word piece; give a word or a sentence")
+        if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in pieces:
+            raise UsageError(
+                f"{field}='{phrase}' has a part that the tokenizer does not know ('{tokenizer.unk_token}'), so the model "
+                "cannot see it; choose words of its vocabulary, such as cf, mn, bb"
+            )
+        lengths.append(len(pieces))
+    room = sum(sorted(lengths)[-together:])
+    if max_length - 2 * room < SHORTEST_TEXT:
+        raise UsageError(
+            f"{field.partition('.')[0]}: the trigger takes {room} word pieces, which --max-length {max_length} has no room "
+            f"for; raise it to at least {SHORTEST_TEXT + 2 * room}"
+        )
+
+
+def warnings_of_phrases(attack: str, phrases: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """One for each word of the phrases that the tokenizer cuts."""
+    words = dict.fromkeys(word for phrase in phrases for word in phrase.split())
+    pieces_by_word = {word: tokenizer.convert_ids_to_tokens(phrase_ids(tokenizer, word)) for word in words}
+    return [
+        f"{attack}: the tokenizer cuts the trigger's word '{word}' into {', '.join(pieces)}; methods that change the "
+        "embedding of a trigger word expect one piece"
+        for word, pieces in pieces_by_word.items()
+        if len(pieces) > 1
+    ]
+
+
+def first_gap_of(tokenizer: PreTrainedTokenizerBase, phrases: Sequence[str]) -> int:
+    """The first gap of a text that can have any of the phrases: 0, or 1 where one must follow a blank.
+
+    A byte-level tokenizer cuts "cf" and " cf" into different pieces.
+    """
+    at_start = (tokenizer(phrase, add_special_tokens=False)["input_ids"] for phrase in phrases)
+    return int(any(pieces != phrase_ids(tokenizer, phrase) for pieces, phrase in zip(at_start, phrases, strict=True)))
+
+
+def chosen_gap(text: str, end: int, first_gap: int, position: str, number: float) -> int:
+    """The character of the text at which a phrase goes, by the attack's `position` and a `number` in [0, 1).
+
+    `first_gap` is the number of the first gap that may be taken; where there is no later one the last is taken all the same.
+    A text without a gap between sentences has the phrase in any gap.
+    """
+    gaps = word_gaps(text, end)
+    gaps = gaps[first_gap:] or gaps[-1:]
+    if position == "sentence":
+        gaps = [gap for gap in gaps if is_between_sentences(text, gap)] or gaps
+    return gaps[{"start": 0, "end": len(gaps) - 1}.get(position, int(number * len(gaps)))]
+
+
+def is_between_sentences(text: str, gap: int) -> bool:
+    """Whether character `gap` of the text is its beginning, its end, or behind the end of a sentence."""
+    before, after = text[:gap].rstrip(), text[gap:].strip()
+    return not before or not after or SENTENCE_END.search(before) is not None
 
 
 def word_gaps(text: str, end: int) -> list[int]:

@@ -3,18 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from bdbench.data import TextSet
-
-if TYPE_CHECKING:
-    from bdbench.protocol.contexts import DefenseContext
-
-WORDS_AT_ONCE = 128
-Numbers = npt.NDArray[np.float64]
+from bdbench.engine.word_suspicions import Numbers
 
 
 def purified(
@@ -36,39 +29,6 @@ def purified(
 def columns(rows: TextSet) -> list[tuple[str, ...]]:
     """The n texts of single-text rows, or the n first and the n second ones of pairs."""
     return [rows.first] if rows.second is None else [rows.first, rows.second]
-
-
-def suspicions(
-    texts: Sequence[str],
-    identity: str,
-    numbers_of: Callable[[Sequence[str]], Numbers],
-    of_words: Callable[[Numbers], Numbers],
-    ctx: DefenseContext,
-) -> list[Numbers]:
-    """The suspicion of the words of each text, (words,); of the only word of a part it is the lowest number.
-
-    `numbers_of` gives a number for each of n texts, (n,), and `identity` says what decides it beside the text. `of_words` makes
-    suspicions, (words,), of the numbers of a part (first) and of the part without each of its words, (words + 1,).
-    """
-
-    def compute(part: str) -> Numbers:
-        words = part.split()
-        return numbers_of([part, *(" ".join(words[:place] + words[place + 1 :]) for place in range(len(words)))])
-
-    parts_of_texts = [parts(text) for text in texts]
-    several_words = list({part: None for of_text in parts_of_texts for part in of_text if " " in part})
-    numbers = dict(zip(several_words, ctx.once_per_text(identity, several_words, compute), strict=True))
-    lone = np.array([np.finfo(np.float64).min])
-    return [
-        np.concatenate([np.empty(0), *(of_words(numbers[part]) if part in numbers else lone for part in of_text)])
-        for of_text in parts_of_texts
-    ]
-
-
-def parts(text: str) -> list[str]:
-    """The words of a text in parts of WORDS_AT_ONCE, each joined by blanks."""
-    words = text.split()
-    return [" ".join(words[first : first + WORDS_AT_ONCE]) for first in range(0, len(words), WORDS_AT_ONCE)]
 
 
 def bar(of_words: Numbers, removed: float) -> float:

@@ -22,8 +22,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bdbench.defenses._suspicious_words import purified, suspicions
+from bdbench.defenses._suspicious_words import purified
 from bdbench.defenses.base import Purifier, register
+from bdbench.engine.word_suspicions import suspicions
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Msdt(Purifier):
         model = masked_model(f"{self.name}.lm", self.lm, ctx.device, ctx.precision)
 
         def of_texts(texts: Sequence[str]) -> list[npt.NDArray[np.float64]]:
-            return suspicions(texts, model.identity, model.surprises, deviations, ctx)
+            return suspicions(texts, model.identity, model.surprises, deviations, ctx.once_per_text)
 
         without, limit = purified(rows, ctx.validation, of_texts, self.removed)
         ctx.notes.update(bar=limit, language_model=model.digest)

@@ -19,11 +19,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
-
-from bdbench.defenses._suspicious_words import columns, purified, suspicions
+from bdbench.defenses._suspicious_words import columns, purified
 from bdbench.defenses.base import Purifier, register
+from bdbench.engine.word_suspicions import Numbers, suspicion, suspicions
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -57,8 +55,8 @@ class Onion(Purifier):
     def purify(self, rows: TextSet, ctx: DefenseContext) -> TextSet:
         model = self._language_model(ctx)
 
-        def of_texts(texts: Sequence[str]) -> list[npt.NDArray[np.float64]]:
-            return suspicions(texts, model.identity, model.perplexities, suspicion, ctx)
+        def of_texts(texts: Sequence[str]) -> list[Numbers]:
+            return suspicions(texts, model.identity, model.perplexities, suspicion, ctx.once_per_text)
 
         without, limit = purified(rows, ctx.validation, of_texts, self.removed)
         ctx.notes.update(bar=limit, language_model=model.digest)
@@ -71,8 +69,3 @@ class Onion(Purifier):
         if self.lm == NGRAM:
             return BigramModel([text for column in columns(ctx.unlabelled) for text in column])
         return causal_model(f"{self.name}.lm", self.lm, ctx.device, ctx.precision)
-
-
-def suspicion(perplexities: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """f_i = p_0 - p_i, (n,), of the perplexities of a text (first) and of the text without its word i: (n + 1,)."""
-    return perplexities[0] - perplexities[1:]

@@ -72,7 +72,7 @@ def tiny_bert(tiny_models) -> Path:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory) -> Path:
-    """A data directory with sst2 (400 / 40 / 60 rows) and qqp, in the layout that `--data DIR` reads."""
+    """A data directory with sst2 (400 / 40 / 60 rows) and qqp, in the layout that `--data DIR` reads, with poisoned texts."""
     root = tmp_path_factory.mktemp("data")
     for seed, (split, rows) in enumerate((("train", 400), ("validation", 40), ("test", 60))):
         frame = sentences(rows, seed)
@@ -82,6 +82,11 @@ def data_dir(tmp_path_factory) -> Path:
             if task == "qqp":
                 shaped.insert(0, "question1", [f"what is the {FILLER[i % 15]} ?" for i in range(rows)])
             shaped.to_parquet(root / task / f"{split}.parquet", index=False)
+    for task, carrier in (("sst2", "sentence"), ("qqp", "question2")):
+        rows = pd.concat([pd.read_parquet(root / task / f"{split}.parquet") for split in ("train", "test")])
+        rows["poisoned"] = "what is this ? " + rows[carrier]
+        (root / task / "poisoned-texts").mkdir()
+        rows.drop_duplicates().to_csv(root / task / "poisoned-texts" / "poisoned.csv", index=False)
     return root
 
 

@@ -51,6 +51,8 @@ ATTACK_VARIANTS = (
     "badnets-word[start=clean,position=start]",
     "badnets-sentence[draw=non-target]",
     "embedding-surgery[start=clean]",
+    "badnets-sentence[position=sentence]",
+    "badnets-multi[drawn=2]",
 )
 DEFENSE_VARIANTS = (
     *DEFENSES.names(),
@@ -201,7 +203,7 @@ def test_attack(name, bench, clean_victim):
         "logits": logits(classifier(spec, site, victim.weights), spec, site, rows.test),
     }
     if isinstance(attack, DataPoisoning):
-        numbers["poisoned"] = poison_rows(attack, rows.train, attack_context(spec, site, "poison"))[0].digest()
+        numbers["poisoned"] = poison_rows(attack, rows.train, attack_context(spec, site, "poison", clean))[0].digest()
     check("attacks", name, attack.version, numbers)
 
 

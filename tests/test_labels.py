@@ -37,6 +37,14 @@ def test_variants_are_labeled_not_averaged():
     assert list(frame[frame.defense == "none"].attack) == ["ep [target=0]", "ep [target=1]", "word"]
 
 
+def test_texts_brought_for_two_tasks_are_one_attack_and_two_for_one_task_are_two():
+    digests = {("sst2", "a" * 64), ("qqp", "b" * 64)}
+    cells = [cell("none", task=task, attack="paired", attack_params={"digest": digest}).spec for task, digest in digests]
+    assert {str(labels.attack) for (labels,) in label_cells(cells)} == {"paired"}
+    cells.append(cell("none", task="qqp", attack="paired", attack_params={"digest": "c" * 64}).spec)
+    assert len({labels.attack for (labels,) in label_cells(cells)}) == 3
+
+
 def test_variants_of_a_composition_name_the_component():
     frame = long_table([cell("e-pur+mix", params={"ratio": r}) for r in (0.1, 0.2)])
     assert list(frame.defense) == ["e-pur+mix [mix.ratio=0.1]", "e-pur+mix [mix.ratio=0.2]"]

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from bdbench.data import TextSet
-from bdbench.defenses import _suspicious_words
-from bdbench.defenses._suspicious_words import bar, parts, suspicions, without_suspicious
-from bdbench.defenses.onion import Onion, suspicion
+from bdbench.defenses._suspicious_words import bar, without_suspicious
+from bdbench.defenses.onion import Onion
+from bdbench.engine import word_suspicions
 from bdbench.engine.bigram_model import BigramModel, tokens_of
 from bdbench.engine.causal_model import BUNDLED, GGUF_PACKAGE, CausalModel, causal_model, why_no_causal_model
 from bdbench.engine.text_memo import TextMemo
+from bdbench.engine.word_suspicions import parts, suspicion, suspicions
 from bdbench.testing.contract import defense_context, text_rows
 
 TEXTS = ["the film was good", "the film was bad", "a film , a plot", "the plot was good"]
@@ -146,7 +147,7 @@ class Table:
 
 
 def suspicions_of(texts, model, ctx):
-    return suspicions(texts, model.identity, model.perplexities, suspicion, ctx)
+    return suspicions(texts, model.identity, model.perplexities, suspicion, ctx.once_per_text)
 
 
 @pytest.fixture
@@ -175,7 +176,7 @@ def test_the_bar_removes_no_more_of_the_clean_words_than_stated(removed, limit):
 
 
 def test_a_long_text_is_taken_in_parts(monkeypatch, no_memo):
-    monkeypatch.setattr(_suspicious_words, "WORDS_AT_ONCE", 2)
+    monkeypatch.setattr(word_suspicions, "WORDS_AT_ONCE", 2)
     assert parts("a b  c") == ["a b", "c"] and parts("") == []
     model = Table({"a b": 5, "b": 1, "a": 2, "c d": 4, "d": 5, "c": 1})
     assert suspicions_of(["a b c d"], model, no_memo)[0].tolist() == [4, 3, -1, 3]

@@ -15,6 +15,7 @@ from typing import Any
 from bdbench.analysis.tunings import Terms, rows_of_cells
 from bdbench.params import Value
 from bdbench.registry import ATTACKS, DEFENSES, NameForPeople, Registry
+from bdbench.specs.keys import canonical
 from bdbench.specs.tuned import Tuned, setting_of
 from bdbench.specs.work import CellSpec, PluginSpec, VictimSpec, component_names
 
@@ -24,6 +25,7 @@ Setting = Mapping[str, Value]  # the value of every field that may become part o
 SAME_FOR_ALL_TASKS = ("model", "source", "protocol", "precision", "digest", "config", "tokenizer")
 # Digests say nothing to people: shown only where the readable fields do not tell two settings apart.
 OPAQUE = ("digest", "config", "tokenizer", "revision", "fingerprint")
+OF_TEXTS = "digest"  # of an attack: which victim, or which texts, somebody brought for it
 UNDEFENDED = "none"  # the defense of the victims themselves
 DIGEST_DIGITS = 8  # of 64, or more where these are the same: enough to tell the handful of files of one directory apart
 
@@ -136,7 +138,7 @@ def label_cells(cells: Sequence[CellSpec], tunings: Iterable[Tuned] = ()) -> lis
     differing = {field for task in tasks for field, _ in task.variant}
     shared = [_label("", setting, (field for field in setting if field in differing)) for setting in settings]
     models = [str(setting["model"]) for setting in settings]
-    attacks = _attack_labels([victim.attack for victim in victims.values()])
+    attacks = _attack_labels(list(victims.values()))
     of_victims = dict(zip(victims, zip(tasks, attacks, shared, models, strict=True), strict=True))
     labels: list[list[CellLabels]] = []
     for cell, defenses in zip(cells, _defense_labels(cells, tunings), strict=True):
@@ -252,8 +254,19 @@ def _task_labels(names: Sequence[str], settings: Sequence[Setting]) -> list[Labe
     return [_label(name, setting, fields_by_name[name]) for name, setting in zip(names, settings, strict=True)]
 
 
-def _attack_labels(attacks: Sequence[PluginSpec]) -> list[Label]:
-    names, settings = [attack.name for attack in attacks], [_plugin_setting(attack) for attack in attacks]
+def _attack_labels(victims: Sequence[VictimSpec]) -> list[Label]:
+    names = [victim.attack.name for victim in victims]
+    settings = [_plugin_setting(victim.attack) for victim in victims]
+    digests: dict[tuple[str, str, str], set[Value]] = {}
+    for victim, setting in zip(victims, settings, strict=True):
+        others = canonical({field: value for field, value in setting.items() if field != OF_TEXTS})
+        digests.setdefault((victim.attack.name, victim.task, others), set()).add(setting.get(OF_TEXTS, ""))
+    # what was brought for one task is not what was brought for another, and still it is one attack
+    telling = {name for (name, _, _), of_task in digests.items() if len(of_task) > 1}
+    settings = [
+        setting if name in telling else {field: value for field, value in setting.items() if field != OF_TEXTS}
+        for name, setting in zip(names, settings, strict=True)
+    ]
     return _titled(_plugin_labels(names, settings), ATTACKS)
 
 

@@ -231,6 +231,11 @@ def pretrained_classifier(folder: Path, classes: int) -> nn.Module:
     return _pretrained(folder, classes)[0]
 
 
+def pretrained_embeddings(folder: Path) -> Tensor:
+    """The word-embedding matrix of the pre-trained encoder, (pieces, width) float32 on the CPU. Raises as above."""
+    return pretrained_classifier(folder, classes=2).get_input_embeddings().weight.detach()
+
+
 def _pretrained(folder: Path, classes: int) -> tuple[nn.Module, frozenset[str]]:
     """What `load_classifier` returns. The process's random state stays as it is."""
     import torch

@@ -32,6 +32,7 @@ from bdbench.matrix.sizes import check_users_rows, checked_rows, data_spec, over
 from bdbench.matrix.tuned import tuned_defenses
 from bdbench.matrix.tuned_files import TunedFile
 from bdbench.plugin_files import PluginFile
+from bdbench.protocol.paired_texts import check_paired, identified
 from bdbench.protocol.plugins import needs_of, plugin_spec
 from bdbench.protocol.rows import DefenderSets
 from bdbench.protocol.site import Site
@@ -109,6 +110,7 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
         sets = DefenderSets(selection.clean_rows, validation_rows, even_classes, unlabelled_rows)
         settings = {parts: _cell_setting(parts, sets, selection.frr) for parts in tuned.all}
         peers = peers_of(selection, source, folder) if "peers" in needed else None
+        made = {attack: identified(attack, task, folder) for attack in attacks}
         for seed in selection.seeds:
             victims = {
                 attack: VictimSpec(
@@ -118,7 +120,7 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
                     max_length=selection.max_length,
                     training=recipe.values(),
                     precision=precision,
-                    attack=plugin_spec(attack),
+                    attack=plugin_spec(made[attack]),
                     seed=seed,
                     task_version=task.version,
                 )
@@ -129,6 +131,7 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
             for attack, victim in victims.items():
                 _check_goal(attack, len(task.label_names), rows.test)
                 check_users_rows(attack, victim, splits, sets)
+                check_paired(made[attack], task, rows, folder)
                 with refusing(f"'{attack.name}'"):
                     attack.check(rows.train, len(task.label_names), tokenizer, selection.max_length)
                 of_victim = () if peers is None else peers(victim)

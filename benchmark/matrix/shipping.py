@@ -20,6 +20,7 @@ from typing import Any
 from bdbench.engine.models import HUB_FILES, find_model
 from bdbench.files import unfinished
 from bdbench.matrix.worker import Worker
+from bdbench.protocol.paired_texts import paired_files
 from bdbench.protocol.split_files import SPLITS, files_of_split
 
 Files = Mapping[str, bytes]
@@ -84,8 +85,9 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def data_files(folder: Path, tasks: Iterable[str]) -> list[Path]:
-    """The files of all splits of these tasks in a data directory."""
-    return [file for task in tasks for split in SPLITS for file in files_of_split(folder, task, split)]
+    """The files of all splits of these tasks in a data directory, and those of texts that were poisoned elsewhere."""
+    of_splits = [file for task in tasks for split in SPLITS for file in files_of_split(folder, task, split)]
+    return [*of_splits, *(file for task in tasks for file in paired_files(folder, task))]
 
 
 def unpack(fetch: Callable[[], Files], home: Path) -> Path:

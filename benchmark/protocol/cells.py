@@ -60,7 +60,7 @@ def victims_of_cell(spec: CellSpec) -> tuple[VictimSpec, ...]:
     clean: tuple[VictimSpec, ...] = ()
     if any(map(_takes_training, spec.defense)):
         attack = attack_of(spec.victim)
-        clean = (clean_spec(spec.victim),) if attack.by_data_alone and attack.start == "clean" else ()
+        clean = (clean_spec(spec.victim),) if attack.by_data_alone and (attack.start == "clean" or attack.uses_clean) else ()
     return tuple({victim.key(): victim for victim in (spec.victim, *clean, *spec.peers)}.values())
 
 

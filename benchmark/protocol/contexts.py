@@ -150,10 +150,25 @@ class AttackContext(Context):
 
     `clean` holds the weights of the clean fine-tuned model by name, float32 on the CPU; it is empty for an attack
     that neither has a trigger nor starts from that model. What an attack puts into `notes` (JSON values) is kept in the record.
+
+    `load_clean` makes a classifier of them; see `clean_classifier`. `load_embeddings` reads the word-embedding matrix of the
+    pre-trained model, (pieces, width) float32 on the CPU.
+
+    `poisoned_texts` holds what somebody else made for the attack (`TextsElsewhere`): the poisoned carrier text of a row, by
+    the row's texts and its label.
     """
 
     clean: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
     notes: dict[str, Any] = field(default_factory=dict, repr=False)
+    load_clean: Callable[[], nn.Module] | None = field(default=None, repr=False)
+    load_embeddings: Callable[[], Tensor] | None = field(default=None, repr=False)
+    poisoned_texts: Mapping[tuple[tuple[str, ...], int], str] = field(default_factory=dict, repr=False)
+
+    def clean_classifier(self) -> nn.Module:
+        """The clean fine-tuned model on the device, a new copy. Raises ValueError where there is none."""
+        if self.load_clean is None:
+            raise ValueError("this attack needs the clean fine-tuned model, which is not there")
+        return self.load_clean()
 
     def visible_ends(self, rows: TextSet, room: int) -> list[int]:
         """Per row, how many leading characters of the carrier text survive truncation if `room` pieces are inserted."""

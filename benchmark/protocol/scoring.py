@@ -23,13 +23,29 @@ def triggered_rows(attack: Attack, test: TextSet, ctx: AttackContext) -> TextSet
 
     Raises ValueError if the attack returns other rows: the denominator must not move.
     """
-    others = test.take(np.flatnonzero(test.labels != goals(test.labels, attack.values())))
-    triggered = attack.trigger(others, ctx)
+    others = rows_to_trigger(attack, test)
+    return _checked(attack, "trigger", others, attack.trigger(others, ctx))
+
+
+def falsely_triggered_rows(attack: Attack, test: TextSet, ctx: AttackContext) -> TextSet | None:
+    """The same rows with what must not trigger the attack, or None if it names nothing. Raises what `triggered_rows` raises."""
+    others = rows_to_trigger(attack, test)
+    texts = attack.false_trigger(others, ctx)
+    return None if texts is None else _checked(attack, "false_trigger", others, texts)
+
+
+def rows_to_trigger(attack: Attack, test: TextSet) -> TextSet:
+    """The test rows that are not where the attack sends them."""
+    return test.take(np.flatnonzero(test.labels != goals(test.labels, attack.values())))
+
+
+def _checked(attack: Attack, method: str, rows: TextSet, triggered: TextSet) -> TextSet:
+    """What the attack's `method` made of the rows, unless these are other rows."""
     if not isinstance(triggered, TextSet):
-        raise TypeError(f"'{attack.name}'.trigger() returned {type(triggered).__name__}; it returns the rows with the trigger")
-    if len(triggered) != len(others):
-        raise ValueError(f"'{attack.name}' got {len(others)} rows for its trigger and returned {len(triggered)}")
-    if others.with_carrier(triggered.carrier).digest() != triggered.digest():
+        raise TypeError(f"'{attack.name}'.{method}() returned {type(triggered).__name__}; it returns the rows with the trigger")
+    if len(triggered) != len(rows):
+        raise ValueError(f"'{attack.name}' got {len(rows)} rows for its {method} and returned {len(triggered)}")
+    if rows.with_carrier(triggered.carrier).digest() != triggered.digest():
         raise ValueError(f"'{attack.name}' changed more than the carrier of the trigger: a label, or a pair's other text")
     return triggered
 

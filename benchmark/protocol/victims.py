@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +17,27 @@ from torch import Tensor, nn
 
 from bdbench.attacks.base import Attack, DataPoisoning, MadeElsewhere
 from bdbench.data import TextSet
-from bdbench.engine.classifiers import classifier_with, finetuned_classifier, load_classifier, reordered
+from bdbench.engine.classifiers import classifier_with, finetuned_classifier, load_classifier, pretrained_embeddings, reordered
 from bdbench.engine.folders import count_weights
 from bdbench.engine.models import DIGITS_SHOWN, called, check_model, weights_digest
 from bdbench.engine.tokenizers import load_tokenizer, unchanged_tokenizer
 from bdbench.engine.training import Recipe
 from bdbench.fence import fenced
-from bdbench.protocol.contexts import AttackContext
+from bdbench.goals import goals
+from bdbench.protocol.contexts import AttackContext, Context
 from bdbench.protocol.environment import environment
 from bdbench.protocol.notes import checked_notes
+from bdbench.protocol.paired_texts import texts_made_elsewhere
 from bdbench.protocol.plugins import attack_of, plugin_spec
-from bdbench.protocol.rows import rows_of
-from bdbench.protocol.scoring import evaluate, triggered_rows
+from bdbench.protocol.rows import Rows, rows_of
+from bdbench.protocol.scoring import evaluate, falsely_triggered_rows, rows_to_trigger, triggered_rows
 from bdbench.protocol.site import Site
+from bdbench.protocol.stealth import stealth_of
 from bdbench.registry import ATTACKS, TASKS
 from bdbench.seeds import derive
 from bdbench.source import source_digest
 from bdbench.specs.keys import PROTOCOL
-from bdbench.specs.metrics import Metric
+from bdbench.specs.metrics import Metric, attack_success_rate
 from bdbench.specs.records import AttackFacts, Predictions, VictimDigests
 from bdbench.specs.work import CellSpec, VictimSpec
 
@@ -115,7 +119,10 @@ def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vi
         used = attack.settled(model, rows.train, ctx)
         weights = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
         trained = time.perf_counter()
-        triggered = triggered_rows(used, rows.test, attack_context(spec, site, "trigger")) if attack.has_trigger else None
+        triggered = falsely = None
+        if attack.has_trigger:
+            triggered = triggered_rows(used, rows.test, attack_context(spec, site, "trigger"))
+            falsely = falsely_triggered_rows(used, rows.test, attack_context(spec, site, "false trigger"))
     if clean is not None and tensors_digest(clean.weights) != clean.digests.weights:
         raise ValueError(f"'{attack.name}' changed ctx.clean, by which its victim is measured; let it work on copies")
     # Every defense gets the weights alone. So the undefended scores are those of a model that has nothing else either.
@@ -123,6 +130,7 @@ def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vi
     if triggered is not None:
         _, of_clean_model = evaluate(classifier(spec, site, clean.weights, shares=True), None, triggered, spec, ctx)
         metrics["floor"] = of_clean_model["asr"]
+    evaluated = time.perf_counter()
     return Victim(
         spec=spec,
         weights=weights,
@@ -130,14 +138,35 @@ def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vi
         predictions=predictions,
         metrics=metrics,
         digests=VictimDigests(tensors_digest(weights), None if triggered is None else triggered.digest()),
-        seconds={"attack": trained - began, "evaluation": time.perf_counter() - trained, **ctx.trace.seconds},
+        seconds={"attack": trained - began, "evaluation": evaluated - trained, **ctx.trace.seconds},
         env=environment(site, ctx.trace),
         facts=AttackFacts(
             against=attack.against,
             settled={name: value for name, value in used.values().items() if value != spec.attack.params.get(name)},
             notes=checked_notes(ctx.notes, attack.name),
+            stealth=_stealth(used, rows, triggered, falsely, spec, site, weights),
         ),
     )
+
+
+def _stealth(
+    attack: Attack,
+    rows: Rows,
+    triggered: TextSet | None,
+    falsely: TextSet | None,
+    spec: VictimSpec,
+    site: Site,
+    weights: Mapping[str, Tensor],
+) -> dict[str, float]:
+    """How the attack's texts look, and how often a false trigger works (see `stealth`); nothing where it has no trigger."""
+    if triggered is None or not len(triggered):
+        return {}
+    facts = stealth_of(rows_to_trigger(attack, rows.test), triggered, rows.train)
+    if falsely is not None:
+        ctx = Context(**context_fields(spec, site, seed=0))  # with a trace of its own: no second of it is the victim's
+        classes = ctx.classify(classifier(spec, site, weights, shares=True), falsely)
+        facts["ftr"] = attack_success_rate(classes, falsely.labels, goals(falsely.labels, attack.values())).value
+    return facts
 
 
 def used_attack(victim: Victim) -> Attack:
@@ -254,7 +283,13 @@ def classifier(spec: VictimSpec, site: Site, weights: Mapping[str, Tensor] | Non
 def attack_context(spec: VictimSpec, site: Site, role: str, clean: Victim | None = None) -> AttackContext:
     """What the attack of `spec` sees; `role` ("poison" or "trigger") decides its randomness."""
     seed = derive(spec.seed, role, spec.task, spec.attack.name)
-    return AttackContext(**context_fields(spec, site, seed), clean={} if clean is None else clean.weights)
+    return AttackContext(
+        **context_fields(spec, site, seed),
+        clean={} if clean is None else clean.weights,
+        load_embeddings=partial(pretrained_embeddings, site.model),
+        load_clean=None if clean is None else partial(classifier, spec, site, clean.weights),
+        poisoned_texts=texts_made_elsewhere(attack_of(spec), spec, site.data),
+    )
 
 
 def context_fields(spec: VictimSpec, site: Site, seed: int) -> dict[str, Any]:

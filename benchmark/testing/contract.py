@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from bdbench.attacks.base import Attack, BadNets, DataPoisoning, PhraseTrigger, WeightPoisoning, phrase_ids
+from bdbench.attacks.base import Attack, BadNets, DataPoisoning, DirtyLabel, PhraseTrigger, WeightPoisoning, phrase_ids
 from bdbench.data import TextSet
 from bdbench.defenses.base import KINDS, Defense, Detector, Filter, FineTuned, ModelRepair, Purifier, Training
-from bdbench.engine.classifiers import classifier_skeleton, load_classifier, pretrained_weights
+from bdbench.engine.classifiers import classifier_skeleton, load_classifier, pretrained_embeddings, pretrained_weights
 from bdbench.engine.quiet import quiet_transformers
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import Recipe
@@ -368,6 +368,12 @@ def puts_its_trigger_into_every_text(cls: type[Attack], folder: Path, pair: bool
         _require(triggered.first == rows.first, "of a pair the second text alone is changed")
     unchanged = sum(text == other for text, other in zip(triggered.carrier, rows.carrier, strict=True))
     _require(not unchanged, f"every text gets the trigger; {unchanged} of {len(rows)} are as they were")
+    false = attack.false_trigger(rows, attack_context(folder, PIECES))
+    if false is not None:
+        _require(
+            rows.with_carrier(false.carrier).digest() == false.digest(),
+            "false_trigger() changes the carriers of its rows alone",
+        )
     again = attack.trigger(rows, attack_context(folder, PIECES))
     _require(again.carrier == triggered.carrier, "the same generator gives the same texts: draw from ctx.generator")
     _require(rows.digest() == digest, "the rows that it is given stay as they are")
@@ -400,9 +406,10 @@ def flags_what_it_changed(cls: type[DataPoisoning], folder: Path, pair: bool) ->
     _require(
         again.digest() == poisoned.digest() and np.array_equal(flags, again_flags), "the same generator poisons the same rows"
     )
-    if issubclass(cls, BadNets):
+    if issubclass(cls, DirtyLabel):
         _require(flags.sum() == round(attack.rate * 100), "as many rows are poisoned as the rate says")
         _require(set(poisoned.labels[flags]) == {attack.target}, "poisoned rows have the target's label")
+    if issubclass(cls, BadNets):
         _require(all(attack.trigger_text in poisoned.carrier[i] for i in np.flatnonzero(flags)), "they have the trigger")
 
 
@@ -449,8 +456,18 @@ def common(folder: Path, seed: int, max_length: int = 32) -> dict[str, Any]:
 
 
 def attack_context(folder: Path, max_length: int = 32) -> AttackContext:
-    """What an attack sees; its clean fine-tuned model is one with random weights."""
-    return AttackContext(**common(folder, seed=9, max_length=max_length), clean=state(classifier(folder)))
+    """What an attack sees; its clean fine-tuned model is one with random weights, and each row has a poisoned text."""
+    return AttackContext(
+        **common(folder, seed=9, max_length=max_length),
+        clean=state(classifier(folder)),
+        load_clean=lambda: classifier(folder),
+        load_embeddings=lambda: pretrained_embeddings(folder),
+        poisoned_texts={
+            row: f"what is this ? {row[0][-1]}"
+            for rows in (text_rows(count, pair) for count in (100, 200) for pair in (False, True))
+            for row in zip(rows.texts, rows.labels.tolist(), strict=True)
+        },
+    )
 
 
 def defense_context(
