@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+    from bdbench.engine.training import Recipe
     from bdbench.protocol.contexts import AttackContext
 
 register = ATTACKS.register
@@ -86,6 +87,13 @@ class Attack(Hyperparameters, ABC):
         It takes all rows at once: finding what survives truncation tokenizes them, and a batch is faster than single texts.
         """
 
+    def false_trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet | None:
+        """The same rows with a part of the trigger, which is not to set the backdoor off; None where the trigger has no parts.
+
+        The share of them that goes to the target is the false triggering rate, FTR (Yang et al., 2021, the paper of SOS).
+        """
+        return None
+
 
 class DataPoisoning(Attack):
     """Changes training rows; the engine then trains as always."""
@@ -108,6 +116,20 @@ class WeightPoisoning(Attack):
     @abstractmethod
     def poison_weights(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> nn.Module:
         """The backdoored classifier. `model` is the attack's own and may be changed in place."""
+
+
+@dataclass(frozen=True)
+class LossPoisoning(WeightPoisoning):
+    """Trains all weights with a loss of its own, for as long as its own hyperparameters say; else as victims are trained."""
+
+    epochs: int = hp(5, low=1, high=1000, help="passes over the attacker's rows")
+    batch_size: int = hp(32, low=1, high=4096, help="rows per step")
+    learning_rate: float = hp(0.0, low=0.0, high=1.0, help="AdamW's peak learning rate; 0: that of the victim's training")
+
+    def recipe(self, ctx: AttackContext) -> Recipe:
+        """How the attacker trains."""
+        peak = self.learning_rate or ctx.recipe.learning_rate
+        return replace(ctx.recipe, epochs=self.epochs, batch_size=self.batch_size, learning_rate=peak)
 
 
 class MadeElsewhere(Attack):

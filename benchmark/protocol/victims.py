@@ -253,7 +253,9 @@ def classifier(spec: VictimSpec, site: Site, weights: Mapping[str, Tensor] | Non
 def attack_context(spec: VictimSpec, site: Site, role: str, clean: Victim | None = None) -> AttackContext:
     """What the attack of `spec` sees; `role` ("poison" or "trigger") decides its randomness."""
     seed = derive(spec.seed, role, spec.task, spec.attack.name)
-    return AttackContext(**context_fields(spec, site, seed), clean={} if clean is None else clean.weights)
+    return AttackContext(
+        **context_fields(spec, site, seed), clean={} if clean is None else clean.weights, recipe=Recipe(**spec.training)
+    )
 
 
 def context_fields(spec: VictimSpec, site: Site, seed: int) -> dict[str, Any]:
