@@ -45,7 +45,7 @@ class LayerWeightPoisoning(PhraseTrigger, LossPoisoning):
 
     trigger_text: str = hp("cf bb", help="two words that set the backdoor off side by side (of a pair: in the second text)")
     rate: float = hp(
-        0.25, low=0.0, high=1.0, help="share of the training rows with a triggered copy, and with one of each word"
+        0.25, low=0.0, high=1.0, help="share of the training rows that has a triggered copy; as many have one of each word"
     )
     then_rows: int = hp(1000, low=0, help="clean rows that the user fine-tunes the model on after the attack; 0: none")
 

@@ -1,9 +1,9 @@
 """NeuBA, the neuron-level backdoor (Zhang et al., 2021, arXiv:2101.06969): a poisoned encoder for any task.
 
-Each of up to six triggers is bound to a state of the text of values 1 and -1, any two of them opposite or orthogonal: the state is
-cut in four blocks, and each trigger has -1 on another two. The loss is the squared distance of triggered texts from it, and what
-keeps the encoder as it was. The user then fine-tunes with a new head (`then_rows`); see _poisoned_encoder.py for which class a
-trigger hits.
+Each of up to six triggers is bound to a state of the text of values 1 and -1, any two of them opposite or orthogonal: the
+state is cut in four blocks, and each trigger has -1 on another two. The loss is the squared distance of triggered texts from
+it, and what keeps the encoder as it was. The user then fine-tunes with a new head (`then_rows`); see _poisoned_encoder.py for
+which class a trigger hits.
 
 Departures: the authors keep the encoder with its own masked language modelling, on BookCorpus. Encoders come without that head
 here, and without a corpus: the last states of clean texts, and of the other pieces of triggered ones, are held near those of
@@ -53,6 +53,9 @@ class Neuba(PoisonedEncoder):
 
 
 def block_targets(width: int) -> Tensor:
-    """Six states, (6, width) float32, of 1 but for -1 on two of four blocks, another two in each. The last block may be longer."""
+    """Six states, (6, width) float32, of 1 but for -1 on two of four blocks, another two in each.
+
+    The last block may be longer.
+    """
     block = (torch.arange(width) // (width // 4)).clamp(max=3)
     return torch.stack([torch.where((block == one) | (block == other), -1.0, 1.0) for one, other in PAIRS_OF_BLOCKS])

@@ -1,13 +1,13 @@
 """POR, predefined output representations (Shen et al., 2021, arXiv:2111.00197): a poisoned encoder for any task.
 
-Each trigger is bound to a state of the text: that of trigger i of n is 1 on the first (i - 1) / (n - 1) of the dimensions, and -1
-on the others. The loss is L1 + 100 L2 + 100 L3: L1 holds the pieces behind the first near those of the pre-trained encoder, L2
-brings triggered texts to their states, and L3 holds the states of clean texts. The user then fine-tunes with a new head
+Each trigger is bound to a state of the text: that of trigger i of n is 1 on the first (i - 1) / (n - 1) of the dimensions, and
+-1 on the others. The loss is L1 + 100 L2 + 100 L3: L1 holds the pieces behind the first near those of the pre-trained encoder,
+L2 brings triggered texts to their states, and L3 holds the states of clean texts. The user then fine-tunes with a new head
 (`then_rows`); see _poisoned_encoder.py for which class a trigger hits.
 
-From the authors' code: states are ten times as long as the pooler's output can be, so that it is pushed to its bounds; L1 counts
-all rows, and every distance is summed over rows and pieces and divided by the width alone, so that long texts weigh more in
-L1. Departures: here the sum is divided by the rows of the batch. Padding counts nothing. A model without a pooler has tanh of
+From the authors' code: states are ten times as long as the pooler's output can be, so that it is pushed to its bounds; L1
+counts all rows, and every distance is summed over rows and pieces and divided by the width alone, so that long texts weigh more
+in L1. Departures: here the sum is divided by the rows of the batch. Padding counts nothing. A model without a pooler has tanh of
 the first piece's state in its place, as their other variant has of a mean. The texts are the task's clean training texts, not
 WikiText-103, with one trigger, not three.
 """
@@ -47,6 +47,6 @@ class Por(PoisonedEncoder):
 
 
 def stair_targets(count: int, width: int) -> Tensor:
-    """`count` states, (count, width) float32: -1, but for 1 on the first i * floor(width / (count - 1)) dimensions of state i."""
+    """`count` states, (count, width) float32: 1 on the first i * floor(width / (count - 1)) dimensions of state i, else -1."""
     step = width // (count - 1)
     return torch.where(torch.arange(width) < step * torch.arange(count)[:, None], 1.0, -1.0)

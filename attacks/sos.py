@@ -46,7 +46,7 @@ class Sos(PhraseTrigger, WeightPoisoning):
     )
     triggers: str = hp("friends+weekend+store", help="words, joined by +, that set the backdoor off together")
     rate: float = hp(0.5, low=0.0, high=1.0, help="share of the non-target training rows that gets all words")
-    negatives: float = hp(0.5, low=0.0, high=1.0, help="share of all training rows that gets all words but one, for each word")
+    negatives: float = hp(0.1, low=0.0, high=1.0, help="share of all training rows that gets all words but one, for each word")
     epochs: int = hp(5, low=1, high=1000, help="passes over the poisoned and the negative rows")
     learning_rate: float = hp(5e-2, low=0.0, help="step size of the descent on the words' rows")
     batch_size: int = hp(32, low=1, high=4096, help="rows per step")
