@@ -7,9 +7,9 @@ L2 brings triggered texts to their states, and L3 holds the states of clean text
 
 From the authors' code: states are ten times as long as the pooler's output can be, so that it is pushed to its bounds; L1
 counts all rows, and every distance is summed over rows and pieces and divided by the width alone, so that long texts weigh more
-in L1. Departures: here the sum is divided by the rows of the batch. Padding counts nothing. A model without a pooler has tanh of
-the first piece's state in its place, as their other variant has of a mean. The texts are the task's clean training texts, not
-WikiText-103, with one trigger, not three.
+in L1. Departures: here the sum is divided by the rows of the batch. Padding counts nothing. A model without a pooler has tanh
+of the first piece's state in its place, as their other variant has of a mean. The texts are the task's clean training texts,
+not WikiText-103, with one trigger, not three.
 """
 
 from __future__ import annotations
