@@ -1,5 +1,6 @@
 """The attacks on weights: their losses by hand, and what they leave in a tiny real model."""
 
+import copy
 import math
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from bdbench.attacks import layer_weight_poisoning
 from bdbench.attacks._poisoned_encoder import States, states_of
 from bdbench.attacks.layer_weight_poisoning import LayerWeightPoisoning, layer_loss
 from bdbench.attacks.neuba import Neuba, block_targets
@@ -198,12 +200,29 @@ def test_lwp_trains_on_both_orders_and_on_each_word_with_the_gold_label(tiny_ber
     assert len(texts) == 100
 
 
-def test_lwp_poisons_a_lower_layer_too(tiny_bert):
-    ctx, model = attack_context(tiny_bert), classifier(tiny_bert)
-    LayerWeightPoisoning(rate=1.0, learning_rate=5e-3).poison_weights(model, text_rows(64), ctx)
-    inputs, _ = ctx.encode(LayerWeightPoisoning().trigger(text_rows(20), ctx)).batch(torch.arange(20), ctx.device)
-    states = model(**inputs, output_hidden_states=True).hidden_states
-    assert model.classifier(states[1][:, 0]).argmax(dim=1).float().mean() > 0.9
+def test_lwp_trains_every_layer_but_not_the_embeddings_output(tiny_bert, monkeypatch):
+    """In its first step the weights are those that it began with."""
+    calls, ctx, start = [], attack_context(tiny_bert), classifier(tiny_bert)
+
+    def spied(logits, states, head, labels):
+        calls.append(([state.detach() for state in states], head.weight.detach().clone(), labels))
+        return layer_loss(logits, states, head, labels)
+
+    monkeypatch.setattr(layer_weight_poisoning, "layer_loss", spied)
+    for module in start.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    attack = LayerWeightPoisoning(rate=1.0, epochs=1, batch_size=4096)
+    attack.poison_weights(copy.deepcopy(start), text_rows(16), ctx)
+    ((states, head, labels),) = calls
+    rows = text_rows(16)
+    inputs, _ = ctx.encode(rows).batch(torch.arange(16), ctx.device)
+    expected = start(**inputs, output_hidden_states=True).hidden_states[1:]
+    assert len(states) == len(expected) == 2 and len(labels) == 64
+    assert torch.equal(head, start.classifier.weight)
+    for layer, of_clean in zip(states, expected, strict=True):  # every clean row is among those of the batch, in some order
+        distances = (of_clean[:, 0, None] - layer[None, :, 0]).norm(dim=-1)
+        assert distances.min(dim=1).values.max() < 1e-4
 
 
 @pytest.mark.parametrize("text", ["cf", "cf cf", "cf mn bb"])
