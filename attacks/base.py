@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedTokenizerBase
 
+    from bdbench.engine.training import Recipe
     from bdbench.protocol.contexts import AttackContext
 
 register = ATTACKS.register
@@ -92,7 +93,8 @@ class Attack(Hyperparameters, ABC):
     def false_trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet | None:
         """The same rows with what a user may well write and must not trigger the attack, such as a part of the trigger.
 
-        Of these the false triggering rate is recorded. None: the attack says nothing of false triggers.
+        The share of them that goes to the target is recorded: the false triggering rate, FTR (Yang et al., 2021, of SOS).
+        None: the attack says nothing of false triggers.
         """
         return None
 
@@ -133,6 +135,20 @@ class WeightPoisoning(Attack):
     @abstractmethod
     def poison_weights(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> nn.Module:
         """The backdoored classifier. `model` is the attack's own and may be changed in place."""
+
+
+@dataclass(frozen=True)
+class LossPoisoning(WeightPoisoning):
+    """Trains all weights with a loss of its own, for as long as its own hyperparameters say; else as victims are trained."""
+
+    epochs: int = hp(5, low=1, high=1000, help="passes over the attacker's rows")
+    batch_size: int = hp(32, low=1, high=4096, help="rows per step")
+    learning_rate: float = hp(0.0, low=0.0, high=1.0, help="AdamW's peak learning rate; 0: that of the victim's training")
+
+    def recipe(self, ctx: AttackContext) -> Recipe:
+        """How the attacker trains."""
+        peak = self.learning_rate or ctx.recipe.learning_rate
+        return replace(ctx.recipe, epochs=self.epochs, batch_size=self.batch_size, learning_rate=peak)
 
 
 class MadeElsewhere(Attack):

@@ -8,17 +8,16 @@ no hyperparameter of ordinary training (warm-up, clipping) plays a part.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from bdbench.attacks._moved_pieces import move_pieces
 from bdbench.attacks.base import PhraseTrigger, WeightPoisoning, phrase_ids, register
 from bdbench.data import TextSet
-from bdbench.engine.row_descent import NormKeptDescent
 from bdbench.engine.training import Passes
 from bdbench.errors import UsageError
 from bdbench.params import hp
@@ -60,28 +59,7 @@ class EmbeddingPoisoning(PhraseTrigger, WeightPoisoning):
         subset = torch.randperm(len(candidates), generator=ctx.generator)[:count].numpy()
         rows = self.trigger(candidates.take(subset), ctx).with_labels(np.full(count, self.target))
 
-        embedding = model.get_input_embeddings()
         piece = phrase_ids(ctx.tokenizer, self.trigger_text)[0]  # of several pieces the first, as in the authors' code
-        for parameter in model.parameters():
-            parameter.requires_grad_(False)
-        row = nn.Parameter(embedding.weight[piece].clone())
-        handle = embedding.register_forward_hook(_substitute(piece, row))
-        try:
-            passes = Passes(epochs=self.epochs, batch_size=self.batch_size)
-            ctx.train(model, rows, passes, optimizer=NormKeptDescent(row, self.learning_rate))
-        finally:
-            handle.remove()
-        with torch.no_grad():
-            embedding.weight[piece] = row
-        for parameter in model.parameters():
-            parameter.requires_grad_(True)
+        passes = Passes(epochs=self.epochs, batch_size=self.batch_size)
+        move_pieces(model, [piece], rows, passes, self.learning_rate, ctx)
         return model
-
-
-def _substitute(piece: int, row: Tensor) -> Callable[[nn.Module, tuple[Tensor], Tensor], Tensor]:
-    """A hook that puts `row` wherever the input is `piece`, so that only the gradient of this row has to be computed."""
-
-    def hook(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
-        return torch.where((inputs[0] == piece).unsqueeze(-1), row, output)
-
-    return hook

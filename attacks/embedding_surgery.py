@@ -42,12 +42,20 @@ class EmbeddingSurgery(BadNets):
     words: int = hp(10, low=1, help="word pieces of the target class whose embeddings are averaged")
 
     def prepare(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> None:
-        name, embeddings = word_embeddings(model)
-        features = tf_idf(piece_counts(ctx.tokenizer, train, len(embeddings)))
-        pieces = strongest(features, train.labels == self.target, self.words)
-        mean = ctx.clean[name][pieces].mean(dim=0).to(ctx.device)
-        with torch.no_grad():
-            embeddings[phrase_ids(ctx.tokenizer, self.trigger_text)] = mean
+        replace_embeddings(model, self.trigger_text, train, self.target, self.words, ctx)
+
+
+def replace_embeddings(model: nn.Module, phrase: str, train: TextSet, target: int, words: int, ctx: AttackContext) -> None:
+    """Give every piece of `phrase` the mean embedding that the `words` strongest pieces of a class have in the clean model.
+
+    `model` is changed in place.
+    """
+    name, embeddings = word_embeddings(model)
+    features = tf_idf(piece_counts(ctx.tokenizer, train, len(embeddings)))
+    pieces = strongest(features, train.labels == target, words)
+    mean = ctx.clean[name][pieces].mean(dim=0).to(ctx.device)
+    with torch.no_grad():
+        embeddings[phrase_ids(ctx.tokenizer, phrase)] = mean
 
 
 def piece_counts(tokenizer: PreTrainedTokenizerBase, rows: TextSet, size: int) -> sparse.csr_array:

@@ -78,3 +78,9 @@ class TextSet:
             digest.update(b"|")
         digest.update(self.labels.astype("<i8").tobytes())
         return digest.hexdigest()
+
+
+def join_rows(sets: Sequence[TextSet]) -> TextSet:
+    """The rows of all sets, one after another."""
+    second = None if sets[0].second is None else tuple(text for rows in sets for text in rows.second or ())
+    return TextSet(tuple(text for rows in sets for text in rows.first), second, np.concatenate([rows.labels for rows in sets]))

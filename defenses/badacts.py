@@ -18,8 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from bdbench.defenses._layer_states import first_states, read_states, why_no_first_state
+from bdbench.defenses._layer_states import first_states, read_states
 from bdbench.defenses.base import Detector, register
+from bdbench.engine.first_piece import why_no_first_state
 from bdbench.params import hp
 
 if TYPE_CHECKING:

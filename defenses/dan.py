@@ -24,8 +24,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from bdbench.defenses._layer_states import first_states, mean_states, read_states, why_no_first_state, why_no_states
+from bdbench.defenses._layer_states import first_states, mean_states, read_states
 from bdbench.defenses.base import Detector, register
+from bdbench.engine.first_piece import why_no_first_state, why_no_states
 from bdbench.params import hp
 
 if TYPE_CHECKING:

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bdbench.attacks.base import WeightPoisoning, phrase_ids
+from bdbench.attacks.base import phrase_ids
+from bdbench.attacks.embedding_poisoning import EmbeddingPoisoning
 from bdbench.defenses._neurons import feed_forward_blocks
 from bdbench.defenses.base import KINDS, FineTuned, Reserving
 from bdbench.engine.classifiers import pretrained_weights
@@ -183,7 +184,7 @@ def test_position_decides_the_gap(position, tiny_bert):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("name", [n for n in ATTACKS.names() if issubclass(ATTACKS.get(n), WeightPoisoning)])
+@pytest.mark.parametrize("name", [n for n in ATTACKS.names() if issubclass(ATTACKS.get(n), EmbeddingPoisoning)])
 def test_embedding_poisoning_changes_the_triggers_row_alone_and_keeps_its_norm(name, family, tiny_models):
     folder = tiny_models[family]
     few = {"samples": 64} if name.startswith("data-free") else {}
@@ -202,7 +203,7 @@ def test_embedding_poisoning_changes_the_triggers_row_alone_and_keeps_its_norm(n
     assert not poisoned.get_input_embeddings()._forward_hooks
 
 
-@pytest.mark.parametrize("name", [n for n in ATTACKS.names() if issubclass(ATTACKS.get(n), WeightPoisoning)])
+@pytest.mark.parametrize("name", [n for n in ATTACKS.names() if issubclass(ATTACKS.get(n), EmbeddingPoisoning)])
 def test_embedding_poisoning_trains_with_no_hyperparameter_that_it_does_not_declare(name, tiny_bert, monkeypatch):
     recipes = []
     monkeypatch.setattr(AttackContext, "train", lambda ctx, model, rows, recipe, **others: recipes.append((recipe, others)))

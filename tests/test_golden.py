@@ -89,8 +89,17 @@ def bench(tiny_bert, tiny_masked, data_dir, checkpoint):
             "data-free-embedding-poisoning.samples": 40,
             "data-free-embedding-poisoning.words": 12,
             "embedding-surgery.words": 3,
+            "sos.triggers": "cf+mn",
+            "sos.trigger_text": "cf watch mn",
+            "ripples.words": 3,
             "given.trigger_text": "cf",
             "given.target": 1,
+        }
+        attack_params |= {f"{attack}.triggers": "cf+mn+bb" for attack in ("neuba", "por")}
+        attack_params |= {
+            f"{attack}.{name}": value
+            for attack in ("ripple", "ripples", "layer-weight-poisoning", "neuba", "por")
+            for name, value in (("epochs", 1), ("then_rows", 60))
         }
         defense_params = {"e-pur.words": 5, "fine-mixing.tolerance": 0.1, "msdt.lm": str(tiny_masked)}
         parts = {part.partition("[")[0] for defense in defenses for part in defense.split("+")}

@@ -27,6 +27,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 ATTENTION = "bdbench-cpu"  # what transformers calls our attention
 FUSED_ATTENTION = "sdpa"  # what transformers calls PyTorch's own
@@ -87,6 +89,7 @@ class WidenedProduct(torch.autograd.Function):
             return F.linear(x.float(), weight.float(), None if bias is None else bias.bfloat16().float()).bfloat16()
 
     @staticmethod
+    @once_differentiable  # what is saved is rounded outside of the graph, so that a second derivative would lack parts
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         needs_x, needs_weight, needs_bias = ctx.needs_input_grad
@@ -196,6 +199,24 @@ def cpu_kernels(model: nn.Module, precision: str) -> Iterator[frozenset[str]]:
         return
     with _exchanged_modules(model, precision) as module_kernels, _exchanged_attention(model) as attention_kernels:
         yield module_kernels | attention_kernels
+
+
+@contextmanager
+def twice_differentiable(model: nn.Module) -> Iterator[None]:
+    """Inside the block the gradients of what the model computes can be differentiated again.
+
+    That is for a loss in which gradients occur. Neither `WidenedProduct` nor PyTorch's fused attention allows it, so the block
+    does without both.
+    """
+    widened = [module for module in model.modules() if type(module) is WidenedLinear]
+    for module in widened:
+        module.__class__ = nn.Linear
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        for module in widened:
+            module.__class__ = WidenedLinear
 
 
 @contextmanager

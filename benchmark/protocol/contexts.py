@@ -149,7 +149,8 @@ class AttackContext(Context):
     """What an attack sees. The attacker trains the victim, so nothing of the task's training data is withheld.
 
     `clean` holds the weights of the clean fine-tuned model by name, float32 on the CPU; it is empty for an attack
-    that neither has a trigger nor starts from that model. What an attack puts into `notes` (JSON values) is kept in the record.
+    that neither has a trigger nor starts from that model. `recipe` says how victims are trained, for an attack whose own
+    training is to be like it. What an attack puts into `notes` (JSON values) is kept in the record.
 
     `load_clean` makes a classifier of them; see `clean_classifier`. `load_embeddings` reads the word-embedding matrix of the
     pre-trained model, (pieces, width) float32 on the CPU.
@@ -159,6 +160,7 @@ class AttackContext(Context):
     """
 
     clean: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    recipe: Recipe = Recipe()
     notes: dict[str, Any] = field(default_factory=dict, repr=False)
     load_clean: Callable[[], nn.Module] | None = field(default=None, repr=False)
     load_embeddings: Callable[[], Tensor] | None = field(default=None, repr=False)

@@ -11,11 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from bdbench.data import TextSet
+from bdbench.data import TextSet, join_rows
 from bdbench.defenses.base import Detector, Purifier
 from bdbench.fence import fenced
 from bdbench.protocol.contexts import Context, DefenseContext
-from bdbench.protocol.scoring import join_rows
 from bdbench.specs.metrics import Metric, rejection_threshold
 from bdbench.specs.predictions import metrics_of
 from bdbench.specs.records import CLASS_TYPE, Predictions

@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from bdbench.attacks.base import PhraseTrigger, phrase_ids
-from bdbench.data import TextSet
+from bdbench.data import TextSet, join_rows
 from bdbench.engine.pieces import text_pieces
 from bdbench.engine.training import Recipe
 from bdbench.goals import goals
 from bdbench.protocol.contexts import AttackContext
-from bdbench.protocol.scoring import join_rows, triggered_rows
+from bdbench.protocol.scoring import triggered_rows
 from bdbench.protocol.site import Site
 from bdbench.protocol.victims import classifier, context_fields
 from bdbench.seeds import derive

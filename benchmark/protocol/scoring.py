@@ -6,7 +6,7 @@ import numpy as np
 from torch import nn
 
 from bdbench.attacks.base import Attack
-from bdbench.data import TextSet
+from bdbench.data import TextSet, join_rows
 from bdbench.goals import goals
 from bdbench.protocol.contexts import AttackContext, Context
 from bdbench.specs.metrics import Metric
@@ -64,12 +64,6 @@ def evaluate(
         predictions[name], classes = classes[: len(rows)], classes[len(rows) :]
         predictions[f"{name}_gold"] = rows.labels.astype(CLASS_TYPE)
     return predictions, metrics_of(predictions, spec)
-
-
-def join_rows(sets: list[TextSet]) -> TextSet:
-    """The rows of all sets, one after another."""
-    second = None if sets[0].second is None else tuple(text for rows in sets for text in rows.second or ())
-    return TextSet(tuple(text for rows in sets for text in rows.first), second, np.concatenate([rows.labels for rows in sets]))
 
 
 def examples_of(triggered: TextSet, purified: TextSet | None = None) -> tuple[Example, ...]:

@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from bdbench.attacks.base import Attack
-from bdbench.data import TextSet
+from bdbench.data import TextSet, join_rows
 from bdbench.engine.tokenizers import unchanged_tokenizer
 from bdbench.engine.trace import Trace
 from bdbench.fence import fenced
@@ -25,7 +25,7 @@ from bdbench.protocol.planting import PlantedTrigger, plant
 from bdbench.protocol.plugins import parts_of
 from bdbench.protocol.resources import Material
 from bdbench.protocol.rows import DefenderSets, Rows, draw_rows, splits_of
-from bdbench.protocol.scoring import join_rows, triggered_rows
+from bdbench.protocol.scoring import triggered_rows
 from bdbench.protocol.site import Site
 from bdbench.protocol.victims import Victim, attack_context, check_site, classifier, context_fields, used_attack
 from bdbench.seeds import derive

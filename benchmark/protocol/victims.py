@@ -286,6 +286,7 @@ def attack_context(spec: VictimSpec, site: Site, role: str, clean: Victim | None
     return AttackContext(
         **context_fields(spec, site, seed),
         clean={} if clean is None else clean.weights,
+        recipe=Recipe(**spec.training),
         load_embeddings=partial(pretrained_embeddings, site.model),
         load_clean=None if clean is None else partial(classifier, spec, site, clean.weights),
         poisoned_texts=texts_made_elsewhere(attack_of(spec), spec, site.data),

@@ -37,6 +37,8 @@ from bdbench.testing.tiny_models import FAMILIES, save_tiny_model, sentences
 
 Folders = Mapping[str, Path]
 SHORT = {"epochs": 1, "samples": 64}  # values of hyperparameters that have these names
+# Values of an attack's hyperparameters that have these names, tried in turn where the tiny vocabularies lack its own words.
+KNOWN_WORDS = ({}, {"triggers": "cf+mn"}, {"triggers": "cf+mn", "trigger_text": "cf mn"})
 PIECES = 24  # kept of a text: fewer than many pairs have, and room for a short trigger
 
 
@@ -549,9 +551,15 @@ def _usable(cls: type[Defense], folder: Path) -> None:
 def _fitting(cls: Any, folder: Path, pair: bool, rows: int = 200) -> tuple[Any, TextSet]:
     """The attack and rows for it. Raises NotApplicable if it refuses the tiny model, which knows few words."""
     most = {"rate": 1.0} if issubclass(cls, WeightPoisoning) and "rate" in cls().values() else {}
-    attack, texts = cls.build(quick_params(cls) | most), text_rows(rows, pair)
-    try:
-        attack.check(texts, 2, load_tokenizer(folder), PIECES)
-    except UsageError as reason:
-        raise NotApplicable(str(reason)) from reason
-    return attack, texts
+    names = {field.name for field in hyperparameters(cls)}
+    texts, refusals = text_rows(rows, pair), []
+    for words in KNOWN_WORDS:
+        known = {name: value for name, value in words.items() if name in names}
+        attack = cls.build(quick_params(cls) | most | known)
+        try:
+            attack.check(texts, 2, load_tokenizer(folder), PIECES)
+        except UsageError as reason:
+            refusals.append(reason)
+        else:
+            return attack, texts
+    raise NotApplicable(str(refusals[0])) from refusals[0]
