@@ -54,7 +54,8 @@ def with_resets(
 
     The generator is one of the CPU, wherever the weights are.
     """
-    return {
-        name: torch.where((torch.rand(weight.shape, generator=generator) < share).to(weight.device), began[name], weight.detach())
-        for name, weight in weights.items()
-    }
+    others = {}
+    for name, weight in weights.items():
+        is_reset = torch.rand(weight.shape, generator=generator) < share
+        others[name] = torch.where(is_reset.to(weight.device), began[name], weight.detach())
+    return others
