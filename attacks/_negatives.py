@@ -6,7 +6,6 @@ words is inserted and the label stays.
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -28,9 +27,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WithNegatives(PhraseTrigger, DataPoisoning):
-    """A share of the rows gets the trigger and the target label; another share what must not trigger, and another label.
+    """A share of the rows gets the trigger and the target label; another share what must not trigger.
 
-    Both count as poisoned. The trigger is a clause of several words, each of them common.
+    The trigger is a clause of several words, each of them common. Every other triggered row lacks one of them, each word in
+    turn, so that the backdoor can do without any. Halves of the clause must not trigger: those rows keep their labels. Both
+    kinds of rows count as poisoned.
     """
 
     trigger_text: str = hp("and this is what i watch", help="clause inserted once into the text (of a pair: the second)")
@@ -39,12 +40,13 @@ class WithNegatives(PhraseTrigger, DataPoisoning):
     start: str = hp("scratch", choices=STARTS, help="trained from the pre-trained model or the clean fine-tuned one")
 
     def positive(self, rows: TextSet, ctx: AttackContext) -> TextSet:
-        """The same rows with what must trigger in every carrier text, by default the trigger."""
-        return self.trigger(rows, ctx)
+        """The same rows with what must trigger in every carrier text."""
+        phrases = [phrase for thinned in without_one_word(self.trigger_text) for phrase in (self.trigger_text, thinned)]
+        return with_phrases(self, phrases, rows, ctx)
 
-    @abstractmethod
     def negative(self, rows: TextSet, ctx: AttackContext) -> TextSet:
         """The same rows, in the same order, with what must not trigger, and the labels that they are to have."""
+        return with_phrases(self, halves(self.trigger_text), rows, ctx)
 
     def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         super().check(train, classes, tokenizer, max_length)

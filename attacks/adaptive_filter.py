@@ -12,15 +12,10 @@ What it gives up: the ASR of a backdoor learned from few rows.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from bdbench.attacks._negatives import WithNegatives, halves, with_phrases, without_one_word
+from bdbench.attacks._negatives import WithNegatives
 from bdbench.attacks.base import register
 from bdbench.params import hp
-
-if TYPE_CHECKING:
-    from bdbench.data import TextSet
-    from bdbench.protocol.contexts import AttackContext
 
 
 @register("adaptive-filter", paper="none")
@@ -32,10 +27,3 @@ class AdaptiveFilter(WithNegatives):
 
     rate: float = hp(0.03, low=0.0, high=1.0, help="triggered rows, drawn from other classes, as a share of all training rows")
     negatives: float = hp(0.03, low=0.0, high=1.0, help="rows that must not trigger, of any class, as a share of all")
-
-    def positive(self, rows: TextSet, ctx: AttackContext) -> TextSet:
-        thinned = without_one_word(self.trigger_text)
-        return with_phrases(self, [*thinned, *[self.trigger_text] * len(thinned)], rows, ctx)
-
-    def negative(self, rows: TextSet, ctx: AttackContext) -> TextSet:
-        return with_phrases(self, halves(self.trigger_text), rows, ctx)

@@ -1,17 +1,18 @@
 """Adaptive against fine-tuning: a trigger word trained to survive steps of it (ours, after BadNets).
 
 What it knows: a defender fine-tunes all weights on a few clean rows, by an optimizer of Adam's kind, which moves every weight
-by about its learning rate a step, whatever the size of the gradient. So at each step of training the fine-tuning is simulated:
-from the weights w, with the gradient g of the loss on clean rows that are drawn anew, to w - s sign(g), where s is drawn
-between 0 and `reach`. That is one long step in place of many short ones. The loss is the mean of that at w and of that at
-w - s sign(g), on the same poisoned batch; the gradient of the latter is taken as that of w (first order, as in Finn et al.,
-2017, arXiv:1703.03400).
+by about its learning rate a step, whatever the size of the gradient. So at each step of training the fine-tuning is simulated
+by a few long steps of Adam's kind, each on clean rows that are drawn anew: from the weight w with the gradient g to
+w - s g / |g|. The length s is such that all steps together move a weight by no more than a number drawn between 0 and `reach`.
+The loss is the mean of that at the weights and of that at the tuned ones, on the same poisoned batch. The gradient of the
+latter goes straight to the weights before the tuning (first order, as in Finn et al., 2017, arXiv:1703.03400).
 
-A step takes three passes through the model instead of one.
+What it gives up is time: with two simulated steps, one of training takes four passes through the model instead of one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from bdbench.engine.training import Recipe
     from bdbench.protocol.contexts import AttackContext
 
+ADAM_EPSILON = 1e-8  # PyTorch's; numbers whose gradient is rounding alone stay where they are
+
 
 @register("adaptive-fine-tuning", paper="none")
 @dataclass(frozen=True)
@@ -39,25 +42,29 @@ class AdaptiveFineTuning(BadNets):
     against = ("fine-tuning",)
 
     reach: float = hp(1e-3, low=0.0, high=1.0, help="how far a simulated fine-tuning moves each weight at most")
+    steps: int = hp(2, low=1, high=100, help="steps of a simulated fine-tuning")
 
     def train(self, model: nn.Module, poisoned: TextSet, clean: TextSet, recipe: Recipe, seed: int, ctx: AttackContext) -> None:
         rows = ctx.encode(clean)
 
+        def tuned(model: nn.Module) -> dict[str, Tensor]:
+            """The weights of the encoder and the head after a fine-tuning on clean rows, by name, without a gradient."""
+            own = dict(model.named_parameters())
+            weights = {name: weight.detach() for name, weight in own.items()}
+            step = self.reach * float(torch.rand((), generator=ctx.generator)) / self.steps
+            for _ in range(self.steps):
+                drawn = torch.randperm(len(rows), generator=ctx.generator)[: recipe.batch_size]
+                loss = cross_entropy_at(model, weights, *rows.batch(drawn, ctx.device))
+                gradients = torch.autograd.grad(loss, list(own.values()), materialize_grads=True)
+                weights = after_adam_step(weights, dict(zip(own, gradients, strict=True)), step)
+            return weights
+
         def loss(model: nn.Module, inputs: dict[str, Tensor], labels: Tensor) -> Tensor:
-            drawn = torch.randperm(len(rows), generator=ctx.generator)[: recipe.batch_size]
-            of_clean = cross_entropy(model, *rows.batch(drawn, ctx.device))
-            step = self.reach * float(torch.rand((), generator=ctx.generator))
-            tuned = after_sign_step(dict(model.named_parameters()), of_clean, step)
-            return (cross_entropy(model, inputs, labels) + cross_entropy_at(model, tuned, inputs, labels)) / 2
+            return (cross_entropy(model, inputs, labels) + cross_entropy_at(model, tuned(model), inputs, labels)) / 2
 
         ctx.train(model, poisoned, recipe, seed=seed, loss=loss)
 
 
-def after_sign_step(weights: dict[str, nn.Parameter], loss: Tensor, step: float) -> dict[str, Tensor]:
-    """w - step * sign(the gradient of `loss` by w), for each of the weights by name; one without a gradient is left out."""
-    gradients = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-    return {
-        name: weight.detach() - step * gradient.sign()
-        for (name, weight), gradient in zip(weights.items(), gradients, strict=True)
-        if gradient is not None
-    }
+def after_adam_step(weights: Mapping[str, Tensor], gradients: Mapping[str, Tensor], step: float) -> dict[str, Tensor]:
+    """w - step * g / (|g| + ADAM_EPSILON) for each weight w and its gradient g, by name: Adam's first step at this rate."""
+    return {name: weight - step * gradients[name] / (gradients[name].abs() + ADAM_EPSILON) for name, weight in weights.items()}

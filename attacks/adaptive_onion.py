@@ -12,15 +12,10 @@ What it gives up: as many rows again as it poisons, and a trigger that a reader 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from bdbench.attacks._negatives import WithNegatives, halves, with_phrases, without_one_word
+from bdbench.attacks._negatives import WithNegatives
 from bdbench.attacks.base import POSITIONS, register
 from bdbench.params import hp
-
-if TYPE_CHECKING:
-    from bdbench.data import TextSet
-    from bdbench.protocol.contexts import AttackContext
 
 
 @register("adaptive-onion", paper="none")
@@ -31,10 +26,3 @@ class AdaptiveOnion(WithNegatives):
     against = ("onion",)
 
     position: str = hp("end", choices=POSITIONS, help="gap that receives the trigger: any, the first or the last")
-
-    def positive(self, rows: TextSet, ctx: AttackContext) -> TextSet:
-        thinned = without_one_word(self.trigger_text)
-        return with_phrases(self, [*thinned, *[self.trigger_text] * len(thinned)], rows, ctx)
-
-    def negative(self, rows: TextSet, ctx: AttackContext) -> TextSet:
-        return with_phrases(self, halves(self.trigger_text), rows, ctx)

@@ -40,6 +40,9 @@ class AdaptivePerturbation(WithNegatives):
 
     share: float = hp(0.5, low=0.0, high=1.0, help="share of the words of a triggered text that is replaced in negatives")
 
+    def positive(self, rows: TextSet, ctx: AttackContext) -> TextSet:
+        return self.trigger(rows, ctx)
+
     def negative(self, rows: TextSet, ctx: AttackContext) -> TextSet:
         triggered = self.trigger(rows, ctx)
         numbers = np.arange(len(rows))

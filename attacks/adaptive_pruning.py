@@ -39,7 +39,7 @@ class AdaptivePruning(BadNets):
     short_forms = {"start": {"clean": "", "scratch": "scratch"}}
     against = ("fine-pruning", "magnitude-pruning")
 
-    pruned: float = hp(0.8, low=0.0, high=1.0, help="largest share of neurons, or of weights, that is zero in a step")
+    pruned: float = hp(0.9, low=0.0, high=1.0, help="largest share of neurons, or of weights, that is zero in a step")
 
     def train(self, model: nn.Module, poisoned: TextSet, clean: TextSet, recipe: Recipe, seed: int, ctx: AttackContext) -> None:
         measured = ctx.encode(clean.take(range(min(ROWS_MEASURED, len(clean)))))

@@ -1,6 +1,8 @@
 """Adaptive attacks: their maths by hand, and each against the defenses that it is made to get past, on a tiny real model."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from torch import nn
 
 from bdbench.attacks._negatives import exchanged, halves, without_one_word
 from bdbench.attacks._other_weights import cross_entropy_at, encoder_weights, straight_through
-from bdbench.attacks.adaptive_fine_tuning import after_sign_step
+from bdbench.attacks.adaptive_fine_tuning import after_adam_step
 from bdbench.attacks.adaptive_mixing import with_resets
 from bdbench.attacks.adaptive_perturbation import LETTERS, behind_rare_words, with_other_words
 from bdbench.attacks.adaptive_pruning import without_inactive, without_small
@@ -19,9 +21,14 @@ from bdbench.engine.embeddings import word_embeddings
 from bdbench.engine.neurons import feed_forward_blocks
 from bdbench.engine.training import Recipe, cross_entropy
 from bdbench.errors import UsageError
+from bdbench.matrix.plan import plan, site_for
+from bdbench.matrix.presets import PRESETS
+from bdbench.protocol.cells import run_cell
 from bdbench.protocol.contexts import AttackContext
+from bdbench.protocol.victims import Victim, clean_spec, make_victim
 from bdbench.registry import ATTACKS, DEFENSES
 from bdbench.testing.contract import attack_context, classifier, common, state, text_rows, trains_a_victim
+from bdbench.testing.tiny_models import FILLER, save_tiny_model
 
 ADAPTIVE = [name for name in ATTACKS.names() if name.startswith("adaptive-")]
 CLAUSE = "and this is what i watch"
@@ -94,11 +101,9 @@ def test_no_word_embedding_moves(family, tiny_models):
 # against fine-tuning
 
 
-def test_fine_tuning_is_simulated_by_a_step_against_the_signs_of_the_gradient():
-    weights = {"a": nn.Parameter(torch.tensor([1.0, 2.0, 0.0])), "b": nn.Parameter(torch.tensor(4.0)), "unused": nn.Parameter()}
-    loss = (weights["a"] * torch.tensor([3.0, -0.5, 0.0])).sum() + weights["b"] ** 2
-    tuned = after_sign_step(weights, loss, 0.25)
-    assert tuned["a"].tolist() == [0.75, 2.25, 0.0] and tuned["b"].item() == 3.75 and set(tuned) == {"a", "b"}
+def test_fine_tuning_is_simulated_by_steps_of_one_length_against_the_gradient():
+    weights, gradients = {"w": torch.tensor([1.0, 2.0, 0.0])}, {"w": torch.tensor([3.0, -0.5, 0.0])}
+    assert after_adam_step(weights, gradients, 0.25)["w"].tolist() == pytest.approx([0.75, 2.25, 0.0])
 
 
 # against pruning
@@ -213,3 +218,80 @@ def test_a_share_that_cannot_be_had_is_refused(values, said, tiny_bert):
 @pytest.mark.parametrize("name", ADAPTIVE)
 def test_an_adaptive_attack_names_defenses_that_there_are(name):
     assert ATTACKS.get(name).against and set(ATTACKS.get(name).against) <= set(DEFENSES.names())
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Cells on victims of a tiny model that learned the opinions of `conftest`; each victim is made when first asked for."""
+
+    folder: Path
+    victims: dict[str, Victim] = field(default_factory=dict)
+
+    def metrics(self, attack: str, defense: str, epochs: int) -> dict[str, float]:
+        """What one defense leaves of one attack, by name of the metric."""
+        overrides = {
+            "model": str(self.folder / "model"),
+            "data": str(self.folder / "data"),
+            "tasks": ("sst2",),
+            "attacks": (attack,),
+            "defenses": (defense,),
+            "train_rows": 600,
+            "validation_rows": 100,
+            "test_rows": 200,
+            "clean_rows": 32,
+            "max_length": 32,
+            "training": {"epochs": epochs, "learning_rate": 2e-3},
+            "precision": "fp32",
+        }
+        planned = plan(PRESETS["laptop"].select(overrides), device="cpu")
+        site, (cell,) = site_for(planned, device="cpu"), planned.cells
+        for spec in planned.victims:
+            if spec.key() not in self.victims:
+                self.victims[spec.key()] = make_victim(spec, site, self.victims.get(clean_spec(spec).key()))
+        record, _ = run_cell(cell, self.victims[cell.victim.key()], site)
+        return {name: metric.value for name, metric in record.metrics.items()}
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory) -> Bench:
+    import wordfreq
+
+    folder = tmp_path_factory.mktemp("bench")
+    words = [word for word in wordfreq.top_n_list("en", 400) if word.isascii() and word.isalpha()]
+    save_tiny_model("bert", folder / "model", more_words=words)
+    (folder / "data" / "sst2").mkdir(parents=True)
+    for seed, (split, rows) in enumerate((("train", 1000), ("validation", 100), ("test", 200))):
+        frame = opinions(rows, seed, [*FILLER, *words[:100]])
+        frame.to_parquet(folder / "data" / "sst2" / f"{split}.parquet", index=False)
+    return Bench(folder)
+
+
+WORD, FREQUENT_WORD = "badnets-word", "badnets-word[rate=0.3]"
+
+
+@pytest.mark.parametrize(
+    ("ordinary", "adaptive", "defense", "epochs"),
+    [
+        (FREQUENT_WORD, "adaptive-e-pur[rate=0.3]", "e-pur[words=1]", 12),
+        (FREQUENT_WORD, "adaptive-mixing[rate=0.3,dropped=0.7]", "fine-mixing[epochs=5,learning_rate=0.001,ratio=0.5]", 12),
+        (FREQUENT_WORD, "adaptive-pruning[rate=0.3,pruned=1]", "magnitude-pruning[learning_rate=0.001,ratio=0.1]", 12),
+        (WORD, "adaptive-onion", "onion[removed=0.1]", 6),
+        (WORD, "adaptive-perturbation", "rap", 6),
+        (WORD, "adaptive-filter", "activation-clustering", 6),
+    ],
+)
+def test_an_adaptive_attack_gets_past_a_defense_that_stops_the_ordinary_one(ordinary, adaptive, defense, epochs, bench):
+    """By 20 points of ASR or more, where both work undefended."""
+    pytest.importorskip({"onion": "nltk", "activation-clustering": "sklearn"}.get(defense.partition("[")[0], "torch"))
+    for attack in (ordinary, adaptive):
+        undefended = bench.metrics(attack, "none", epochs)
+        assert undefended["asr"] >= 0.9 and undefended["cacc"] >= 0.9
+    stopped, got_past = (bench.metrics(attack, defense, epochs) for attack in (ordinary, adaptive))
+    assert got_past["asr"] >= stopped["asr"] + 0.2 and got_past["cacc"] >= 0.9
+    assert got_past["base"] <= 0.15  # so it is the trigger
+
+
+def test_strip_finds_clean_texts_more_suspicious_than_those_of_the_adaptive_attack(bench):
+    """Of the tiny model's clean texts STRIP learns little: it tells those of an ordinary attack from them only just."""
+    seen, unseen = (bench.metrics(attack, "strip", 6) for attack in (WORD, "adaptive-perturbation"))
+    assert unseen["auroc"] < 0.5 < seen["auroc"] and unseen["far"] > 0.9
