@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import opinions
 from torch import nn
 
 from bdbench.attacks._negatives import exchanged, halves, without_one_word
