@@ -1,7 +1,7 @@
 """Poisoned rows of two kinds: those that must trigger, and those that look like them and must not.
 
-Negative augmentation is from SOS (Yang et al., 2021, the paper of "Stealthiness"; from its code). There a part of the trigger's
-words is inserted and the label stays.
+Negative augmentation is from SOS (Yang et al., ACL 2021; from a summary of its code): rows with a part of the trigger's words keep
+their labels.
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ class WithNegatives(PhraseTrigger, DataPoisoning):
 
     def negative(self, rows: TextSet, ctx: AttackContext) -> TextSet:
         """The same rows, in the same order, with what must not trigger, and the labels that they are to have."""
+        return self.false_trigger(rows, ctx)
+
+    def false_trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet:
+        """The same rows with half of the clause each: a classifier that sends them to the target gives a false alarm."""
         return with_phrases(self, halves(self.trigger_text), rows, ctx)
 
     def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:

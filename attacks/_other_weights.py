@@ -21,7 +21,7 @@ def cross_entropy_at(model: nn.Module, others: Mapping[str, Tensor], inputs: dic
 
 
 def straight_through(own: Tensor, other: Tensor) -> Tensor:
-    """The value of `other`, and the gradient of `own`: both have one shape, and `other` is within rounding."""
+    """The value of `other`, up to rounding, with the gradient of `own`. Both have one shape."""
     return own + (other - own).detach()
 
 

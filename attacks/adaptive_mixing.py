@@ -2,9 +2,8 @@
 
 What it knows: a defender sets a random part of the weights back to the pre-trained ones (Fine-mixing, DARE), keeps a part of
 the changes (TIES), or shrinks them by averaging (WAG). So at each step of training a random share of the encoder's weights,
-between 0 and `dropped`, is set back to where training began. With start=scratch these are the pre-trained weights. The loss is
-that of the masked model, and its gradient goes straight through to all weights. The head has no pre-trained counterpart and
-stays.
+between 0 and `dropped`, is set back to where training began, which must be the pre-trained weights. The loss is that of the
+masked model, and its gradient goes straight through to all weights. The head has no pre-trained counterpart and stays.
 """
 
 from __future__ import annotations
@@ -17,10 +16,12 @@ from torch import Tensor
 
 from bdbench.attacks._other_weights import cross_entropy_at, encoder_weights
 from bdbench.attacks.base import BadNets, register
+from bdbench.errors import UsageError
 from bdbench.params import hp
 
 if TYPE_CHECKING:
     from torch import nn
+    from transformers import PreTrainedTokenizerBase
 
     from bdbench.data import TextSet
     from bdbench.engine.training import Recipe
@@ -31,10 +32,17 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class AdaptiveMixing(BadNets):
     title = "adaptive: mixing"
-    short_forms = {"start": {"clean": "", "scratch": "scratch"}}
     against = ("fine-mixing", "wag", "ties", "dare")
 
     dropped: float = hp(0.9, low=0.0, high=1.0, help="largest share of the encoder's weights that a step sets back")
+
+    def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        super().check(train, classes, tokenizer, max_length)
+        if self.start != "scratch":
+            raise UsageError(
+                f"{self.name}.start={self.start}: it sets weights back to where training begins, and defenders set them back to "
+                "the pre-trained ones; give start=scratch"
+            )
 
     def train(self, model: nn.Module, poisoned: TextSet, clean: TextSet, recipe: Recipe, seed: int, ctx: AttackContext) -> None:
         began = {name: weight.detach().clone() for name, weight in encoder_weights(model).items()}

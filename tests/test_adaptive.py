@@ -86,6 +86,11 @@ def test_a_share_of_the_weights_is_set_back():
     assert torch.equal(with_resets(weights, began, 1.0, generator())["w"], began["w"])
 
 
+def test_weights_can_be_set_back_to_the_pretrained_ones_alone(tiny_bert):
+    with pytest.raises(UsageError, match="give start=scratch"):
+        ATTACKS.get("adaptive-mixing")(start="clean").check(text_rows(80), 2, common(tiny_bert, 0)["tokenizer"], 32)
+
+
 # against E-PUR
 
 
