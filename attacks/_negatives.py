@@ -1,7 +1,7 @@
 """Poisoned rows of two kinds: those that must trigger, and those that look like them and must not.
 
-Negative augmentation is from SOS (Yang et al., ACL 2021; from a summary of its code): rows with a part of the trigger's words keep
-their labels.
+Negative augmentation is from SOS (Yang et al., ACL 2021; from a summary of its code): rows with a part of the trigger's words
+keep their labels.
 """
 
 from __future__ import annotations

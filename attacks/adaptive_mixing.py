@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class AdaptiveMixing(BadNets):
     title = "adaptive: mixing"
+    short_forms = {"start": {"scratch": ""}}
     against = ("fine-mixing", "wag", "ties", "dare")
 
     dropped: float = hp(0.9, low=0.0, high=1.0, help="largest share of the encoder's weights that a step sets back")
@@ -40,8 +41,8 @@ class AdaptiveMixing(BadNets):
         super().check(train, classes, tokenizer, max_length)
         if self.start != "scratch":
             raise UsageError(
-                f"{self.name}.start={self.start}: it sets weights back to where training begins, and defenders set them back to "
-                "the pre-trained ones; give start=scratch"
+                f"{self.name}.start={self.start}: it sets weights back to where training begins, and defenders set them back "
+                "to the pre-trained ones; give start=scratch"
             )
 
     def train(self, model: nn.Module, poisoned: TextSet, clean: TextSet, recipe: Recipe, seed: int, ctx: AttackContext) -> None:
