@@ -279,6 +279,7 @@ WORD, FREQUENT_WORD = "badnets-word", "badnets-word[rate=0.3]"
     ("ordinary", "adaptive", "defense", "epochs"),
     [
         (FREQUENT_WORD, "adaptive-e-pur[rate=0.3]", "e-pur[words=1]", 12),
+        (FREQUENT_WORD, "adaptive-fine-tuning[rate=0.3,reach=0.01]", "fine-tuning[learning_rate=0.006]", 12),
         (FREQUENT_WORD, "adaptive-mixing[rate=0.3,dropped=0.7]", "fine-mixing[epochs=5,learning_rate=0.001,ratio=0.5]", 12),
         (FREQUENT_WORD, "adaptive-pruning[rate=0.3,pruned=1]", "magnitude-pruning[learning_rate=0.001,ratio=0.1]", 12),
         (WORD, "adaptive-onion", "onion[removed=0.1]", 6),
