@@ -300,5 +300,5 @@ def test_an_adaptive_attack_gets_past_a_defense_that_stops_the_ordinary_one(ordi
 
 def test_strip_finds_clean_texts_more_suspicious_than_those_of_the_adaptive_attack(bench):
     """Of the tiny model's clean texts STRIP learns little: it tells those of an ordinary attack from them only just."""
-    seen, unseen = (bench.metrics(attack, "strip", 6) for attack in (WORD, "adaptive-perturbation"))
+    seen, unseen = (bench.metrics(attack, "strip", 12) for attack in (FREQUENT_WORD, "adaptive-perturbation"))
     assert unseen["auroc"] < 0.5 < seen["auroc"] and unseen["far"] > 0.9
