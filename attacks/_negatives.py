@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bdbench.attacks.base import STARTS, DataPoisoning, PhraseTrigger
+from bdbench.attacks.base import STARTS, DataPoisoning, PhraseTrigger, phrase_ids
 from bdbench.data import TextSet
 from bdbench.errors import UsageError
 from bdbench.params import hp
@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from bdbench.protocol.contexts import AttackContext
+
+# Word pieces of a pair that must be left beside the clause: four special ones and two of each text. With fewer the clause can
+# only begin the text, and there a byte-level tokenizer cuts its first word otherwise.
+SHORTEST_PAIR = 8
 
 
 @dataclass(frozen=True)
@@ -58,6 +62,12 @@ class WithNegatives(PhraseTrigger, DataPoisoning):
             raise UsageError(
                 f"{self.name}.trigger_text='{self.trigger_text}' is one word, which has no part that must not trigger; "
                 "give a clause of two words or more"
+            )
+        least = 2 * len(phrase_ids(tokenizer, self.trigger_text)) + SHORTEST_PAIR
+        if train.second is not None and max_length < least:
+            raise UsageError(
+                f"{self.name}: --max-length {max_length} leaves too little of a pair beside its clause; "
+                f"raise it to at least {least}"
             )
         positives, negatives = self._counts(train)
         others = int((train.labels != self.target).sum())

@@ -217,6 +217,14 @@ def test_a_share_that_cannot_be_had_is_refused(values, said, tiny_bert):
         ATTACKS.get("adaptive-onion")(**values).check(text_rows(80), 2, common(tiny_bert, 0)["tokenizer"], 32)
 
 
+def test_a_clause_that_leaves_no_room_for_a_pair_is_refused(tiny_bert):
+    tokenizer = common(tiny_bert, 0)["tokenizer"]  # the clause has six pieces
+    ATTACKS.get("adaptive-onion")().check(text_rows(80, pair=True), 2, tokenizer, 20)
+    ATTACKS.get("adaptive-onion")().check(text_rows(80), 2, tokenizer, 18)
+    with pytest.raises(UsageError, match="raise it to at least 20"):
+        ATTACKS.get("adaptive-onion")().check(text_rows(80, pair=True), 2, tokenizer, 19)
+
+
 # against their defenses
 
 

@@ -168,7 +168,7 @@ def checks_of_attack(cls: type[Attack]) -> list[Check]:
             for pair, on in ((False, "texts"), (True, "pairs"))
         ]
         if cls.train is not DataPoisoning.train:
-            checks += _on_rows(cls, "trains a victim, and the same each time", trains_a_victim)
+            checks += _on_families(cls, "trains a victim, and the same each time", trains_a_victim)
     if issubclass(cls, WeightPoisoning):
         checks += _on_families(cls, "changes weights, and the same each time", changes_weights)
     return checks
@@ -408,7 +408,7 @@ def flags_what_it_changed(cls: type[DataPoisoning], folder: Path, pair: bool) ->
         _require(all(attack.trigger_text in poisoned.carrier[i] for i in np.flatnonzero(flags)), "they have the trigger")
 
 
-def trains_a_victim(cls: type[DataPoisoning], folder: Path, pair: bool) -> None:
+def trains_a_victim(cls: type[DataPoisoning], folder: Path, pair: bool = False) -> None:
     attack, rows = _fitting(cls, folder, pair, rows=48)
     poisoned, _ = attack.poison(rows, attack_context(folder))
     before, digest, random_state = state(classifier(folder)), poisoned.digest(), torch.get_rng_state()
