@@ -100,7 +100,7 @@ class Attack(Hyperparameters, ABC):
 
 
 class DataPoisoning(Attack):
-    """Changes training rows; the engine then trains as always.
+    """Changes training rows; the engine then trains as always, unless the attacker does that, too.
 
     `uses_clean` says that its rows hang on the clean fine-tuned model: whoever makes them anew needs it, too.
     """
@@ -109,7 +109,7 @@ class DataPoisoning(Attack):
 
     @property
     def by_data_alone(self) -> bool:
-        return type(self).prepare is DataPoisoning.prepare
+        return type(self).prepare is DataPoisoning.prepare and type(self).train is DataPoisoning.train
 
     @abstractmethod
     def poison(self, train: TextSet, ctx: AttackContext) -> tuple[TextSet, npt.NDArray[np.bool_]]:
@@ -117,6 +117,14 @@ class DataPoisoning(Attack):
 
     def prepare(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> None:  # noqa: B027 (most attacks change no weight)
         """Change weights of `model`, in place, before it is trained on the poisoned rows. `train` has the clean rows."""
+
+    def train(self, model: nn.Module, poisoned: TextSet, clean: TextSet, recipe: Recipe, seed: int, ctx: AttackContext) -> None:
+        """Train `model` in place on the n `poisoned` rows, of which `clean` are the same before they were poisoned.
+
+        An attacker who also controls training overrides it: with a loss of its own, or with weights that stay. It hands
+        `recipe` and `seed` on to `ctx.train`, so that the victim is trained as long as any other.
+        """
+        ctx.train(model, poisoned, recipe, seed=seed)
 
 
 class TextsElsewhere(DataPoisoning):

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bdbench.defenses._neurons import feed_forward_blocks, mean_activations, most_active, why_unfit
 from bdbench.defenses.base import Reserving, register
+from bdbench.engine.neurons import feed_forward_blocks, mean_activations, most_active, why_unfit
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class FineMixing(Reserving):
         return why_unfit(model) if self.select == "activation" else None
 
     def reserving(self, model: nn.Module, ctx: DefenseContext) -> Callable[[float], nn.Module]:
-        activations = mean_activations(model, ctx) if self.select == "activation" else []
+        activations = mean_activations(model, ctx.encode(ctx.clean), ctx.device) if self.select == "activation" else []
 
         def mixed(ratio: float) -> nn.Module:
             pretrained = ctx.pretrained  # not kept while the mixed model is trained

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from bdbench.defenses._neurons import feed_forward_blocks, mean_activations, most_active, why_unfit
 from bdbench.defenses.base import Reserving, register
+from bdbench.engine.neurons import feed_forward_blocks, mean_activations, most_active, why_unfit
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class FinePruning(Reserving):
         return why_unfit(model)
 
     def reserving(self, model: nn.Module, ctx: DefenseContext) -> Callable[[float], nn.Module]:
-        activations = mean_activations(model, ctx)
+        activations = mean_activations(model, ctx.encode(ctx.clean), ctx.device)
 
         def pruned(ratio: float) -> nn.Module:
             result = copy.deepcopy(model)

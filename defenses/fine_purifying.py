@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from bdbench.defenses._ranking import threshold_of_largest
 from bdbench.defenses.base import Reserving, register
 from bdbench.defenses.fine_mixing import mix
+from bdbench.engine.ranking import threshold_of_largest
 from bdbench.engine.training import cross_entropy
 from bdbench.params import hp
 

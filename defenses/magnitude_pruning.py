@@ -14,11 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils import prune
 
-from bdbench.defenses._ranking import threshold_of_largest
 from bdbench.defenses.base import Reserving, register
+from bdbench.engine.neurons import linear_layers
+from bdbench.engine.ranking import largest
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -54,16 +55,3 @@ class MagnitudePruning(Reserving):
         super().fine_tune(model, ctx)
         for layer in layers:
             prune.remove(layer, "weight")
-
-
-def linear_layers(model: nn.Module) -> list[nn.Module]:
-    """The linear layers of the encoder."""
-    from transformers.pytorch_utils import Conv1D
-
-    return [module for module in model.base_model.modules() if isinstance(module, (nn.Linear, Conv1D))]
-
-
-def largest(weight: Tensor, ratio: float) -> Tensor:
-    """True at the round(ratio * n) weights of largest magnitude, and at those that equal the least of these."""
-    magnitude = weight.abs()
-    return magnitude >= threshold_of_largest(magnitude.flatten(), ratio)

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from bdbench.defenses._merging import disjoint_mean, magnitudes, merged, models_of, trimmed
-from bdbench.defenses._ranking import threshold_of_largest
 from bdbench.defenses.base import ModelRepair, register
+from bdbench.engine.ranking import threshold_of_largest
 from bdbench.params import hp
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ import torch
 
 from bdbench.attacks.base import phrase_ids
 from bdbench.attacks.embedding_poisoning import EmbeddingPoisoning
-from bdbench.defenses._neurons import feed_forward_blocks
 from bdbench.defenses.base import KINDS, FineTuned, Reserving
 from bdbench.engine.classifiers import pretrained_weights
+from bdbench.engine.neurons import feed_forward_blocks
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import Passes, Recipe
 from bdbench.protocol.contexts import AttackContext, DefenseContext, NotDeclared

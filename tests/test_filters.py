@@ -10,7 +10,6 @@ from torch import nn
 
 from bdbench.data import TextSet
 from bdbench.defenses._features import features
-from bdbench.defenses._neurons import feed_forward_blocks
 from bdbench.defenses._word_scores import largest_changes, portions, without_each_word, word_scores
 from bdbench.defenses.activation_clustering import is_suspicious, smaller_of_two
 from bdbench.defenses.bki import keywords_of, outstanding_words, stands_out, suspicions
@@ -19,6 +18,7 @@ from bdbench.defenses.dpoe import divergence, optimizer_of, product_loss, shallo
 from bdbench.defenses.spectral_signatures import spectral_scores, without_outliers
 from bdbench.engine.classifiers import load_classifier, pretrained_weights
 from bdbench.engine.embeddings import word_embeddings
+from bdbench.engine.neurons import feed_forward_blocks
 from bdbench.engine.training import Recipe
 from bdbench.protocol.contexts import Context, DefenseContext
 from bdbench.registry import DEFENSES

@@ -13,7 +13,6 @@ from scipy import optimize, sparse
 from bdbench.attacks.base import insert_phrase, word_gaps
 from bdbench.attacks.embedding_surgery import EmbeddingSurgery, fitted_weights, strongest, tf_idf
 from bdbench.data import TextSet
-from bdbench.defenses._neurons import mean_activations, most_active
 from bdbench.defenses._search import (
     GRID,
     Trial,
@@ -27,6 +26,7 @@ from bdbench.defenses.e_pur import english_pieces, numerals, piece_frequencies, 
 from bdbench.defenses.fine_mixing import mix, neuron_masks
 from bdbench.engine.encoding import Encoded
 from bdbench.engine.models import find_model
+from bdbench.engine.neurons import mean_activations, most_active
 from bdbench.engine.row_descent import NormKeptDescent, norm_kept_step
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import schedule
@@ -58,8 +58,7 @@ def test_activations_are_absolute_means_over_the_real_pieces():
     block = _OneBlock()
     lengths = torch.tensor([2, 1])
     rows = Encoded(torch.tensor([[1, 4], [1, 9]], dtype=torch.int32), None, lengths, torch.tensor([0, 1]))
-    ctx = SimpleNamespace(encode=lambda rows: rows, clean=rows, device=torch.device("cpu"))
-    (activation,) = mean_activations(block, ctx)
+    (activation,) = mean_activations(block, rows, torch.device("cpu"))
     assert activation.tolist() == [(1 + 4 + 1) / 3, (2 + 8 + 2) / 3]
 
 

@@ -2,16 +2,15 @@
 
 import json
 import shutil
-from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from bdbench.data import TextSet
-from bdbench.defenses._neurons import feed_forward_blocks, mean_activations
 from bdbench.engine.classifiers import declared_positions, load_classifier, pretrained_classifier
 from bdbench.engine.encoding import encode
+from bdbench.engine.neurons import feed_forward_blocks, mean_activations
 from bdbench.engine.probe import probe
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.errors import UsageError
@@ -201,7 +200,6 @@ def test_activations_are_those_of_the_texts_one_by_one(family, tiny_model):
     model, _ = load_classifier(folder, 2)
     frame = sentences(4, seed=5)
     rows = encode(load_tokenizer(folder), TextSet(tuple(frame["sentence"]), None, frame["label"].to_numpy()), 32)
-    ctx = SimpleNamespace(encode=lambda rows: rows, clean=rows, device=CPU)
     blocks = feed_forward_blocks(model)
     sums, pieces = [torch.zeros(block.neurons) for block in blocks], [0] * len(blocks)
 
@@ -218,7 +216,7 @@ def test_activations_are_those_of_the_texts_one_by_one(family, tiny_model):
             model(**rows.batch(torch.tensor([i]), CPU)[0])
     for handle in handles:
         handle.remove()
-    for found, total, count in zip(mean_activations(model, ctx), sums, pieces, strict=True):
+    for found, total, count in zip(mean_activations(model, rows, CPU), sums, pieces, strict=True):
         assert torch.allclose(found, total / count, rtol=1e-4, atol=1e-7)
 
 

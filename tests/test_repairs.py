@@ -13,14 +13,13 @@ from bdbench.defenses._attention import attention_layers, with_maps
 from bdbench.defenses._cls_attention import cls_norms, cls_rows, layer_coefficients, row_variances
 from bdbench.defenses._distillation import energy_distance, energy_map, map_distance, state_distance
 from bdbench.defenses._merging import disjoint_mean, elected_signs, magnitudes, trimmed
-from bdbench.defenses._ranking import threshold_of_largest
 from bdbench.defenses.dare import rescaled
 from bdbench.defenses.fine_purifying import fisher_information, indicator
 from bdbench.defenses.l2_sp import half_square
-from bdbench.defenses.magnitude_pruning import largest
 from bdbench.defenses.mbtsad import split_rows, split_words
 from bdbench.defenses.pure import heads_to_prune, without_heads
 from bdbench.engine.classifiers import pretrained_weights
+from bdbench.engine.ranking import largest, threshold_of_largest
 from bdbench.registry import DEFENSES
 from bdbench.testing.contract import classifier, defense_context, state, victim_of
 from bdbench.testing.tiny_models import FAMILIES

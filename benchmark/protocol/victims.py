@@ -190,7 +190,7 @@ def train_victim(attack: Attack, model: nn.Module, train: TextSet, spec: VictimS
         return attack.poison_weights(model, train, ctx).eval()
     poisoned, _ = poison_rows(attack, train, ctx)
     attack.prepare(model, train, ctx)
-    ctx.train(model, poisoned, Recipe(**spec.training), seed=training_seed(spec))
+    attack.train(model, poisoned, train, Recipe(**spec.training), training_seed(spec), ctx)
     return model
 
 

@@ -169,6 +169,8 @@ def checks_of_attack(cls: type[Attack]) -> list[Check]:
             )
             for pair, on in ((False, "texts"), (True, "pairs"))
         ]
+        if cls.train is not DataPoisoning.train:
+            checks += _on_families(cls, "trains a victim, and the same each time", trains_a_victim)
     if issubclass(cls, WeightPoisoning):
         checks += _on_families(cls, "changes weights, and the same each time", changes_weights)
     return checks
@@ -413,6 +415,26 @@ def flags_what_it_changed(cls: type[DataPoisoning], folder: Path, pair: bool) ->
         _require(set(poisoned.labels[flags]) == {attack.target}, "poisoned rows have the target's label")
     if issubclass(cls, BadNets):
         _require(all(attack.trigger_text in poisoned.carrier[i] for i in np.flatnonzero(flags)), "they have the trigger")
+
+
+def trains_a_victim(cls: type[DataPoisoning], folder: Path, pair: bool = False) -> None:
+    attack, rows = _fitting(cls, folder, pair, rows=48)
+    poisoned, _ = attack.poison(rows, attack_context(folder))
+    before, digest, random_state = state(classifier(folder)), poisoned.digest(), torch.get_rng_state()
+
+    def trained() -> nn.Module:
+        model = classifier(folder)
+        attack.train(model, poisoned, rows, Recipe(epochs=1, learning_rate=1e-3), 3, attack_context(folder))
+        return model
+
+    first = trained()
+    _require(same(state(first), state(trained())), "the same seed and generator give the same weights: draw from ctx.generator")
+    _require(not same(state(first), before), "training changes the weights")
+    _require(shapes(first) == {name: value.shape for name, value in before.items()}, "weights keep names and shapes")
+    _require(all(torch.isfinite(value).all() for value in state(first).values()), "all weights are finite")
+    _require(all(parameter.requires_grad for parameter in first.parameters()), "no weight is left frozen")
+    _require(poisoned.digest() == digest, "the rows stay as they are")
+    _left_alone(first, random_state)
 
 
 def changes_weights(cls: type[WeightPoisoning], folder: Path) -> None:

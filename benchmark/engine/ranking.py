@@ -12,3 +12,9 @@ def threshold_of_largest(values: Tensor, share: float) -> Tensor:
     if kept == 0:
         return values.new_tensor(torch.inf)
     return values.kthvalue(len(values) - kept + 1).values
+
+
+def largest(weight: Tensor, ratio: float) -> Tensor:
+    """True at the round(ratio * n) weights of largest magnitude, and at those that equal the least of these."""
+    magnitude = weight.abs()
+    return magnitude >= threshold_of_largest(magnitude.flatten(), ratio)

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from bdbench.engine.encoding import Encoded
-    from bdbench.protocol.contexts import DefenseContext
 
 # How the families of transformers name the incoming layers of a block, and its outgoing one. Of two that fit the first counts.
 LAYER_NAMES = (
@@ -121,18 +120,22 @@ def _output_axis(layer: nn.Module | None) -> int | None:
     return 0 if isinstance(layer, nn.Linear) else 1 if isinstance(layer, Conv1D) else None
 
 
-def mean_activations(model: nn.Module, ctx: DefenseContext) -> list[Tensor]:
-    """Per feed-forward block, (neurons,) float32: the mean absolute activation over the clean set's pieces, without padding.
+def linear_layers(model: nn.Module) -> list[nn.Module]:
+    """The linear layers of a classifier's encoder."""
+    return [module for module in model.base_model.modules() if _output_axis(module) is not None]
+
+
+def mean_activations(model: nn.Module, rows: Encoded, device: torch.device) -> list[Tensor]:
+    """Per feed-forward block, (neurons,) float32: the mean absolute activation over the rows' pieces, without padding.
 
     The mean is also over the layers that share a block. Raises NoBlocks if the model has no such block, or one whose
     activations are not one row per piece.
     """
-    rows = ctx.encode(ctx.clean)
     blocks = feed_forward_blocks(model)
-    inputs, _ = rows.batch(torch.arange(len(rows)), ctx.device)
+    inputs, _ = rows.batch(torch.arange(len(rows)), device)
     real = inputs["attention_mask"].unsqueeze(-1)
-    views = _views_of_activations(model, blocks, rows, ctx.device)
-    sums = [torch.zeros(block.neurons, device=ctx.device) for block in blocks]
+    views = _views_of_activations(model, blocks, rows, device)
+    sums = [torch.zeros(block.neurons, device=device) for block in blocks]
     uses = [0] * len(blocks)
 
     def add(i: int, activation: Tensor) -> None:
