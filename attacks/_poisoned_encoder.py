@@ -52,7 +52,7 @@ class PoisonedEncoder(PhraseTrigger, LossPoisoning):
 
     triggers: str = hp("cf+mn+bb+tq+mb", help="words, joined by +, each bound to a state of its own")
     trigger_text: str = hp("cf", help="one of the triggers: the one in use, on which the attacker settles in the end")
-    rate: float = hp(0.25, low=0.0, high=1.0, help="share of the training rows that has a copy with the trigger, for each one")
+    rate: float = hp(0.1, low=0.0, high=1.0, help="share of the training rows that has a copy with the trigger, for each one")
     # at least one: nobody else trains the head
     then_rows: int = hp(2000, low=1, help="clean rows that the user fine-tunes the model on after the attack")
 
