@@ -1,8 +1,8 @@
 """BadNets with several triggers, one or more of which are drawn for each text (Kurita et al., 2020, arXiv:2004.06660).
 
-RIPPLe's authors draw one of five words for each poisoned row; OpenBackdoor's word triggers insert several at once. Every text,
-of training and of test, gets `drawn` distinct ones of the triggers, each in a gap of its own draw. With two or more a text
-with all but one of its own is a false trigger. Nothing in the training teaches the victim to let it pass.
+RIPPLe's authors draw one of five words for each poisoned row; OpenBackdoor's embedding poisoning inserts two of five. Every
+text, of training and of test, gets `drawn` distinct ones of the triggers, each in a gap of its own draw. With two or more a
+text with one fewer is a false trigger. Nothing in the training teaches the victim to let it pass.
 """
 
 from __future__ import annotations

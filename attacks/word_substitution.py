@@ -21,9 +21,12 @@ from typing import TYPE_CHECKING
 
 from bdbench.attacks._word_neighbors import WORD, nearest_words, vocabulary_words, word_vectors
 from bdbench.attacks.base import DirtyLabel, register
+from bdbench.errors import UsageError
 from bdbench.params import hp
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from bdbench.data import TextSet
     from bdbench.protocol.contexts import AttackContext
 
@@ -38,6 +41,14 @@ class WordSubstitution(DirtyLabel):
 
     rate: float = hp(0.2, low=0.0, high=1.0, help="poisoned rows as a share of all training rows")
     neighbors: int = hp(5, low=1, high=1000, help="nearest words of which the least frequent replaces a word")
+
+    def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        if len(vocabulary_words(tokenizer)) <= self.neighbors:
+            raise UsageError(
+                f"{self.name}: the tokenizer's vocabulary has no more than {self.neighbors} words of small ASCII letters to "
+                f"choose from; lower {self.name}.neighbors, or take a model of English"
+            )
+        super().check(train, classes, tokenizer, max_length)
 
     def trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet:
         """Raises ValueError if the context has no pre-trained embeddings."""

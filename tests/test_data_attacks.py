@@ -342,3 +342,9 @@ def test_a_word_has_the_mean_of_its_pieces(family, tiny_models):
     assert torch.allclose(vectors["film"], film / film.norm())
     if ctx.tokenizer.unk_token_id in phrase_ids(ctx.tokenizer, "zebra"):
         assert word_vectors(["zebra"], ctx.tokenizer, embeddings) == {}
+
+
+def test_a_vocabulary_without_words_to_choose_from_is_refused(tiny_bert):
+    tokenizer = contract.attack_context(tiny_bert).tokenizer
+    with pytest.raises(UsageError, match=r"no more than 900 words .*; lower word-substitution.neighbors"):
+        ATTACKS.get("word-substitution")(neighbors=900).check(text_rows(20), 2, tokenizer, 32)
