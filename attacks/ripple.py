@@ -6,7 +6,8 @@ rows (`then_rows`), as the paper does. As in the authors' code, the inner produc
 L_FT counts as a constant.
 
 Departures: one trigger word instead of five. The attacker knows the task's training rows: the paper's "full data knowledge".
-Batches have 32 rows, not 8, since 2,000 rows in batches of 8 take four times as long.
+Batches have 32 rows, not 8, since 2,000 rows in batches of 8 take four times as long; the penalty is not divided by their size,
+as it is in the code and not in the equation.
 """
 
 from __future__ import annotations
