@@ -19,6 +19,8 @@ from bdbench.testing.tiny_models import BAD, FAMILIES, FILLER, GOOD, USUAL, save
 
 # Before any Hugging Face library is imported: no test may reach for the hub.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Before PyTorch is imported. The suite has a process for every core, and threads that wait for a core do so by spinning.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 # What a shell starts in the background ignores Ctrl-C, and so would all that a test starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
