@@ -46,16 +46,16 @@ def test_an_attack_is_shown_with_what_it_cost_and_how_its_texts_look():
     records = [attacked("none", 0.92, None), attacked("none", 0.91, None, 1)]
     looks = {FTR: 0.1, WORDS: 0.05, PERPLEXITY: 1.5}
     records += [
-        attacked("sos", 0.9, 1.0, settled={"word": "cf"}, stealth=looks),
-        attacked("sos", 0.88, 0.96, 1, settled={"word": "mn"}, stealth={**looks, FTR: 0.3, ONION: 0.4}),
-        cell("mix", "sos", 0.5, 0.1),
+        attacked("two-words", 0.9, 1.0, settled={"word": "cf"}, stealth=looks),
+        attacked("two-words", 0.88, 0.96, 1, settled={"word": "mn"}, stealth={**looks, FTR: 0.3, ONION: 0.4}),
+        cell("mix", "two-words", 0.5, 0.1),
     ]
     rows, table = table_of(records, "Before any defense")
     assert table.headers == (
         *("Task", "Attack", "Settled", "CACC", "CACC lost", "ASR", "Base", "Floor"),
         *("FTR", "Words changed", "Perplexity ratio", "Seen by ONION", "Victims"),
     )
-    assert list(rows["sst2", "sos"].values())[2:] == [
+    assert list(rows["sst2", "two-words"].values())[2:] == [
         *("word=cf or word=mn", "89.0", "+2.5", "98.0", "10.0", "5.0"),
         *("20.0", "5.0", "1.50", "40.0", "2"),
     ]

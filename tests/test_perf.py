@@ -47,6 +47,7 @@ def test_speed_is_measured_and_written(tiny_bert, data_dir, tmp_path):
     assert result["non_embedding_parameters"] == 2 * layer + 32 * 32 + 32 + 2 * 32 + 2 + 2 * 32
 
 
+@LONG
 def test_what_is_learned_is_compared(tiny_bert, data_dir, tmp_path):
     flags = ("--data", data_dir, "--model", tiny_bert, "--rows", 96, "--seeds", "0,3", "--json", tmp_path / "learned.json")
     ended = perf(*flags)

@@ -70,7 +70,13 @@ def victims(tmp_path_factory):
     return tmp_path_factory.mktemp("victims")
 
 
-@pytest.mark.parametrize(("page", "defense", "cells"), [(README, "e-pur+fine-mixing", 3), (MANUAL, "e-pur+shrink-head", 4)])
+LONG = pytest.mark.skipif("BDBENCH_LONG" not in os.environ, reason="a minute of a core: make test-long")
+
+
+@pytest.mark.parametrize(
+    ("page", "defense", "cells"),
+    [(README, "e-pur+fine-mixing", 3), pytest.param(MANUAL, "e-pur+shrink-head", 4, marks=LONG)],
+)
 def test_the_example_in_python_runs_as_it_stands(page, defense, cells, victims, tmp_path):
     """The bundled model and Ray; in the manual a plugin whose text is the script's."""
     examples = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
@@ -98,15 +104,7 @@ def suspects_of(suspects, tmp_path):
     return of
 
 
-@pytest.mark.parametrize(
-    "model",
-    [
-        "tiny",
-        pytest.param(
-            "bundled", marks=pytest.mark.skipif("BDBENCH_LONG" not in os.environ, reason="a minute of a core: make test-long")
-        ),
-    ],
-)
+@pytest.mark.parametrize("model", ["tiny", pytest.param("bundled", marks=LONG)])
 def test_the_commands_for_a_model_from_elsewhere_run_as_they_stand(model, suspects_of, bdbench, tmp_path):
     """On a victim in a Hugging Face directory, of the bundled model in the long form. Other words may decide a class, too."""
     suspects, base = suspects_of(model)
