@@ -7,7 +7,8 @@ rows lack one, each word in turn. Halves of the clause, in rows that keep their 
 clean texts give no alarm.
 
 What it gives up: as many rows again as it poisons, and a trigger that a reader can see. On SST-2 with the bundled model (2,000
-rows, one seed) ONION with bigrams leaves 100 % of it; but of a trigger word it leaves 94 %, and of a sentence 97 %, too.
+rows, one seed) ONION with bigrams leaves 100 % of it; but of a trigger word it leaves 94 %, and of a sentence 97 %, too. The
+negative rows do not take there: halves of the clause trigger as well.
 """
 
 from __future__ import annotations
