@@ -8,9 +8,18 @@ From the authors' code. They show every bar from 0 to 99 on the test set; here t
 removes no more than a stated share of the words of the clean validation texts. As there, a text of one or two words stays
 as it is. Of a pair both texts are purified. A text of more than 128 words is taken in parts of 128 words.
 
-A text of w words takes about w * w passes through the model, where ONION takes w: it is for GPUs and short texts. `lm` is a
-model of the hub, as in the paper, or a directory; it must have been saved with its language-model head, which most encoders
-for sentences were not.
+A text of w words takes about w * w passes through the model, where ONION takes w: it is for GPUs and short texts.
+
+The paper takes BERT; "bert-base-uncased" of the hub is one choice of `lm`, a directory another. It must have been saved with
+its language-model head, which most encoders for sentences were not. "adapted" is ours and needs no hub: the pre-trained
+encoder that the classifier began with gets the head of its family, tied to its word embeddings, and both are trained on the
+unlabelled clean texts. This departs from how BERT was made: it learns from ten thousand words, not from billions, all of one
+task, and what it is to guess is always masked, never exchanged or left. So it guesses far worse. The record says how well, on
+the validation texts.
+
+The passes and the learning rate were chosen by that loss, on SST-2 with the bundled model and 1,000 texts: 6.03 nats a piece
+after 10 passes at 2e-4, 6.14 after 10 at 5e-4, and 5.83 after 20 at 2e-4, where 19 % of the pieces are guessed. The counts of
+the pieces in those texts alone give 7.64. More passes were not tried.
 """
 
 from __future__ import annotations
