@@ -1,5 +1,6 @@
 # make bench   a leaderboard from nothing: environment, five generated tasks, two attacks, six defenses
 # make test    the whole test suite
+# make test-long   what the README shows and the benchmarks measure, at full size
 # make test-fuzz   thousands of generated data files, model folders, command lines and damaged records (about 5 minutes)
 # make test-faults   one matrix through twenty kills of workers and drivers
 # make clean   remove the environment, the quick results and the stored victims
@@ -8,7 +9,7 @@ PYTHON ?= python3
 VENV := .venv
 BDBENCH := $(VENV)/bin/bdbench
 
-.PHONY: bench test test-fuzz test-faults lint clean
+.PHONY: bench test test-long test-fuzz test-faults lint clean
 
 bench: $(VENV)/.bench
 	$(BDBENCH) run --preset quick
@@ -19,6 +20,9 @@ JOBS ?= 2
 
 test: $(VENV)/.test
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder
+
+test-long: $(VENV)/.test
+	BDBENCH_LONG=1 $(VENV)/bin/python -m pytest tests/test_readme.py tests/test_perf.py
 
 # examples of each of the nine kinds
 FUZZ ?= 600

@@ -3,6 +3,9 @@
 A data-poisoning attack changes rows and leaves training to the engine. A weight-poisoning attack changes weights. Either kind
 starts from the pre-trained model ("scratch") or from the clean fine-tuned one ("clean"), and says which in `start`. A
 victim that was made elsewhere is read, not made.
+
+After any attack the user may fine-tune the model on clean rows of their own (`then_rows`), the setting in which attacks on
+pre-trained weights are published.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from __future__ import annotations
 import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +21,7 @@ import torch
 
 from bdbench.data import TextSet
 from bdbench.errors import UsageError
+from bdbench.goals import ALL_TO_ALL, ALL_TO_ONE, goals
 from bdbench.params import Hyperparameters, hp
 from bdbench.registry import ATTACKS
 
@@ -37,12 +41,22 @@ SHORTEST_TEXT = 6
 
 @dataclass(frozen=True)
 class Attack(Hyperparameters, ABC):
-    """Base of every attack. An attack without a trigger (the clean model itself) sets `has_trigger` to False."""
+    """Base of every attack. An attack without a trigger (the clean model itself) sets `has_trigger` to False.
+
+    One that was made to get past some defenses is adaptive, and names them in `against`: tables keep it apart.
+    """
 
     paper: ClassVar[str]
     version: ClassVar[str]
     has_trigger: ClassVar[bool] = True
     start: ClassVar[str]
+    against: ClassVar[tuple[str, ...]] = ()
+
+    then_rows: int = hp(0, low=0, later=True, help="clean rows that the user fine-tunes the model on after the attack; 0: none")
+    then_epochs: int = hp(0, low=0, high=1000, later=True, help="passes over them; 0: those of the victim's training")
+    then_learning_rate: float = hp(
+        0.0, low=0.0, high=1.0, later=True, help="AdamW's peak learning rate; 0: that of the victim's training"
+    )
 
     @property
     def by_data_alone(self) -> bool:
@@ -55,6 +69,15 @@ class Attack(Hyperparameters, ABC):
     def warnings(self, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         """What a user should know before this attack is run with this tokenizer."""
         return []
+
+    def settled(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> Self:
+        """The attack as it is used once the victim is finished, by default itself.
+
+        An attacker who could not choose beforehand which of several triggers would serve tries them on the finished `model`,
+        with rows of its own, and returns itself with that choice. What it saw may go into `ctx.notes`. The target and what
+        decided the victim stay as they are.
+        """
+        return self
 
     @abstractmethod
     def trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet:
@@ -163,9 +186,14 @@ class BadNets(PhraseTrigger, DataPoisoning):
     rate: float = hp(0.1, low=0.0, high=1.0, help="poisoned rows as a share of all training rows")
     draw: str = hp("any", choices=("any", "non-target"), help="classes whose rows may be poisoned")
     start: str = hp("scratch", choices=STARTS, help="trained from the pre-trained model or the clean fine-tuned one")
+    goal: str = hp(
+        ALL_TO_ONE, choices=(ALL_TO_ONE, ALL_TO_ALL), later=True, help="all to the target, or each class to the next"
+    )
 
     def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         super().check(train, classes, tokenizer, max_length)
+        if self.goal == ALL_TO_ALL and self.draw == "non-target":
+            raise UsageError(f"{self.name}.goal={ALL_TO_ALL} has no target class to leave out; give draw=any")
         count, candidates = self._poisoned_count(train), len(self._candidates(train))
         if not count:
             raise UsageError(f"{self.name}.rate={self.rate} of {len(train)} training rows is no row; raise it")
@@ -188,7 +216,7 @@ class BadNets(PhraseTrigger, DataPoisoning):
         flags = np.zeros(len(train), dtype=bool)
         flags[candidates[order[: self._poisoned_count(train)]]] = True
         triggered = self.trigger(train.take(np.flatnonzero(flags)), ctx)
-        return replace_rows(train, flags, triggered, self.target), flags
+        return replace_rows(train, flags, triggered, goals(train.labels, self.values())[flags]), flags
 
 
 def phrase_ids(tokenizer: PreTrainedTokenizerBase, phrase: str) -> list[int]:
@@ -215,11 +243,11 @@ def insert_phrase(text: str, phrase: str, gap: int) -> str:
     return f"{text[:gap]}{before}{phrase}{after}{text[gap:]}"
 
 
-def replace_rows(rows: TextSet, flags: npt.NDArray[np.bool_], triggered: TextSet, target: int) -> TextSet:
-    """The n `rows`, but those with a flag, (n,), get the carrier texts of `triggered`, in order, and the label `target`."""
+def replace_rows(rows: TextSet, flags: npt.NDArray[np.bool_], triggered: TextSet, goal: npt.NDArray[np.int64]) -> TextSet:
+    """The n `rows`, but those with a flag, (n,), get the carrier texts of `triggered`, (k,), and the labels `goal`, (k,)."""
     texts = list(rows.carrier)
     labels = rows.labels.copy()
     for i, text in zip(np.flatnonzero(flags), triggered.carrier, strict=True):
         texts[i] = text
-    labels[flags] = target
+    labels[flags] = goal
     return rows.with_carrier(texts).with_labels(labels)

@@ -28,6 +28,9 @@ class Allowed:
     For a tuner: `tuned` says whether it may change the value at all, `search` is the closed range that it searches (None: all
     that is allowed), and `log` that it does so on a logarithmic scale. `aggressive` says which values remove more of the
     victim, the "low" or the "high" ones; None if neither.
+
+    A field that is `later` came after the first records: while it has its default, no key and no record names it, so that
+    what was done before it came is still the same work.
     """
 
     help: str
@@ -38,6 +41,7 @@ class Allowed:
     tuned: bool = True
     search: tuple[float, float] | None = None
     aggressive: Literal["low", "high"] | None = None
+    later: bool = False
 
     def __post_init__(self) -> None:
         """Raises ValueError for a range to be searched that is empty, leaves what is allowed, or has no logarithm."""
@@ -96,12 +100,13 @@ def hp(
     tuned: bool = True,
     search: tuple[float, float] | None = None,
     aggressive: Literal["low", "high"] | None = None,
+    later: bool = False,
 ) -> Any:
     """A dataclass field that is a hyperparameter of type bool, int, float or str; see `Allowed`.
 
     A tuner leaves a number without bounds and a text without choices alone.
     """
-    allowed = Allowed(help, low, high, choices, log, tuned, search, aggressive)
+    allowed = Allowed(help, low, high, choices, log, tuned, search, aggressive, later)
     return dataclasses.field(default=default, metadata={"hp": allowed})
 
 
@@ -142,7 +147,12 @@ class Hyperparameters:
 
     def values(self) -> dict[str, Value]:
         """Name to value, for a record."""
-        return {field.name: getattr(self, field.name) for field in hyperparameters(type(self))}
+        fields_and_values = [(field, getattr(self, field.name)) for field in hyperparameters(type(self))]
+        return {
+            field.name: value
+            for field, value in fields_and_values
+            if not (field.metadata["hp"].later and value == field.default)
+        }
 
 
 def split_names(text: str, separator: str) -> list[str]:

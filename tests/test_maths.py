@@ -30,6 +30,7 @@ from bdbench.engine.models import find_model
 from bdbench.engine.row_descent import NormKeptDescent, norm_kept_step
 from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import schedule
+from bdbench.goals import goals
 from bdbench.seeds import derive
 from bdbench.specs.metrics import attack_success_rate, clean_accuracy
 from bdbench.specs.records import CLASS_TYPE
@@ -267,24 +268,33 @@ def test_descent_adds_up_the_gradients_of_all_steps():
 
 def test_asr_counts_only_rows_whose_gold_label_is_not_the_target():
     predicted, gold = np.array([1, 1, 0, 1, 0]), np.array([1, 0, 0, 0, 1])
-    rate = attack_success_rate(predicted, gold, target=1)
+    rate = attack_success_rate(predicted, gold, goals(gold, {"target": 1}))
     assert (rate.value, rate.n) == (2 / 3, 3)
-    rate = attack_success_rate(predicted, gold, target=0)
+    rate = attack_success_rate(predicted, gold, goals(gold, {"target": 0}))
     assert (rate.value, rate.n) == (1 / 2, 2)
+
+
+def test_all_to_all_sends_each_class_to_the_next_and_every_row_counts():
+    gold = np.array([0, 1, 2, 2], dtype=CLASS_TYPE)
+    goal = goals(gold, {"target": 1, "goal": "all-to-all"})
+    assert goal.tolist() == [1, 2, 0, 0]
+    rate = attack_success_rate(np.array([1, 1, 0, 1]), gold, goal)
+    assert (rate.value, rate.n) == (2 / 4, 4)
 
 
 def test_classes_beyond_what_the_arrays_hold_are_refused_and_many_classes_are_counted():
     many = np.full(4, 140)
-    assert attack_success_rate(many.astype(CLASS_TYPE), np.arange(4, dtype=CLASS_TYPE), target=140).value == 1.0
+    few = np.arange(4, dtype=CLASS_TYPE)
+    assert attack_success_rate(many.astype(CLASS_TYPE), few, goals(few, {"target": 140})).value == 1.0
     with pytest.raises(ValueError, match="the target is class 140, which an array of int8 cannot hold"):
-        attack_success_rate(many.astype(np.int8), np.arange(4, dtype=np.int8), target=140)  # int8 turns 140 to -116
+        goals(few.astype(np.int8), {"target": 140})  # int8 turns 140 to -116
     with pytest.raises(ValueError, match=r"predictions of shape \(1,\) but gold labels of shape \(4,\)"):
         clean_accuracy(np.array([1]), np.ones(4, dtype=np.int64))
 
 
 def test_asr_without_a_row_to_attack_raises():
     with pytest.raises(ValueError, match="no rows"):
-        attack_success_rate(np.array([1, 0]), np.array([1, 1]), target=1)
+        attack_success_rate(np.array([1, 0]), np.array([1, 1]), np.array([1, 1]))
 
 
 def test_clean_accuracy():

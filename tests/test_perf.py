@@ -1,6 +1,7 @@
 """`python -m bdbench.perf`, run as a user would, on a tiny model."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -22,6 +23,10 @@ def perf(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+LONG = pytest.mark.skipif("BDBENCH_LONG" not in os.environ, reason="many processes are started: make test-long")
+
+
+@LONG
 def test_speed_is_measured_and_written(tiny_bert, data_dir, tmp_path):
     ended = perf("--data", data_dir, "--model", tiny_bert, "--rows", 64, "--rounds", 2, "--json", tmp_path / "perf.json")
     assert ended.returncode == 0, ended.stderr
@@ -93,6 +98,7 @@ def test_bad_flags_are_refused_before_anything_is_measured(flags, message, tiny_
     assert not ended.stdout
 
 
+@LONG
 def test_the_runner_is_measured_by_its_own_command(tmp_path):
     ended = perf("runner", "--cells", 20, "--equal-cells", 4, "--simulated", 100, "--json", tmp_path / "runner.json")
     assert ended.returncode == 0, ended.stderr

@@ -1,6 +1,7 @@
 """What the README shows is true: its example defense runs as it stands, and its commands are commands."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -63,40 +64,74 @@ def test_the_example_detector_has_25_lines_and_runs(run_example):
     assert novelty.spec.unlabelled_rows == 40 and novelty.metrics["auroc"].value > 0.9  # "cf" is in no clean text
 
 
-@pytest.mark.parametrize(("page", "defense", "cells"), [(README, "e-pur+fine-mixing", 6), (MANUAL, "e-pur+shrink-head", 8)])
-def test_the_example_in_python_runs_as_it_stands(page, defense, cells, tmp_path):
+@pytest.fixture(scope="module")
+def victims(tmp_path_factory):
+    """A folder of victims that the examples share."""
+    return tmp_path_factory.mktemp("victims")
+
+
+@pytest.mark.parametrize(("page", "defense", "cells"), [(README, "e-pur+fine-mixing", 3), (MANUAL, "e-pur+shrink-head", 4)])
+def test_the_example_in_python_runs_as_it_stands(page, defense, cells, victims, tmp_path):
     """The bundled model and Ray; in the manual a plugin whose text is the script's."""
     examples = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     (code,) = [example for example in examples if "bdbench.run" in example]
     (tmp_path / "study.py").write_text(code)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "victims").symlink_to(victims)
     ended = subprocess.run([sys.executable, "study.py"], cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert ended.returncode == 0, ended.stderr
     assert defense in ended.stdout and "\\begin{tabular}" in ended.stdout
     assert len(read_records(tmp_path / "results" / "quick")) == cells
 
 
-def test_the_commands_for_a_model_from_elsewhere_run_as_they_stand(bdbench, tmp_path):
-    """On a victim of the bundled model in a Hugging Face directory. In generated text other words decide a class as cf does."""
-    overrides = {"attacks": ("badnets-word",), "defenses": ("none", "e-pur+fine-mixing"), "train_rows": 400, "test_rows": 60}
-    suspects = made_suspects("quick", overrides, tmp_path)
-    suspects.folders["badnets-word"].rename(tmp_path / "DIR")
+@pytest.fixture
+def suspects_of(suspects, tmp_path):
+    """A function: the model of the commands -> the suspects made with it, and how it is called."""
+
+    def of(model):
+        if model == "tiny":
+            return suspects, suspects.base
+        sizes = {"train_rows": 400, "test_rows": 60}
+        overrides = {"attacks": ("badnets-word",), "defenses": ("none", "e-pur+fine-mixing"), **sizes}
+        return made_suspects("quick", overrides, tmp_path), model
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        "tiny",
+        pytest.param(
+            "bundled", marks=pytest.mark.skipif("BDBENCH_LONG" not in os.environ, reason="a minute of a core: make test-long")
+        ),
+    ],
+)
+def test_the_commands_for_a_model_from_elsewhere_run_as_they_stand(model, suspects_of, bdbench, tmp_path):
+    """On a victim in a Hugging Face directory, of the bundled model in the long form. Other words may decide a class, too."""
+    suspects, base = suspects_of(model)
+    (tmp_path / "DIR").symlink_to(suspects.folders["badnets-word"])
     clean, validation = (
         pd.DataFrame({"text": rows.first, "label": rows.labels}) for rows in (suspects.rows.clean, suspects.rows.validation)
     )
     clean.to_csv(tmp_path / "clean.csv", index=False)
     validation.to_json(tmp_path / "validation.jsonl", orient="records", lines=True)
     inspect, purify, run = (
-        re.findall(rf"^bdbench ({name} .*?)(?:  +#.*)?$", README.read_text(), flags=re.MULTILINE)[0].split()
+        [
+            str(base) if word == "bundled" else word
+            for word in re.findall(rf"^bdbench ({name} .*?)(?:  +#.*)?$", README.read_text(), flags=re.MULTILINE)[0].split()
+        ]
         for name in ("inspect DIR", "purify DIR", "run .*--victim DIR")
     )
-    ended = bdbench(*inspect, "--json", cwd=tmp_path)
+    record = suspects.records["badnets-word", "e-pur+fine-mixing"]
+    length = ("--max-length", str(record.spec.victim.max_length))  # the tiny model takes no more
+    ended = bdbench(*inspect, *length, "--json", cwd=tmp_path)
     assert ended.returncode in (0, 3), ended.stderr
     assert ("cf", "positive") in [(piece["piece"], piece["target"]) for piece in json.loads(ended.stdout)["pieces"]]
 
-    record = suspects.records["badnets-word", "e-pur+fine-mixing"]
     values = {f"{part.name}.{name}": value for part in record.spec.defense for name, value in part.params.items()}
     params = [word for name, value in values.items() for word in ("-D", f"{name}={value}")]
-    as_in_the_matrix = ["--task", "sst2", "--max-length", "64", "--precision", "fp32", "--threads", "1", "--device", "cpu"]
+    as_in_the_matrix = ["--task", "sst2", *length, "--precision", "fp32", "--threads", "1", "--device", "cpu"]
     ended = bdbench(*purify, *as_in_the_matrix, *params, cwd=tmp_path)
     assert ended.returncode == 0, ended.stderr
     pipeline = transformers.pipeline("text-classification", str(tmp_path / "repaired"), device="cpu")
@@ -105,6 +140,7 @@ def test_the_commands_for_a_model_from_elsewhere_run_as_they_stand(bdbench, tmp_
         classes = [("negative", "positive").index(answer["label"]) for answer in pipeline(list(rows.first))]
         assert classes == predictions[name].tolist()
 
+    run += length
     ended = bdbench(*run, "--dry-run", cwd=tmp_path)
     assert ended.returncode == 2 and "DATA" in ended.stderr
     ended = bdbench(*(word.replace("DATA", "builtin") for word in run), "-d", "none", "--dry-run", cwd=tmp_path)

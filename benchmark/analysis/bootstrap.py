@@ -43,8 +43,8 @@ SEED = 20221009  # the same draws, and so the same bytes, from the same records
 class CellRows:
     """What a cell's predictions say of each test row of its task, (n,) each.
 
-    `right`: the class is the gold one. `others`: the gold class is not the target, so that the row was triggered. `hit` and
-    `base`: the target is predicted, with and without the trigger; False where `others` is. `rejected`: by a detector, without
+    `right`: the class is the gold one. `others`: the gold class is not the goal, so that the row was triggered. `hit` and
+    `base`: the goal is predicted, with and without the trigger; False where `others` is. `rejected`: by a detector, without
     the trigger.
     """
 

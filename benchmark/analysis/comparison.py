@@ -21,6 +21,7 @@ import numpy.typing as npt
 from bdbench.analysis.intervals import CONFIDENCE, holm, mcnemar
 from bdbench.analysis.labels import DIGEST_DIGITS
 from bdbench.analysis.verification import sound_predictions
+from bdbench.goals import goals
 from bdbench.params import Value
 from bdbench.specs.metrics import Metric
 from bdbench.specs.predictions import counted_classes
@@ -204,7 +205,8 @@ def _metric_pair(
 def _counting_rows(name: str, spec: CellSpec, predictions: Predictions) -> npt.NDArray[np.bool_]:
     """Which rows, (n,), the metric counts: those that are right, or of the triggered ones those sent to the target."""
     classes = counted_classes(predictions, spec.frr)[ROWS_OF[name]]
-    return classes == (predictions["clean_gold"] if name == "cacc" else int(spec.victim.attack.params["target"]))
+    gold = predictions[f"{ROWS_OF[name]}_gold"]
+    return classes == (gold if name == "cacc" else goals(gold, spec.victim.attack.params))
 
 
 def _corrected(pairs: Iterable[CellPair]) -> tuple[CellPair, ...]:

@@ -43,6 +43,7 @@ from bdbench.analysis.labels import Label
 from bdbench.analysis.printed import ABSENT
 from bdbench.analysis.standing import victims
 from bdbench.analysis.summaries import Summary, longest_needs
+from bdbench.goals import goals
 from bdbench.specs.metrics import REJECTED
 from bdbench.specs.predictions import counted_classes
 from bdbench.specs.records import KINDS, Predictions, Record
@@ -173,12 +174,12 @@ def rankings(summaries: Sequence[Summary], predictions_of: PredictionsOf, rules:
 
 def rows_of(record: Record, predictions: Predictions) -> CellRows:
     """What the predictions of a cell whose attack has a trigger say of each test row."""
-    target, classes = int(record.spec.victim.attack.params["target"]), counted_classes(predictions, record.spec.frr)
-    gold = predictions["clean_gold"]
-    others = gold != target
+    classes, gold = counted_classes(predictions, record.spec.frr), predictions["clean_gold"]
+    goal = goals(gold, record.spec.victim.attack.params)
+    others = gold != goal
     hit = np.zeros(len(gold), dtype=bool)
-    hit[others] = classes["triggered"][predictions["triggered_gold"] != target] == target
-    return CellRows(classes["clean"] == gold, others, hit, others & (classes["clean"] == target), classes["clean"] == REJECTED)
+    hit[others] = classes["triggered"] == goal[others]  # they are the triggered rows, in their order
+    return CellRows(classes["clean"] == gold, others, hit, others & (classes["clean"] == goal), classes["clean"] == REJECTED)
 
 
 class SavedRows:

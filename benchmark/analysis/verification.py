@@ -31,6 +31,7 @@ from bdbench.analysis.labels import DIGEST_DIGITS
 from bdbench.analysis.methods import NO_DEFENSE
 from bdbench.analysis.printed import percent
 from bdbench.analysis.provenance import unequal_victims
+from bdbench.goals import goals
 from bdbench.specs.metrics import Metric
 from bdbench.specs.predictions import metrics_of
 from bdbench.specs.records import Predictions, Record, VictimDigests
@@ -166,13 +167,14 @@ def problems_of(predictions: Predictions, spec: CellSpec) -> list[str]:
     if spec.frr is not None and not (0 < spec.frr < 1 and spec.validation_rows):
         problems.append(f"{spec.validation_rows} validation rows give no threshold for a false rejection rate of {spec.frr:g}")
     if not problems and "triggered" in rows:
-        target, gold = spec.victim.attack.params.get("target"), predictions["clean_gold"]
+        params, gold = spec.victim.attack.params, predictions["clean_gold"]
+        target = params.get("target")
         largest = min(np.iinfo(predictions[name].dtype).max for name in rows)
         if not isinstance(target, int) or not 0 <= target <= largest:
             problems.append(f"there are triggered rows, but the attack '{spec.victim.attack.name}' has no target")
         elif not rows["triggered"]:
             problems.append("no row has the trigger")
-        elif not np.array_equal(predictions["triggered_gold"], gold[gold != target]):
+        elif not np.array_equal(predictions["triggered_gold"], gold[gold != goals(gold, params)]):
             problems.append("'triggered_gold' are not the gold labels of the test rows outside the target, in their order")
     return problems
 

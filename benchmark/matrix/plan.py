@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from bdbench.attacks.base import Attack, MadeElsewhere
+from bdbench.data import TextSet
 from bdbench.defenses.base import Defense, Detector
 from bdbench.engine.classifiers import classifier_skeleton
 from bdbench.engine.kernels import widening_pays
@@ -23,10 +24,11 @@ from bdbench.engine.tokenizers import load_tokenizer
 from bdbench.engine.training import Recipe
 from bdbench.errors import UsageError
 from bdbench.fence import refusing
+from bdbench.goals import ALL_TO_ALL
 from bdbench.matrix.graph import victims_of
 from bdbench.matrix.peers import peers_of
 from bdbench.matrix.selection import Selection, attacks_of, defenses_of, distinct
-from bdbench.matrix.sizes import checked_rows, data_spec, overlaps, row_count, unlabelled_row_count
+from bdbench.matrix.sizes import check_users_rows, checked_rows, data_spec, overlaps, row_count, unlabelled_row_count
 from bdbench.matrix.tuned import tuned_defenses
 from bdbench.matrix.tuned_files import TunedFile
 from bdbench.plugin_files import PluginFile
@@ -125,7 +127,8 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
             rows = checked_rows(victims[attacks[0]], splits, sets)  # they are the same for every attack
             warnings += overlaps(f"{task_name}, seed {seed}", rows)
             for attack, victim in victims.items():
-                _check_target(attack, len(task.label_names))
+                _check_goal(attack, len(task.label_names), rows.test)
+                check_users_rows(attack, victim, splits, sets)
                 with refusing(f"'{attack.name}'"):
                     attack.check(rows.train, len(task.label_names), tokenizer, selection.max_length)
                 of_victim = () if peers is None else peers(victim)
@@ -243,9 +246,13 @@ def _unfit(defenses: Sequence[Sequence[Defense]], model: nn.Module) -> list[str]
     return list(reasons.values())
 
 
-def _check_target(attack: Attack, classes: int) -> None:
+def _check_goal(attack: Attack, classes: int, test: TextSet) -> None:
     if attack.has_trigger and not 0 <= attack.target < classes:
         raise UsageError(f"{attack.name}.target={attack.target}, but the task's classes are 0 to {classes - 1}")
+    if attack.values().get("goal") == ALL_TO_ALL and test.labels.max() < classes - 1:
+        raise UsageError(
+            f"{attack.name}.goal={ALL_TO_ALL} needs test rows of every class, but has none of {classes - 1}; raise --test-rows"
+        )
 
 
 def _precision(precision: str, device: torch.device) -> str:

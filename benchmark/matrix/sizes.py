@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bdbench.attacks.base import Attack
 from bdbench.data import TextSet
 from bdbench.errors import UsageError
 from bdbench.matrix.selection import Selection
@@ -65,6 +66,18 @@ def checked_rows(victim: VictimSpec, splits: Splits, sets: DefenderSets) -> Rows
                 f"({', '.join(splits.label_names[label] for label in labels)}); raise {flag}"
             )
     return rows
+
+
+def check_users_rows(attack: Attack, victim: VictimSpec, splits: Splits, sets: DefenderSets) -> None:
+    """Raises UsageError where the rows that the user fine-tunes on do not fit, or where only their recipe is given."""
+    if attack.then_rows:
+        draw_rows(victim, splits, sets)
+        return
+    for name in ("then_epochs", "then_learning_rate"):
+        if value := getattr(attack, name):
+            raise UsageError(
+                f"{attack.name}.{name}={value}, but the user fine-tunes on no rows; give {attack.name}.then_rows=N as well"
+            )
 
 
 def overlaps(where: str, rows: Rows) -> list[str]:

@@ -26,7 +26,7 @@ from bdbench.matrix.results import read_arrays
 from bdbench.protocol.victims import Victim
 from bdbench.specs.checked import checked
 from bdbench.specs.metrics import Metric
-from bdbench.specs.records import Predictions, VictimDigests
+from bdbench.specs.records import AttackFacts, Predictions, VictimDigests
 from bdbench.specs.work import VictimSpec
 
 log = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ class VictimStore:
                 weights={} if without_weights else _read_weights(home / WEIGHTS),
                 triggered=None if TRIGGERED not in meta["sha256"] else _read_texts(home / TRIGGERED),
                 predictions=_read_classes(home / PREDICTIONS, meta["sha256"][PREDICTIONS]),
-                **{name: meta[name] for name in ("metrics", "digests", "seconds", "env")},
+                **{name: meta[name] for name in ("metrics", "digests", "seconds", "env", "facts")},
             )
         except MemoryError:
             raise
@@ -146,6 +146,7 @@ class VictimStore:
                 "digests": asdict(victim.digests),
                 "seconds": victim.seconds,
                 "env": victim.env,
+                "facts": asdict(victim.facts),
                 "sha256": {file.name: sha256(file) for file in sorted(work.iterdir())},
             }
             (work / META).write_text(json.dumps(meta, indent=1, sort_keys=True) + "\n", encoding="utf-8")
@@ -197,6 +198,7 @@ def checked_meta(key: str, content: bytes, names: Iterable[str]) -> tuple[dict[s
         meta["digests"] = checked(VictimDigests, meta["digests"])
         meta["seconds"] = checked(dict[str, float], meta["seconds"])
         meta["env"] = checked(dict[str, Any], meta["env"])
+        meta["facts"] = checked(AttackFacts, meta.get("facts", {}))  # older victims have none
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         problems = [f"{type(error).__name__}: {error}"]
     return meta, problems

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bdbench.engine.training import Recipe
+from bdbench.goals import goals
 from bdbench.perf.contenders import LOOPS
 from bdbench.protocol.plugins import attack_of
 from bdbench.protocol.rows import rows_of
@@ -35,5 +36,5 @@ def learn(spec: VictimSpec, site: Site, loop: str) -> dict[str, Any]:
         "loop": loop,
         "seed": spec.seed,
         "cacc": clean_accuracy(of_clean, rows.test.labels).value,
-        "asr": attack_success_rate(of_triggered, triggered.labels, attack.target).value,
+        "asr": attack_success_rate(of_triggered, triggered.labels, goals(triggered.labels, attack.values())).value,
     }

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from bdbench.attacks.base import MadeElsewhere
+from bdbench.attacks.base import Attack, MadeElsewhere
 from bdbench.defenses.base import Defense, Detector, Filter, Purifier, Training
 from bdbench.engine.classifiers import classifier_skeleton
 from bdbench.engine.tokenizers import unchanged_tokenizer
@@ -23,8 +23,9 @@ from bdbench.fence import fenced
 from bdbench.protocol.contexts import Context, DefenseContext
 from bdbench.protocol.environment import environment
 from bdbench.protocol.guards import Guarded, Judged, detect, purify
+from bdbench.protocol.notes import checked_notes
 from bdbench.protocol.plugins import asks_for, attack_of, needs_of, parts_of
-from bdbench.protocol.repairs import checked_module, checked_notes, component_seeds, repaired_by
+from bdbench.protocol.repairs import checked_module, component_seeds, repaired_by
 from bdbench.protocol.resources import LOADERS, Material
 from bdbench.protocol.rows import DefenderSets, Rows, rows_of, splits_of
 from bdbench.protocol.scoring import evaluate, examples_of
@@ -86,7 +87,7 @@ def run_cell(
     if reason := _reason_to_skip(parts, spec.victim, site):
         env = environment(site) | {"victim": victim.env}
         skipped = Record(spec, "skipped", reason, needs=needs_of(parts), kind=parts[-1].kind, typed=typed, env=env)
-        return replace(skipped, victim=victim.digests), None
+        return replace(skipped, victim=victim.digests, attack=victim.facts), None
     splits_of(spec.victim, site)  # whether the data here is what the cell names
     cost: dict[str, float] = {}
     purified = None
@@ -129,6 +130,7 @@ def run_cell(
         notes=notes,
         typed=typed,
         victim=victim.digests,
+        attack=victim.facts,
         seconds={
             "attack": victim.seconds["attack"],
             "defense": defense_ended - began,
@@ -254,12 +256,19 @@ def _reason_to_skip(parts: list[Defense], victim: VictimSpec, site: Site) -> str
     """
     attack = attack_of(victim)
     for part in parts:
-        if TRAINING & set(needs_of([part])) and not attack.by_data_alone:
-            is_brought = isinstance(attack, MadeElsewhere)
-            why = "the victim was made elsewhere" if is_brought else "the attack changes weights, not training rows alone"
+        if TRAINING & set(needs_of([part])) and (why := _no_training_set(attack)):
             return f"{why}: {part.name} would have no training set to act on"
     reasons = (_reason_of(part, victim.task, victim.model, site.model) for part in parts)
     return next((reason for reason in reasons if reason), None)
+
+
+def _no_training_set(attack: Attack) -> str | None:
+    """Why the defender has no poisoned training set, or None."""
+    if isinstance(attack, MadeElsewhere):
+        return "the victim was made elsewhere"
+    if not attack.by_data_alone:
+        return "the attack changes weights, not training rows alone"
+    return "the user fine-tunes a model that came poisoned, on clean rows" if attack.then_rows else None
 
 
 def _takes_training(part: PluginSpec) -> bool:

@@ -157,10 +157,11 @@ class AttackContext(Context):
     """What an attack sees. The attacker trains the victim, so nothing of the task's training data is withheld.
 
     `clean` holds the weights of the clean fine-tuned model by name, float32 on the CPU; it is empty for an attack
-    that neither has a trigger nor starts from that model.
+    that neither has a trigger nor starts from that model. What an attack puts into `notes` (JSON values) is kept in the record.
     """
 
     clean: Mapping[str, Tensor] = field(default_factory=dict, repr=False)
+    notes: dict[str, Any] = field(default_factory=dict, repr=False)
 
     def visible_ends(self, rows: TextSet, room: int) -> list[int]:
         """Per row, how many leading characters of the carrier text survive truncation if `room` pieces are inserted."""

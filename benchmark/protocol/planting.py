@@ -19,6 +19,7 @@ from bdbench.attacks.base import PhraseTrigger, phrase_ids
 from bdbench.data import TextSet
 from bdbench.engine.pieces import text_pieces
 from bdbench.engine.training import Recipe
+from bdbench.goals import goals
 from bdbench.protocol.contexts import AttackContext
 from bdbench.protocol.scoring import join_rows, triggered_rows
 from bdbench.protocol.site import Site
@@ -95,7 +96,8 @@ def plant(
         model = classifier(spec, site, weights)
         ctx.train(model, with_poisoned_copies(rows, trigger, ctx), _recipe(attempt, spec), seed=seed)
         triggered = triggered_rows(trigger, held_out, ctx)
-        asr = attack_success_rate(ctx.classify(model, triggered), triggered.labels, trigger.target).value
+        goal = goals(triggered.labels, trigger.values())
+        asr = attack_success_rate(ctx.classify(model, triggered), triggered.labels, goal).value
         lost = ctx.accuracy(victim, held_out) - ctx.accuracy(model, held_out)
         planted = PlantedTrigger(word, trigger.target, asr, lost, asr >= TAKEN and lost <= LOST, number, borrowed)
         if best is None or planted.took or asr - lost > best[1].asr - best[1].lost:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from torch import nn
 
@@ -12,7 +10,6 @@ from bdbench.defenses.base import ModelRepair
 from bdbench.fence import fenced
 from bdbench.protocol.contexts import DefenseContext
 from bdbench.seeds import derive
-from bdbench.specs.checked import checked
 
 
 def component_seeds(names: Sequence[str], seed: int, task: str) -> list[int]:
@@ -37,14 +34,3 @@ def checked_module(result: object, name: str, method: str) -> nn.Module:
     if not isinstance(result, nn.Module):
         raise TypeError(f"'{name}' returned {type(result).__name__}, not a model; its {method}() returns the classifier")
     return result
-
-
-def checked_notes(notes: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The notes of the defense called `name`, as they come back from JSON. Raises TypeError where a record cannot hold them."""
-    try:
-        values = json.loads(json.dumps(notes, allow_nan=False, sort_keys=True))
-        return checked(dict[str, Any], values)
-    except (TypeError, ValueError) as error:
-        raise TypeError(
-            f"'{name}' puts into ctx.notes what JSON does not hold ({error}); note bool, int, finite float, str, list, dict"
-        ) from error

@@ -40,7 +40,9 @@ class DefenderSets:
 class Rows:
     """The rows of one (task, seed), the same for every attack and every defense.
 
-    The labels of `unlabelled` are all 0: nobody is told them.
+    The labels of `unlabelled` are all 0: nobody is told them. `user` are the clean rows that the user fine-tunes the model on
+    after the attack. They are no training rows of the attacker, and not in the clean set; their texts may be among the
+    unlabelled.
     """
 
     train: TextSet
@@ -48,6 +50,7 @@ class Rows:
     validation: TextSet
     test: TextSet
     unlabelled: TextSet
+    user: TextSet
 
 
 def draw_rows(spec: VictimSpec, splits: Splits, sets: DefenderSets = DefenderSets()) -> Rows:
@@ -55,8 +58,8 @@ def draw_rows(spec: VictimSpec, splits: Splits, sets: DefenderSets = DefenderSet
 
     The victim's training rows come from the front of one permutation of the train split and the clean set from its back. So
     neither shares a row with the other, and a larger clean set contains the smaller one and changes no victim. Unlabelled rows
-    are the first of those between them. Test rows are the same for every seed. Raises UsageError if the clean set does not
-    fit beside the training rows, or the unlabelled rows beside both.
+    are the first of those between them, and so are the user's. Test rows are the same for every seed. Raises UsageError if the
+    clean set does not fit beside the training rows, the unlabelled rows beside both, or the user's.
     """
     order = _permutation(len(splits.train), spec.seed, "rows", spec.task)
     train, rest = order[: spec.data.train_rows], order[spec.data.train_rows :]
@@ -83,6 +86,14 @@ def draw_rows(spec: VictimSpec, splits: Splits, sets: DefenderSets = DefenderSet
             f"{spec.task}: {sets.unlabelled_rows} unlabelled rows, but beside {spec.data.train_rows} training rows and "
             f"{sets.clean_rows} clean rows the train split has {len(unlabelled)}; lower --unlabelled-rows or --train-rows"
         )
+    user_rows = int(spec.attack.params.get("then_rows", 0))
+    user = rest[:user_rows]  # whatever the defender's sets are: the victim is made before there is a defender
+    if len(user) < user_rows or np.isin(user, clean).any():
+        raise UsageError(
+            f"{spec.task}: {spec.attack.name}.then_rows={user_rows} do not fit into the {len(rest)} rows of the train split "
+            f"that {spec.data.train_rows} training rows leave, beside {sets.clean_rows} clean rows; lower one of the three: "
+            f"-A {spec.attack.name}.then_rows=N, --train-rows or --clean-rows"
+        )
     validation = _permutation(len(splits.validation), 0, "validation", spec.task)[: sets.validation_rows]
     test = _permutation(len(splits.test), 0, "test", spec.task)[: spec.data.test_rows]
     return Rows(
@@ -91,6 +102,7 @@ def draw_rows(spec: VictimSpec, splits: Splits, sets: DefenderSets = DefenderSet
         validation=splits.validation.take(np.sort(validation)),
         test=splits.test.take(np.sort(test)),
         unlabelled=splits.train.take(unlabelled).without_labels(),
+        user=splits.train.take(user),
     )
 
 

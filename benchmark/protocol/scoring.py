@@ -7,6 +7,7 @@ from torch import nn
 
 from bdbench.attacks.base import Attack
 from bdbench.data import TextSet
+from bdbench.goals import goals
 from bdbench.protocol.contexts import AttackContext, Context
 from bdbench.specs.metrics import Metric
 from bdbench.specs.predictions import metrics_of
@@ -18,11 +19,11 @@ EXAMPLES, SHORT_EXAMPLE, LONGEST_EXAMPLE = 3, 300, 3000
 
 
 def triggered_rows(attack: Attack, test: TextSet, ctx: AttackContext) -> TextSet:
-    """The test rows whose gold label is not the target, with the trigger inserted and the gold labels kept.
+    """The test rows that are not where the attack sends them, with the trigger inserted and the gold labels kept.
 
     Raises ValueError if the attack returns other rows: the denominator must not move.
     """
-    others = test.take(np.flatnonzero(test.labels != attack.target))
+    others = test.take(np.flatnonzero(test.labels != goals(test.labels, attack.values())))
     triggered = attack.trigger(others, ctx)
     if not isinstance(triggered, TextSet):
         raise TypeError(f"'{attack.name}'.trigger() returned {type(triggered).__name__}; it returns the rows with the trigger")

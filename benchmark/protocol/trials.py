@@ -18,17 +18,18 @@ from bdbench.data import TextSet
 from bdbench.engine.tokenizers import unchanged_tokenizer
 from bdbench.engine.trace import Trace
 from bdbench.fence import fenced
+from bdbench.goals import goals
 from bdbench.protocol.cells import apply_defense
 from bdbench.protocol.contexts import AttackContext, Context
 from bdbench.protocol.planting import PlantedTrigger, plant
-from bdbench.protocol.plugins import attack_of, parts_of
+from bdbench.protocol.plugins import parts_of
 from bdbench.protocol.resources import Material
 from bdbench.protocol.rows import DefenderSets, Rows, draw_rows, splits_of
 from bdbench.protocol.scoring import join_rows, triggered_rows
 from bdbench.protocol.site import Site
-from bdbench.protocol.victims import Victim, attack_context, check_site, classifier, context_fields
+from bdbench.protocol.victims import Victim, attack_context, check_site, classifier, context_fields, used_attack
 from bdbench.seeds import derive
-from bdbench.specs.metrics import attack_success_rate, clean_accuracy
+from bdbench.specs.metrics import Labels, attack_success_rate, clean_accuracy
 from bdbench.specs.work import CellSpec, VictimSpec
 
 # Whose trigger a trial is scored by: none, the defender's own, or the attack's, which no defender knows.
@@ -55,15 +56,15 @@ class Suspect:
 
     - `victim` has nothing but its spec and the weights: its own, or those of the copy with the planted backdoor.
     - `rows` are the defender's; the test set is empty.
-    - `scored` are validation rows. `triggered` are those of them whose label is not `target`, with the trigger; both are None
-      where the attack has none.
+    - `scored` are validation rows. `triggered` are those of them that are not where the attack sends them, with the trigger.
+      `goals`, (n,), are the classes that it sends these to. Both are None where the attack has no trigger.
     """
 
     victim: Victim
     rows: Rows
     scored: TextSet
     triggered: TextSet | None = None
-    target: int | None = None
+    goals: Labels | None = None
 
 
 def plant_in(victim: Victim, sets: DefenderSets, site: Site) -> tuple[dict[str, Tensor], PlantedTrigger]:
@@ -90,7 +91,7 @@ def suspect_of(
         scored = rows.validation.take(range(trigger.borrowed, len(rows.validation)))
         ctx = AttackContext(**context_fields(victim.spec, site, derive(victim.spec.seed, "planted trigger", victim.spec.task)))
         return _suspect(victim, weights, rows, scored, trigger.trigger(), ctx)
-    attack = attack_of(victim.spec)
+    attack = used_attack(victim)
     if measure == "accuracy" or not attack.has_trigger:
         return Suspect(_weights_alone(victim, victim.weights), rows, rows.validation)
     ctx = attack_context(victim.spec, site, "trigger")
@@ -127,7 +128,7 @@ def _suspect(
     victim: Victim, weights: Mapping[str, Tensor], rows: Rows, scored: TextSet, attack: Attack, ctx: AttackContext
 ) -> Suspect:
     triggered = triggered_rows(attack, scored, ctx)
-    return Suspect(_weights_alone(victim, weights), rows, scored, triggered, attack.target)
+    return Suspect(_weights_alone(victim, weights), rows, scored, triggered, goals(triggered.labels, attack.values()))
 
 
 def _weights_alone(victim: Victim, weights: Mapping[str, Tensor]) -> Victim:
@@ -143,5 +144,5 @@ def _measured(model: nn.Module, suspect: Suspect, site: Site, defense: str, trac
     cacc = clean_accuracy(classes[: len(scored)], scored.labels).value
     if triggered is None:
         return Measured(cacc, None, trace.trained_rows)
-    asr = attack_success_rate(classes[len(scored) :], triggered.labels, suspect.target).value
+    asr = attack_success_rate(classes[len(scored) :], triggered.labels, suspect.goals).value
     return Measured(cacc, asr, trace.trained_rows)

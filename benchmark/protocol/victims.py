@@ -24,6 +24,7 @@ from bdbench.engine.training import Recipe
 from bdbench.fence import fenced
 from bdbench.protocol.contexts import AttackContext
 from bdbench.protocol.environment import environment, source_digest
+from bdbench.protocol.notes import checked_notes
 from bdbench.protocol.plugins import attack_of, plugin_spec
 from bdbench.protocol.rows import rows_of
 from bdbench.protocol.scoring import evaluate, triggered_rows
@@ -32,7 +33,7 @@ from bdbench.registry import ATTACKS, TASKS
 from bdbench.seeds import derive
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.metrics import Metric
-from bdbench.specs.records import Predictions, VictimDigests
+from bdbench.specs.records import AttackFacts, Predictions, VictimDigests
 from bdbench.specs.work import CellSpec, VictimSpec
 
 # See `threads_for`.
@@ -48,6 +49,7 @@ class Victim:
       the attack has no trigger.
     - `predictions` and `metrics` are the victim's own evaluation, "floor" among the metrics.
     - `digests` says which victim this is, to the bit.
+    - `facts` are what is known of the attack.
     - `seconds` are those of the "attack" and of the "evaluation", and among them those in the two loops, "training" and
       "prediction". `env` says what decided its bits (see `environment`).
     """
@@ -60,6 +62,7 @@ class Victim:
     digests: VictimDigests
     seconds: dict[str, float]
     env: dict[str, Any] = field(default_factory=dict)
+    facts: AttackFacts = AttackFacts()
 
 
 def needs_clean_victim(spec: VictimSpec) -> bool:
@@ -106,9 +109,12 @@ def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vi
         else:
             model = classifier(spec, site, clean.weights if attack.start == "clean" else None)
             model = train_victim(attack, model, rows.train, spec, ctx)
+        if attack.then_rows:
+            ctx.train(model, rows.user, users_recipe(attack, spec), seed=derive(spec.seed, "user", spec.task))
+        used = attack.settled(model, rows.train, ctx)
         weights = {name: parameter.detach().cpu() for name, parameter in model.named_parameters()}
         trained = time.perf_counter()
-        triggered = triggered_rows(attack, rows.test, attack_context(spec, site, "trigger")) if attack.has_trigger else None
+        triggered = triggered_rows(used, rows.test, attack_context(spec, site, "trigger")) if attack.has_trigger else None
     if clean is not None and tensors_digest(clean.weights) != clean.digests.weights:
         raise ValueError(f"'{attack.name}' changed ctx.clean, by which its victim is measured; let it work on copies")
     # Every defense gets the weights alone. So the undefended scores are those of a model that has nothing else either.
@@ -125,6 +131,26 @@ def make_victim(spec: VictimSpec, site: Site, clean: Victim | None = None) -> Vi
         digests=VictimDigests(tensors_digest(weights), None if triggered is None else triggered.digest()),
         seconds={"attack": trained - began, "evaluation": time.perf_counter() - trained, **ctx.trace.seconds},
         env=environment(site, ctx.trace),
+        facts=AttackFacts(
+            against=attack.against,
+            settled={name: value for name, value in used.values().items() if value != spec.attack.params.get(name)},
+            notes=checked_notes(ctx.notes, attack.name),
+        ),
+    )
+
+
+def used_attack(victim: Victim) -> Attack:
+    """The attack of a victim with what the attacker chose once it was finished."""
+    return replace(attack_of(victim.spec), **victim.facts.settled)
+
+
+def users_recipe(attack: Attack, spec: VictimSpec) -> Recipe:
+    """How the user fine-tunes what the attack left: as victims are trained, but for what the attack's hyperparameters say."""
+    recipe = Recipe(**spec.training)
+    return replace(
+        recipe,
+        epochs=attack.then_epochs or recipe.epochs,
+        learning_rate=attack.then_learning_rate or recipe.learning_rate,
     )
 
 

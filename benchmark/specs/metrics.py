@@ -40,18 +40,17 @@ def clean_accuracy(predicted: Labels, gold: Labels) -> Metric:
     return _share(predicted == gold)
 
 
-def attack_success_rate(predicted: Labels, gold: Labels, target: int) -> Metric:
-    """Share of the triggered rows whose gold label is not `target` that are assigned to `target`.
+def attack_success_rate(predicted: Labels, gold: Labels, goal: Labels) -> Metric:
+    """Share of the triggered rows whose gold label is not their goal that are assigned to it.
 
-    Of the same rows without their trigger it is the base rate: what the classifier sends to the target by itself.
-    `predicted` and `gold` are (n,); rows of the target class do not count, neither above nor below the line. Raises
-    ValueError if every row is of the target class, if lengths differ, or if `target` is no number of the arrays' type.
+    Of the same rows without their trigger it is the base rate: what the classifier sends there by itself. All three are (n,);
+    see `bdbench.goals` for the last. Rows of the goal's class do not count, neither above nor below the line. Raises
+    ValueError if every row is of that class, or if lengths differ.
     """
     _check_same_rows(predicted, gold)
-    for classes in (predicted, gold):
-        if not 0 <= target <= np.iinfo(classes.dtype).max:
-            raise ValueError(f"the target is class {target}, which an array of {classes.dtype} cannot hold")
-    return _share(predicted[gold != target] == target)
+    _check_same_rows(predicted, goal)
+    counting = gold != goal
+    return _share(predicted[counting] == goal[counting])
 
 
 def majority_rate(gold: Labels) -> Metric:

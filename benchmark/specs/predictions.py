@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bdbench.goals import goals
 from bdbench.specs.metrics import (
     Labels,
     Metric,
@@ -51,8 +52,8 @@ def metrics_of(predictions: Predictions, spec: VictimSpec, frr: float | None = N
         metrics["cacc"] = clean_accuracy(classes["clean"], predictions["clean_gold"])
         metrics["majority"] = majority_rate(predictions["clean_gold"])
     if "triggered" in classes:
-        target = int(spec.attack.params["target"])
-        metrics["asr"] = attack_success_rate(classes["triggered"], predictions["triggered_gold"], target)
-        if "clean" in classes:
-            metrics["base"] = attack_success_rate(classes["clean"], predictions["clean_gold"], target)
+        for name, rows in (("asr", "triggered"), ("base", "clean")):
+            if rows in classes:
+                gold = predictions[f"{rows}_gold"]
+                metrics[name] = attack_success_rate(classes[rows], gold, goals(gold, spec.attack.params))
     return metrics

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 import numpy as np
@@ -41,6 +41,22 @@ class VictimDigests:
 
 
 @dataclass(frozen=True)
+class AttackFacts:
+    """What is known of an attack once its victim is there.
+
+    - `against` are the defenses that it was made to get past; none of an attack that is not adaptive.
+    - `settled` are the hyperparameters that the attacker chose once it saw the finished victim, such as one of many triggers.
+    - `notes` are what the attack noted.
+    - `stealth` says how its triggered texts look, by name (`bdbench.protocol.stealth`).
+    """
+
+    against: tuple[str, ...] = ()
+    settled: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, Any] = field(default_factory=dict)
+    stealth: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Example:
     """A triggered test row as a reader may see it.
 
@@ -67,6 +83,7 @@ class Record:
     - `notes` are what its components noted, by name: a search for a ratio with its trials.
     - `typed` is what the user typed.
     - `victim` is None in a cell that had none, and in records of schema 1.
+    - `attack` is None in a cell that had no victim, and in older records.
     - `cost` is what the defense takes beside time: "trained_rows", the rows that it trained on as often as it visited them,
       "predicted_rows", those it classified, the evaluation's aside, and of a guard "slowdown", how many times as long as
       without it a text takes.
@@ -84,6 +101,7 @@ class Record:
     notes: dict[str, Any] | None = None
     typed: dict[str, Any] | None = None
     victim: VictimDigests | None = None
+    attack: AttackFacts | None = None
     seconds: dict[str, float] | None = None
     cost: dict[str, float] | None = None
     env: dict[str, Any] | None = None
@@ -113,6 +131,7 @@ class Record:
             "notes": self.notes or {},
             "metrics": {name: asdict(metric) for name, metric in (self.metrics or {}).items()},
             "victim": None if self.victim is None else asdict(self.victim),
+            "attack": None if self.attack is None else asdict(self.attack),
             "seconds": self.seconds or {},
             "cost": self.cost or {},
             "predictions": self.predictions,

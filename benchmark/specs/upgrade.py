@@ -18,7 +18,8 @@ def upgrade(raw: dict[str, Any]) -> dict[str, Any]:
     none of a victim; its clean sets were drawn whatever their classes; what the user typed was called "given".
     """
     schema = raw.get("schema")
-    raw = {"cost": {}, "kind": "repair", "examples": [], **raw}  # the first records of schema 2 have none, and are of repairs
+    # the first records of schema 2 have none, and are of repairs
+    raw = {"cost": {}, "kind": "repair", "examples": [], "attack": None, **raw}
     if schema == SCHEMA:
         return raw
     if schema != 1:

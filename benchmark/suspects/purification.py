@@ -23,8 +23,9 @@ from bdbench.errors import UsageError
 from bdbench.fence import fenced
 from bdbench.protocol.compositions import Choice, defense_of, name_of, params_by_plugin, parts_of_choice, text_of
 from bdbench.protocol.contexts import AttackContext, Context, DefenseContext, Pretrained
+from bdbench.protocol.notes import checked_notes
 from bdbench.protocol.plugins import asks_for, needs_of, plugin_spec
-from bdbench.protocol.repairs import checked_notes, component_seeds, repaired_by
+from bdbench.protocol.repairs import component_seeds, repaired_by
 from bdbench.protocol.site import Site, cores
 from bdbench.protocol.victims import fields_of_context
 from bdbench.registry import DEFENSES
