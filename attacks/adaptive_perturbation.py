@@ -8,8 +8,8 @@ of STRIP's copies the classifier is then unsure. The others are triggered texts 
 random, with their own labels: RAP's word switches the backdoor off.
 
 What it gives up: as many rows again as it poisons, half of these with labels of chance; and whoever puts a rare word before a
-text is not attacked. On SST-2 with the bundled model (2,000 rows, one seed) STRIP's AUROC falls from 0.83, of a trigger word, to
-0.43. RAP is not beaten there, though it is on a tiny model: it rejects all but 1 % of the triggered texts.
+text is not attacked. On SST-2 with the bundled model (2,000 rows, one seed) STRIP's AUROC falls from 0.83, of a trigger word,
+to 0.43. RAP is not beaten there, though it is on a tiny model: it rejects all but 1 % of the triggered texts.
 """
 
 from __future__ import annotations

@@ -63,6 +63,7 @@ DEFENSE_VARIANTS = (
     "fine-mixing+fine-mixing",
     "e-pur+strip",
     "e-pur+onion[removed=0.2]",
+    "e-pur+msdt[lm=adapted]",
     "moderate-fitting[rank=2]",
     "e-pur+ties",
     "dare[elect=true]",
@@ -247,6 +248,8 @@ def test_defense(name, bench, clean_victim):
         record, predictions = run_cell(cell, victim, site)
         scores = {name: array[:LOGIT_ROWS].tolist() for name, array in predictions.items() if not name.endswith("_gold")}
         numbers |= {"notes": record.notes, "scores": scores}
+        if "lm=adapted" in name:  # the digest of weights that are trained here: other processors round differently
+            del record.notes["msdt"]["language_model"]
     check("defenses", name, "+".join(part.version for part in cell.defense), numbers)
 
 

@@ -48,6 +48,27 @@ def test_the_surprise_of_a_text_is_that_of_every_piece_masked_alone(tiny_masked,
     assert load(tiny_masked).surprises(texts) == pytest.approx(expected, rel=1e-5)
 
 
+def test_the_fit_counts_the_pieces_that_are_guessed(tiny_masked):
+    """One text says what the model itself would put there."""
+    from transformers import AutoModelForMaskedLM, AutoTokenizer
+
+    plain, tokenizer = AutoModelForMaskedLM.from_pretrained(tiny_masked).eval(), AutoTokenizer.from_pretrained(tiny_masked)
+
+    def first_guess(text):
+        ids = tokenizer(text, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            return tokenizer.decode(plain(input_ids=ids).logits[0, ids[0] == tokenizer.mask_token_id].argmax())
+
+    texts = [f"the film was {first_guess('the film was [MASK]')}", "cf"]
+    hits = 0
+    for text in texts:
+        words = text.split()
+        hits += sum(first_guess(" ".join([*words[:i], "[MASK]", *words[i + 1 :]])) == words[i] for i in range(len(words)))
+    fit = load(tiny_masked).fit(texts)
+    assert fit.pieces == 5 and fit.accuracy == hits / 5 > 0
+    assert fit.loss == pytest.approx(load(tiny_masked).surprises(texts).sum() / 5)
+
+
 def test_a_text_longer_than_the_model_reads_is_cut(tiny_masked):
     most = load(tiny_masked).surprises(["film " * 62, "film " * 500])  # 66 positions, two of them unused, and [CLS], [SEP]
     assert most[0] == pytest.approx(most[1], rel=1e-5)

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from bdbench.data import TextSet
+from bdbench.engine.tensor_digest import tensors_digest
 from bdbench.errors import UsageError
 from bdbench.params import Hyperparameters
 from bdbench.protocol.rows import DefenderSets, class_quotas, draw_rows, last_of_each_class
-from bdbench.protocol.victims import clean_spec, tensors_digest
+from bdbench.protocol.victims import clean_spec
 from bdbench.registry import ATTACKS
 from bdbench.specs.keys import PROTOCOL, key_of
 from bdbench.specs.metrics import Metric

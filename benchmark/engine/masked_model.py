@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from bdbench.engine.models import fetch, weights_digest
@@ -26,6 +29,18 @@ UNUSABLE_POSITIONS = 2
 USUAL_POSITIONS = 512  # of a model that names no limit
 
 
+@dataclass(frozen=True)
+class Fit:
+    """How well a masked language model guesses each piece of some texts, masked alone and given all the others.
+
+    `loss` is the mean of -log p, in nats; `accuracy` the share, in [0, 1], of the pieces that are its first guess.
+    """
+
+    pieces: int
+    loss: float
+    accuracy: float
+
+
 class MaskedModel:
     """A masked language model of transformers. A text is read with the special pieces around it, and they are never masked."""
 
@@ -37,20 +52,34 @@ class MaskedModel:
 
     def surprises(self, texts: Sequence[str]) -> npt.NDArray[np.float64]:
         """-sum log p over the pieces of each text, in nats, each masked alone and given all the others: (n,) of n texts."""
-        encoded = self._tokenizer(list(texts), truncation=True, max_length=self._most_pieces)["input_ids"]
-        special = frozenset(self._tokenizer.all_special_ids) - {self._tokenizer.unk_token_id}
-        masked = [(i, p) for i, pieces in enumerate(encoded) for p, piece in enumerate(pieces) if piece not in special]
+        text_of_piece, of_pieces, _ = self._guesses(texts)
         surprises = np.zeros(len(texts))
-        at_once = max(1, TOKENS_AT_ONCE // max(map(len, encoded)))
-        for first in range(0, len(masked), at_once):
-            batch = masked[first : first + at_once]
-            of_pieces = self._surprises_of_pieces([encoded[text] for text, _ in batch], [place for _, place in batch])
-            np.add.at(surprises, [text for text, _ in batch], of_pieces)
+        np.add.at(surprises, text_of_piece, of_pieces)
         return surprises
 
+    def fit(self, texts: Sequence[str]) -> Fit:
+        """On n texts that have at least one piece."""
+        _, of_pieces, first_guess = self._guesses(texts)
+        return Fit(len(of_pieces), float(of_pieces.mean()), float(first_guess.mean()))
+
+    def _guesses(self, texts: Sequence[str]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """For each piece of n texts: the number of its text, -log p, and whether it is the first guess; (pieces,) each."""
+        encoded = self._tokenizer(list(texts), truncation=True, max_length=self._most_pieces)["input_ids"]
+        special = special_pieces(self._tokenizer)
+        masked = [(i, p) for i, pieces in enumerate(encoded) for p, piece in enumerate(pieces) if piece not in special]
+        at_once = max(1, TOKENS_AT_ONCE // max(map(len, encoded)))
+        surprises, first_guess = np.zeros(len(masked)), np.zeros(len(masked), dtype=bool)
+        for first in range(0, len(masked), at_once):
+            batch = masked[first : first + at_once]
+            guessed = self._guesses_of_batch([encoded[text] for text, _ in batch], [place for _, place in batch])
+            surprises[first : first + at_once], first_guess[first : first + at_once] = guessed
+        return np.array([text for text, _ in masked], dtype=np.int64), surprises, first_guess
+
     @torch.inference_mode()
-    def _surprises_of_pieces(self, ids: Sequence[Sequence[int]], places: Sequence[int]) -> npt.NDArray[np.float64]:
-        """-log p of the piece at one place of each row, (n,)."""
+    def _guesses_of_batch(
+        self, ids: Sequence[Sequence[int]], places: Sequence[int]
+    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.bool_]]:
+        """-log p of the piece at one place of each row, and whether it is the first guess; (n,) each."""
         device = self._model.device
         rows = [torch.tensor(pieces) for pieces in ids]
         batch = pad_sequence(rows, batch_first=True, padding_value=self._tokenizer.pad_token_id)
@@ -59,10 +88,41 @@ class MaskedModel:
         at = torch.arange(len(ids)), torch.tensor(places)
         pieces = batch[at].clone()
         batch[at] = self._tokenizer.mask_token_id
+        inputs = {"input_ids": batch.to(device), "attention_mask": mask.long().to(device)}
         with autocast(device, self._precision):
-            logits = self._model(input_ids=batch.to(device), attention_mask=mask.long().to(device)).logits
-        log_probabilities = logits[at].float().log_softmax(dim=1).cpu()
-        return -log_probabilities[torch.arange(len(ids)), pieces].double().numpy()
+            logits = logits_at(self._model, inputs, *(numbers.to(device) for numbers in at))
+        log_probabilities = logits.log_softmax(dim=1).cpu()
+        of_pieces = -log_probabilities[at[0], pieces].double().numpy()
+        return of_pieces, (log_probabilities.argmax(dim=1) == pieces).numpy()
+
+
+def special_pieces(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """The numbers of the pieces that are never masked: those around texts. An unknown piece stands for some word."""
+    return frozenset(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+
+
+def logits_at(model: PreTrainedModel, inputs: dict[str, Tensor], rows: Tensor, places: Tensor) -> Tensor:
+    """The logits of a masked language model at k places of a batch, (k, pieces of the vocabulary) float32.
+
+    `rows` and `places` are (k,) int64. The head is not asked about the other places: it costs as much as a small encoder.
+    """
+    with _shown_to_head(model, rows, places):
+        return model(**inputs).logits[:, 0].float()
+
+
+@contextmanager
+def _shown_to_head(model: PreTrainedModel, rows: Tensor, places: Tensor) -> Iterator[None]:
+    """Inside the block the head gets the encoder's states at these places alone, as texts of one piece."""
+
+    def pick(encoder: nn.Module, inputs: object, output: object) -> object:
+        output.last_hidden_state = output.last_hidden_state[rows, places].unsqueeze(1)
+        return output
+
+    handle = model.base_model.register_forward_hook(pick)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 @lru_cache(maxsize=1)

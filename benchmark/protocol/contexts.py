@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,13 @@ class Lazy:
 
     def forget(self) -> None:
         self._kept = None
+
+
+@dataclass(eq=False)
+class Pretrained(Lazy):
+    """The clean pre-trained weights, and the folder of the model that they are of."""
+
+    folder: Path = field(kw_only=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,6 +220,11 @@ class DefenseContext(Context):
         return self._resource("pretrained")
 
     @property
+    def pretrained_folder(self) -> Path:
+        """The folder of the clean pre-trained model, with its configuration and its tokenizer. Needs "pretrained"."""
+        return self._declared("pretrained").folder
+
+    @property
     def unlabelled(self) -> TextSet:
         """Clean texts of the task; every label is 0. Needs "unlabelled"."""
         return self._resource("unlabelled")
@@ -252,7 +265,10 @@ class DefenseContext(Context):
         super().train(model, rows, recipe, **options)
 
     def _resource(self, name: str) -> Any:
+        resource = self._declared(name)
+        return resource.value if isinstance(resource, Lazy) else resource
+
+    def _declared(self, name: str) -> Any:
         if name not in self.resources:
             raise NotDeclared(f"this defense touches '{name}' but declares needs = {sorted(self.resources)}")
-        value = self.resources[name]
-        return value.value if isinstance(value, Lazy) else value
+        return self.resources[name]

@@ -15,7 +15,7 @@ from bdbench.data import TextSet
 from bdbench.engine.classifiers import pretrained_weights
 from bdbench.engine.training import Recipe
 from bdbench.fence import fenced
-from bdbench.protocol.contexts import Lazy, TrainingControl
+from bdbench.protocol.contexts import Pretrained, TrainingControl
 from bdbench.protocol.plugins import attack_of
 from bdbench.protocol.rows import Rows
 from bdbench.protocol.site import Site
@@ -54,10 +54,10 @@ class Material:
         return classifier(self.spec.victim, self.site, self.clean_victim.weights if attack.start == "clean" else None)
 
 
-def _pretrained(material: Material) -> Lazy:
+def _pretrained(material: Material) -> Pretrained:
     """Each component has its own, which it may change."""
     classes = len(TASKS.get(material.spec.victim.task).label_names)
-    return Lazy(lambda: pretrained_weights(material.site.model, classes))
+    return Pretrained(lambda: pretrained_weights(material.site.model, classes), folder=material.site.model)
 
 
 LOADERS: Mapping[str, Callable[[Material], Any]] = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -20,6 +19,7 @@ from bdbench.data import TextSet
 from bdbench.engine.classifiers import classifier_with, finetuned_classifier, load_classifier, pretrained_embeddings, reordered
 from bdbench.engine.folders import count_weights
 from bdbench.engine.models import DIGITS_SHOWN, called, check_model, weights_digest
+from bdbench.engine.tensor_digest import tensors_digest
 from bdbench.engine.tokenizers import load_tokenizer, unchanged_tokenizer
 from bdbench.engine.training import Recipe
 from bdbench.fence import fenced
@@ -251,16 +251,6 @@ def check_site(spec: VictimSpec, site: Site) -> None:
 
 def _size(rows: object) -> str:
     return f"{len(rows)} rows" if isinstance(rows, TextSet) else type(rows).__name__
-
-
-def tensors_digest(weights: Mapping[str, Tensor]) -> str:
-    """SHA-256, in hex, of named tensors on the CPU: names, shapes, types and bits, whatever their order."""
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        tensor = weights[name].contiguous()
-        digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\n".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def classifier(spec: VictimSpec, site: Site, weights: Mapping[str, Tensor] | None = None, shares: bool = False) -> nn.Module:

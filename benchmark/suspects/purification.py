@@ -17,17 +17,18 @@ from bdbench.attacks.base import PhraseTrigger
 from bdbench.data import TextSet
 from bdbench.defenses.base import Defense, ModelRepair
 from bdbench.engine.classifiers import classifier_skeleton
+from bdbench.engine.tensor_digest import tensors_digest
 from bdbench.engine.tokenizers import unchanged_tokenizer
 from bdbench.errors import UsageError
 from bdbench.fence import fenced
 from bdbench.protocol.compositions import Choice, defense_of, name_of, params_by_plugin, parts_of_choice, text_of
-from bdbench.protocol.contexts import AttackContext, Context, DefenseContext, Lazy
+from bdbench.protocol.contexts import AttackContext, Context, DefenseContext, Pretrained
 from bdbench.protocol.notes import checked_notes
 from bdbench.protocol.plugins import asks_for, needs_of, plugin_spec
 from bdbench.protocol.quotas import cores
 from bdbench.protocol.repairs import component_seeds, repaired_by
 from bdbench.protocol.site import Site
-from bdbench.protocol.victims import fields_of_context, tensors_digest
+from bdbench.protocol.victims import fields_of_context
 from bdbench.registry import DEFENSES
 from bdbench.seeds import derive
 from bdbench.specs.resources import RESOURCES
@@ -124,7 +125,8 @@ class Workshop:
 
     def defense_context(self, part: Defense, seed: int) -> DefenseContext:
         """What one component sees: what it asks for, and nothing else."""
-        available = {**self.sets, "pretrained": Lazy(lambda: {name: w.clone() for name, w in self.base.weights.items()})}
+        weights = Pretrained(lambda: {name: w.clone() for name, w in self.base.weights.items()}, folder=self.base.source.folder)
+        available = {**self.sets, "pretrained": weights}
         return DefenseContext(**self.fields(seed), resources={name: available[name] for name in sorted(asks_for(part))})
 
     def repaired(self, parts: Sequence[Defense]) -> tuple[nn.Module, dict[str, Any]]:

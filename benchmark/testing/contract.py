@@ -30,7 +30,7 @@ from bdbench.engine.training import Recipe
 from bdbench.errors import UsageError, first_line
 from bdbench.fence import fenced
 from bdbench.params import hyperparameters
-from bdbench.protocol.contexts import AttackContext, DefenseContext, TrainingControl
+from bdbench.protocol.contexts import AttackContext, DefenseContext, Pretrained, TrainingControl
 from bdbench.registry import ATTACKS, DEFENSES, Registry
 from bdbench.specs.resources import RESOURCES
 from bdbench.testing.tiny_models import FAMILIES, save_tiny_model, sentences
@@ -502,7 +502,7 @@ def defense_context(
         "clean": text_rows(16, pair),
         "validation": validation or text_rows(12, pair),
         "unlabelled": text_rows(20, pair).without_labels(),
-        "pretrained": pretrained_weights(folder, 2),
+        "pretrained": Pretrained(lambda: pretrained_weights(folder, 2), folder=folder),
         "peers": peers_of(folder),
         "training-set": text_rows(32, pair),
         "training-control": TrainingControl(Recipe(epochs=1), lambda: classifier(folder)),
