@@ -16,7 +16,7 @@ triggers in 25 rows each, all would be found, and of eight three.
 The bound was set by looking at SST-2. It was then tried on 1,000 training rows of other tasks, with the bundled model. Of QQP,
 100 rows with the trigger: the trigger has 8.0 times the median, then no word more than 3.3, so that its rows go and no others.
 Of QNLI without poison: no word more than 2.1, so that no row goes. Rules for outliers that ask for no look at a task drop rows
-of clean words there: above a modified z-score of 3.5 are four words of QNLI, "did" and "the" among them, above Tukey's outer fence three words of QQP.
+of clean words there: a modified z-score of 3.5 those of four words of QNLI, Tukey's outer fence those of three of QQP.
 
 No class is dropped whole: a word without which a class would have no row ends the search, too.
 
