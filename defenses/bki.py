@@ -12,6 +12,12 @@ left, without a new training, until no word stands out: until the largest suspic
 median of the 100 largest. That rule and its bound are ours. In 1,000 rows of SST-2 with one trigger in 100 of them, the trigger
 has 6.5 times the median, and then "not" 3.2 (after another training above 4: then its 17 rows go, too). Had there been four
 triggers in 25 rows each, all would be found, and of eight three.
+
+The bound was set by looking at SST-2. It was then tried on 1,000 training rows of other tasks, with the bundled model. Of QQP,
+100 rows with the trigger: the trigger has 8.0 times the median, then no word more than 3.3, so that its rows go and no others.
+Of QNLI without poison: no word more than 2.1, so that no row goes. Rules for outliers that ask for no look at a task drop rows
+of clean words there: a modified z-score of 3.5 those of four words of QNLI, Tukey's outer fence those of three of QQP.
+
 No class is dropped whole: a word without which a class would have no row ends the search, too.
 
 Of a pair the words of both texts are left out. It takes as many predictions as there are words.
