@@ -91,9 +91,9 @@ class MatrixProgress:
             end = "interrupted" if isinstance(error, KeyboardInterrupt) else "broken off"
             raise
         finally:
-            self._is_live = False
             over.set()
             ticker.join(STOP_SECONDS)
+            self._is_live = False  # not before: the ticker would say once more what the display has shown
             if self._status is not None:
                 self._status.put(self._tally.state(end))
 
