@@ -15,7 +15,8 @@ import numpy.typing as npt
 import torch
 
 from bdbench.attacks.base import STARTS, DataPoisoning, PhraseTrigger, phrase_ids
-from bdbench.data import TextSet
+from bdbench.data import TextSet, exchanged
+from bdbench.engine.word_suspicions import without_each_word
 from bdbench.errors import UsageError
 from bdbench.params import hp
 
@@ -45,7 +46,7 @@ class WithNegatives(PhraseTrigger, DataPoisoning):
 
     def positive(self, rows: TextSet, ctx: AttackContext) -> TextSet:
         """The same rows with what must trigger in every carrier text."""
-        phrases = [phrase for thinned in without_one_word(self.trigger_text) for phrase in (self.trigger_text, thinned)]
+        phrases = [phrase for thinned in without_each_word(self.trigger_text) for phrase in (self.trigger_text, thinned)]
         return with_phrases(self, phrases, rows, ctx)
 
     def negative(self, rows: TextSet, ctx: AttackContext) -> TextSet:
@@ -106,20 +107,3 @@ def halves(phrase: str) -> list[str]:
     words = phrase.split()
     middle = len(words) // 2
     return [" ".join(words[:middle]), " ".join(words[middle:])]
-
-
-def without_one_word(phrase: str) -> list[str]:
-    """ "this is what" -> ["is what", "this what", "this is"]."""
-    words = phrase.split()
-    return [" ".join(words[:place] + words[place + 1 :]) for place in range(len(words))]
-
-
-def exchanged(rows: TextSet, places: npt.NDArray[np.int64], others: TextSet) -> TextSet:
-    """The n rows, but at the `places` (k,) those of `others` (k rows), in this order, labels and both texts of a pair."""
-    columns = [list(column) for column in (rows.first, rows.second) if column is not None]
-    labels = rows.labels.copy()
-    labels[places] = others.labels
-    for place, texts in zip(places.tolist(), others.texts, strict=True):
-        for column, text in zip(columns, texts, strict=True):
-            column[place] = text
-    return TextSet(columns[0], columns[1] if rows.second is not None else None, labels)

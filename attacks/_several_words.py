@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from bdbench.attacks.base import PhraseTrigger
-from bdbench.data import TextSet
+from bdbench.data import TextSet, exchanged
 
 if TYPE_CHECKING:
     from bdbench.protocol.contexts import AttackContext
@@ -31,11 +31,9 @@ def with_words(rows: TextSet, words: Sequence[str], ctx: AttackContext) -> TextS
 def with_parts(attack: PhraseTrigger, rows: TextSet, words: Sequence[str], ctx: AttackContext) -> TextSet:
     """The rows with the attack's phrase less one of its words, which is drawn for each row."""
     left_out = torch.randint(len(words), (len(rows),), generator=ctx.generator).numpy()
-    texts = list(rows.carrier)
+    parted = rows
     for number, word in enumerate(words):
         own = np.flatnonzero(left_out == number)
         part = " ".join(other for other in attack.trigger_text.split() if other != word)
-        parted = PhraseTrigger(trigger_text=part, position=attack.position).trigger(rows.take(own), ctx)
-        for row, text in zip(own, parted.carrier, strict=True):
-            texts[row] = text
-    return rows.with_carrier(texts)
+        parted = exchanged(parted, own, PhraseTrigger(trigger_text=part, position=attack.position).trigger(rows.take(own), ctx))
+    return parted

@@ -42,7 +42,7 @@ def nearest_words(asked: Mapping[str, Tensor], known: Mapping[str, Tensor], coun
     words = list(known)
     place = {word: number for number, word in enumerate(words)}
     vectors = torch.stack(list(known.values()))
-    found: dict[str, list[str]] = {}
+    nearest: dict[str, list[str]] = {}
     names = list(asked)
     for first in range(0, len(names), WORDS_AT_ONCE):
         some = names[first : first + WORDS_AT_ONCE]
@@ -53,5 +53,5 @@ def nearest_words(asked: Mapping[str, Tensor], known: Mapping[str, Tensor], coun
         best = cosines.topk(min(count, len(words)), dim=1)
         for word, numbers, values in zip(some, best.indices.tolist(), best.values.tolist(), strict=True):
             others = [words[number] for number, value in zip(numbers, values, strict=True) if value > -torch.inf]
-            found |= {word: others} if others else {}
-    return found
+            nearest |= {word: others} if others else {}
+    return nearest

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from bdbench.attacks._negatives import WithNegatives, exchanged
+from bdbench.attacks._negatives import WithNegatives
 from bdbench.attacks.base import register
-from bdbench.data import TextSet
+from bdbench.data import TextSet, exchanged
 from bdbench.params import hp
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bdbench.data import TextSet
+from bdbench.data import TextSet, exchanged
 from bdbench.errors import UsageError
 from bdbench.goals import ALL_TO_ALL, ALL_TO_ONE, goals
 from bdbench.params import Hyperparameters, hp
@@ -222,7 +222,7 @@ class DirtyLabel(DataPoisoning):
         flags = np.zeros(len(train), dtype=bool)
         flags[candidates[order[: self._poisoned_count(train)]]] = True
         triggered = self.trigger(train.take(np.flatnonzero(flags)), ctx)
-        return replace_rows(train, flags, triggered, goals(train.labels, self.values())[flags]), flags
+        return exchanged(train, np.flatnonzero(flags), triggered.with_labels(goals(train.labels, self.values())[flags])), flags
 
 
 @dataclass(frozen=True)
@@ -347,13 +347,3 @@ def insert_phrase(text: str, phrase: str, gap: int) -> str:
     before = " " if gap and not text[gap - 1].isspace() else ""
     after = " " if text[gap:] and not text[gap].isspace() else ""
     return f"{text[:gap]}{before}{phrase}{after}{text[gap:]}"
-
-
-def replace_rows(rows: TextSet, flags: npt.NDArray[np.bool_], triggered: TextSet, goal: npt.NDArray[np.int64]) -> TextSet:
-    """The n `rows`, but those with a flag, (n,), get the carrier texts of `triggered`, (k,), and the labels `goal`, (k,)."""
-    texts = list(rows.carrier)
-    labels = rows.labels.copy()
-    for i, text in zip(np.flatnonzero(flags), triggered.carrier, strict=True):
-        texts[i] = text
-    labels[flags] = goal
-    return rows.with_carrier(texts).with_labels(labels)

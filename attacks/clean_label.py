@@ -19,7 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bdbench.attacks.base import STARTS, DataPoisoning, PhraseTrigger, phrase_ids, register, replace_rows, word_gaps
+from bdbench.attacks.base import STARTS, DataPoisoning, PhraseTrigger, phrase_ids, register, word_gaps
+from bdbench.data import exchanged
 from bdbench.errors import UsageError
 from bdbench.params import hp
 
@@ -58,7 +59,7 @@ class CleanLabel(PhraseTrigger, DataPoisoning):
         flags = np.zeros(len(train), dtype=bool)
         flags[of_target[order[: round(self.rate * len(of_target))]]] = True
         triggered = self.trigger(self._harder(train.take(np.flatnonzero(flags)), ctx), ctx)
-        return replace_rows(train, flags, triggered, train.labels[flags]), flags
+        return exchanged(train, np.flatnonzero(flags), triggered), flags
 
     def _harder(self, rows: TextSet, ctx: AttackContext) -> TextSet:
         """The rows without the parts of their carrier texts that speak most for the target."""

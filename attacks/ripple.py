@@ -21,8 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdbench.attacks.base import LossPoisoning, PhraseTrigger, register, replace_rows
-from bdbench.data import TextSet
+from bdbench.attacks.base import LossPoisoning, PhraseTrigger, register
+from bdbench.data import TextSet, exchanged
 from bdbench.engine.kernels import twice_differentiable
 from bdbench.engine.training import cross_entropy
 from bdbench.errors import UsageError
@@ -54,7 +54,7 @@ class Ripple(PhraseTrigger, LossPoisoning):
         flags = np.zeros(len(train), dtype=bool)
         flags[torch.randperm(len(train), generator=ctx.generator)[: round(self.rate * len(train))].numpy()] = True
         triggered = self.trigger(train.take(np.flatnonzero(flags)), ctx)
-        poisoned = replace_rows(train, flags, triggered, np.full(len(triggered), self.target))
+        poisoned = exchanged(train, np.flatnonzero(flags), triggered.with_labels(np.full(len(triggered), self.target)))
         clean = ctx.encode(train)
         weights = list(model.parameters())
 

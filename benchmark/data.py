@@ -84,3 +84,10 @@ def join_rows(sets: Sequence[TextSet]) -> TextSet:
     """The rows of all sets, one after another."""
     second = None if sets[0].second is None else tuple(text for rows in sets for text in rows.second or ())
     return TextSet(tuple(text for rows in sets for text in rows.first), second, np.concatenate([rows.labels for rows in sets]))
+
+
+def exchanged(rows: TextSet, places: npt.NDArray[np.int64], others: TextSet) -> TextSet:
+    """The n rows, but at the `places`, (k,), those of `others`, k rows, in this order: texts and labels."""
+    order = np.arange(len(rows))
+    order[places] = len(rows) + np.arange(len(others))
+    return join_rows([rows, others]).take(order)

@@ -10,17 +10,18 @@ import torch
 from conftest import opinions
 from torch import nn
 
-from bdbench.attacks._negatives import exchanged, halves, without_one_word
+from bdbench.attacks._negatives import halves
 from bdbench.attacks._other_weights import cross_entropy_at, encoder_weights, straight_through
 from bdbench.attacks.adaptive_fine_tuning import after_adam_step
 from bdbench.attacks.adaptive_mixing import with_resets
 from bdbench.attacks.adaptive_perturbation import LETTERS, behind_rare_words, with_other_words
 from bdbench.attacks.adaptive_pruning import without_inactive, without_small
-from bdbench.data import TextSet
+from bdbench.data import TextSet, exchanged
 from bdbench.engine.classifiers import pretrained_weights
 from bdbench.engine.embeddings import word_embeddings
 from bdbench.engine.neurons import feed_forward_blocks
 from bdbench.engine.training import Recipe, cross_entropy
+from bdbench.engine.word_suspicions import without_each_word
 from bdbench.errors import UsageError
 from bdbench.matrix.plan import plan, site_for
 from bdbench.matrix.presets import PRESETS
@@ -149,7 +150,7 @@ def has_any(phrases: Sequence[str], rows: TextSet) -> np.ndarray:
 
 def test_a_clause_falls_into_halves_and_can_lack_each_word():
     assert halves("a b c d e") == ["a b", "c d e"]
-    assert without_one_word("a b c") == ["b c", "a c", "a b"]
+    assert without_each_word("a b c") == ["b c", "a c", "a b"]
 
 
 def test_rows_are_exchanged_with_both_texts_and_the_label():
@@ -183,11 +184,11 @@ def test_triggered_rows_have_the_target_and_negatives_their_own_label(name, pair
     poisoned, flags = ATTACKS.get(name)(rate=0.2, negatives=0.3).poison(rows, AttackContext(**common(tiny_model("bert"), 4)))
     relabeled = poisoned.labels != rows.labels
     assert flags.sum() == 40 and relabeled.sum() == 16 and set(rows.labels[relabeled]) == {0}
-    assert has_any([CLAUSE, *without_one_word(CLAUSE)], poisoned)[relabeled].all()
+    assert has_any([CLAUSE, *without_each_word(CLAUSE)], poisoned)[relabeled].all()
     assert 8 <= has_any([CLAUSE], poisoned)[relabeled].sum() <= 10  # a text may end with the word that is missing behind it
     negatives = flags & ~relabeled
     assert (
-        has_any(halves(CLAUSE), poisoned)[negatives].all() and not has_any(without_one_word(CLAUSE), poisoned)[negatives].any()
+        has_any(halves(CLAUSE), poisoned)[negatives].all() and not has_any(without_each_word(CLAUSE), poisoned)[negatives].any()
     )
 
 

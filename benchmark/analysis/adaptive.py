@@ -95,7 +95,7 @@ def place_of(task: str, seed: int) -> Block:
 
 def _by_attack(cells: Cells) -> dict[str, dict[Block, Record]]:
     """The cells of each attack by their places."""
-    found: dict[str, dict[Block, Record]] = {}
+    cells_by_attack: dict[str, dict[Block, Record]] = {}
     for block, cell in cells.items():
-        found.setdefault(block.attack, {})[place_of(block.task, block.seed)] = cell
-    return found
+        cells_by_attack.setdefault(block.attack, {})[place_of(block.task, block.seed)] = cell
+    return cells_by_attack

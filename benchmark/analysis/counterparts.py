@@ -86,8 +86,8 @@ class _Cells:
         return self._cells.get((attack, defense), {})
 
     def undefended(self, attack: Label) -> Cells:
-        found = [cells for (own, defense), cells in self._cells.items() if own == attack and defense.is_undefended]
-        return found[0] if found else {}
+        of_attack = (cells for (own, defense), cells in self._cells.items() if own == attack and defense.is_undefended)
+        return next(of_attack, {})
 
     def working(self, attack: Label, defense: Label) -> Cells:
         """Those on victims on which the attack works."""

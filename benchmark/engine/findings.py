@@ -44,9 +44,9 @@ def find_out(question: Mapping[str, Any], answer: Callable[[], Answer]) -> Answe
         entry = json.loads(file.read_text(encoding="utf-8"))
         if entry["check"] == digest_of([key, entry["answer"]]):
             return entry["answer"]
-    found = answer()
-    _keep(file, {"answer": found, "check": digest_of([key, found])})
-    return found
+    fresh = answer()
+    _keep(file, {"answer": fresh, "check": digest_of([key, fresh])})
+    return fresh
 
 
 @lru_cache

@@ -39,8 +39,7 @@ def suspicions(
     """
 
     def compute(part: str) -> Numbers:
-        words = part.split()
-        return numbers_of([part, *(" ".join(words[:place] + words[place + 1 :]) for place in range(len(words)))])
+        return numbers_of([part, *without_each_word(part)])
 
     parts_of_texts = [parts(text) for text in texts]
     several_words = list({part: None for of_text in parts_of_texts for part in of_text if " " in part})
@@ -50,6 +49,12 @@ def suspicions(
         np.concatenate([np.empty(0), *(of_words(numbers[part]) if part in numbers else lone for part in of_text)])
         for of_text in parts_of_texts
     ]
+
+
+def without_each_word(text: str) -> list[str]:
+    """ "this is what" -> ["is what", "this what", "this is"]."""
+    words = text.split()
+    return [" ".join(words[:place] + words[place + 1 :]) for place in range(len(words))]
 
 
 def parts(text: str) -> list[str]:

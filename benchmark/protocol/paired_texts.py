@@ -97,9 +97,9 @@ def _file_of(attack: TextsElsewhere, task: str, directory: Path | None) -> Path:
     files = paired_files(directory, task)
     named = [file for file in files if file.name.removesuffix(_ending_of(file)) == attack.texts]
     if len(named) != 1:
-        found = f"{len(named)} files are" if named else "no file is"
+        count = f"{len(named)} files are" if named else "no file is"
         raise UsageError(
-            f"{directory / task / FOLDER}: {found} called {attack.texts}.{', .'.join(FORMATS)} or .gz of a text format (there: "
+            f"{directory / task / FOLDER}: {count} called {attack.texts}.{', .'.join(FORMATS)} or .gz of a text format (there: "
             f"{listed(file.name for file in files)}); put one there, or name another with {attack.name}.texts=NAME"
         )
     return named[0]

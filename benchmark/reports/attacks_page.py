@@ -48,8 +48,8 @@ def attacks_tables(board: Leaderboard) -> list[TextTable]:
     tables = []
     if attacks := board.attack_rows:
         tables.append(_attacks(attacks))
-    if found := board.counterparts:
-        tables.append(_counterparts(found))
+    if counterparts := board.counterparts:
+        tables.append(_counterparts(counterparts))
     if innocents := board.innocent_rows:
         headers = ("Task", "Defense", "CACC undefended", "CACC", "CACC lost", "Victims")
         rows = tuple(map(_innocent, innocents))
