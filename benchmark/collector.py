@@ -20,4 +20,20 @@ def no_garbage() -> Iterator[None]:
         yield
     finally:
         if was_enabled:
+            _grow_old()
             gc.enable()
+
+
+def keep_all() -> None:
+    """Never again search what there is by now for garbage. It is for a process of bdbench's own: it is freed when that ends."""
+    gc.freeze()
+
+
+def _grow_old() -> None:
+    """Have the next search pass over what there is by now: it would take a quarter of a second, and another one soon after.
+
+    What Python calls the oldest generation is searched when there is much more of it.
+    """
+    if gc.get_freeze_count() == 0:
+        gc.freeze()
+        gc.unfreeze()  # into the oldest generation

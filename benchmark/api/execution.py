@@ -235,15 +235,16 @@ def _execute_missing(
     cells: list[CellSpec] = [cell for cell in plan.cells if order.force or not results.done(cell.key())]
     if len(cells) < len(plan.cells):
         voice.note(f"{len(plan.cells) - len(cells)} cells are there already; {len(cells)} to run")
-    steps = in_order(steps_of(cells), ExpectedWork(worker.time_limit.parameters))
-    progress = MatrixProgress(
-        len(cells),
-        len(steps) - len(cells),
-        console=voice.console,
-        labels=cell_labels(plan.cells, plan.tunings),
-        steps=steps,
-        status=StatusFile.in_folder(results.place),
-    )
+    with no_garbage():
+        steps = in_order(steps_of(cells), ExpectedWork(worker.time_limit.parameters))
+        progress = MatrixProgress(
+            len(cells),
+            len(steps) - len(cells),
+            console=voice.console,
+            labels=cell_labels(plan.cells, plan.tunings),
+            steps=steps,
+            status=StatusFile.in_folder(results.place),
+        )
     if not cells:
         return Execution(progress, processes=0)
     if order.inline:
