@@ -21,6 +21,8 @@ from bdbench.process_state import put_back, read_settings
 from bdbench.random_state import RandomState, seed_random
 from bdbench.seeds import derive
 
+MOMENT = 1.0  # seconds in which a thread that was told to end does
+
 
 class PluginFault(UsageError):
     """Plugin code did what would have harmed others. While a run is planned this is bad input, later it is a failed cell."""
@@ -58,7 +60,7 @@ def fenced(owner: str, seed: int, *, importing: bool = False) -> Iterator[None]:
         raise PluginFault(_described(owner, error)) from error
     if interrupts:
         raise KeyboardInterrupt
-    left = [thread.name for thread in threading.enumerate() if thread not in threads and not thread.daemon]
+    left = [thread.name for thread in _started_since(threads) if _goes_on(thread)]
     if left:
         warnings.warn(f"{owner} left threads running, which keep the process from ending: {', '.join(left)}", stacklevel=3)
     if changed:
@@ -91,6 +93,16 @@ def refusing(owner: str) -> Iterator[None]:
     except Exception as error:
         raise UsageError(f"{owner}: fails to run: {type(error).__name__}: {' '.join(str(error).split())}") from error
     print(printed.getvalue(), end="", file=sys.stderr)
+
+
+def _started_since(threads: set[threading.Thread]) -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread not in threads and not thread.daemon]
+
+
+def _goes_on(thread: threading.Thread) -> bool:
+    """Whether the thread still runs after a moment: transformers loads weights in a pool whose end it does not wait for."""
+    thread.join(MOMENT)
+    return thread.is_alive()
 
 
 def _described(owner: str, error: BaseException) -> str:

@@ -11,7 +11,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import numpy as np
@@ -227,6 +229,16 @@ def test_threads_that_are_left_running_are_warned_of():
     with pytest.warns(UserWarning, match="'spins' left threads running.*: spinning"), fenced("'spins'", 0):
         threading.Thread(target=end.wait, name="spinning").start()
     end.set()
+
+
+def test_threads_that_are_ending_are_not():
+    """As transformers' when it has loaded weights."""
+    with warnings.catch_warnings(action="error"), fenced("'loads'", 0):
+        pool = ThreadPoolExecutor(2)
+        for _ in range(2):
+            pool.submit(time.sleep, 0.05)
+        pool.shutdown(wait=False)
+        assert any(thread.is_alive() for thread in pool._threads)
 
 
 def test_plugin_code_sees_its_own_name_as_the_command_line():
