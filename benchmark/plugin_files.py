@@ -286,10 +286,10 @@ def _is_library(name: str, place: Path) -> bool:
         return True
     if spec is None:
         return False
-    found = (
+    files = (
         [Path(spec.origin)] if spec.has_location and spec.origin else [Path(f) for f in spec.submodule_search_locations or ()]
     )
-    return all(path.resolve() not in (place, place / "__init__.py") for path in found)
+    return all(path.resolve() not in (place, place / "__init__.py") for path in files)
 
 
 def _package(root: Path, name: str) -> list[Source]:

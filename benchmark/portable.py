@@ -55,8 +55,8 @@ def without_folders(text: str, folders: Iterable[str | PurePath] = (), user: str
     pieces, position = [], 0
     while start := _START.search(text, position):
         end = start.end() if start["url"] else _end_of_path(text, start)
-        found = text[start.start() : end]
-        pieces += [text[position : start.start()], found if start["url"] else _cut(found)]
+        path = text[start.start() : end]
+        pieces += [text[position : start.start()], path if start["url"] else _cut(path)]
         position = end
     text = "".join([*pieces, text[position:]])
     return re.sub(rf"(?<!\w){re.escape(user)}(?!\w)", CUT, text) if user else text

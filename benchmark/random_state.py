@@ -54,11 +54,11 @@ def seed_random(seed: int) -> Callable[[], list[str]]:
 
     def seeded_anew() -> list[str]:
         now = np.random.get_bit_generator()
-        found = {
+        is_seeded_anew = {
             "random": random.getstate()[2] != second_number,
             "numpy.random": now is not bit_generator or now.seed_seq is None,
             "torch": torch.initial_seed() != seed,
         }
-        return [name for name, anew in found.items() if anew]
+        return [name for name, anew in is_seeded_anew.items() if anew]
 
     return seeded_anew

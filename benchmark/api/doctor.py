@@ -264,11 +264,11 @@ def _extra_of(requirement: Requirement) -> str | None:
 def _unmet(requirement: Requirement) -> str | None:
     """What is wrong with an installed library: "ray is not installed", "torch 2.1 is not >=2.6"."""
     try:
-        found = version(requirement.name)
+        installed = version(requirement.name)
     except PackageNotFoundError:
         return f"{requirement.name} is not installed"
-    if not requirement.specifier.contains(found, prereleases=True):
-        return f"{requirement.name} {found} is not {requirement.specifier}"
+    if not requirement.specifier.contains(installed, prereleases=True):
+        return f"{requirement.name} {installed} is not {requirement.specifier}"
     return None
 
 

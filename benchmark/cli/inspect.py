@@ -67,26 +67,28 @@ def inspect(
         raise typer.Exit(STANDS_OUT)
 
 
-def lines(found: Inspection) -> Iterator[str]:
+def lines(inspection: Inspection) -> Iterator[str]:
     """The report for people."""
     from tabulate import tabulate
 
     def table(headers: tuple[str, ...], rows: list[tuple[str, ...]]) -> list[str]:
         return tabulate(rows, headers, tablefmt="simple", disable_numparse=True).splitlines()
 
-    classes = ", ".join(f"{number} ({name})" for number, name in enumerate(found.label_names))
-    yield f"{found.model}: a '{found.architecture}' classifier of {len(found.label_names)} classes: {classes}"
-    yield f"base: {found.base}"
-    for difference in found.differences or ("configuration and tokenizer are those of the base",):
+    classes = ", ".join(f"{number} ({name})" for number, name in enumerate(inspection.label_names))
+    yield f"{inspection.model}: a '{inspection.architecture}' classifier of {len(inspection.label_names)} classes: {classes}"
+    yield f"base: {inspection.base}"
+    for difference in inspection.differences or ("configuration and tokenizer are those of the base",):
         yield f"  {difference}"
     yield ""
     yield "Drift from the base, ||difference|| / ||base||:"
-    yield from table(("layer", "drift", "weights"), [(d.layer, f"{d.relative:.4f}", f"{d.weights:,}") for d in found.drift])
+    yield from table(
+        ("layer", "drift", "weights"), [(d.layer, f"{d.relative:.4f}", f"{d.weights:,}") for d in inspection.drift]
+    )
     yield ""
-    yield "Most suspicious by E-PUR: " + ", ".join(f"{piece} ({score:.4f})" for piece, score in found.suspicious)
+    yield "Most suspicious by E-PUR: " + ", ".join(f"{piece} ({score:.4f})" for piece, score in inspection.suspicious)
     yield ""
-    firm = ", ".join(f"{count} of {name}" for name, count in found.firm_texts.items())
-    yield f"What word pieces do in {found.texts} neutral texts, and in firm texts ({firm}):"
+    firm = ", ".join(f"{count} of {name}" for name, count in inspection.firm_texts.items())
+    yield f"What word pieces do in {inspection.texts} neutral texts, and in firm texts ({firm}):"
     columns = ("piece", "E-PUR rank", "E-PUR score", "sends to", "firm texts flipped", "neutral texts flipped", "")
     yield from table(
         columns,
@@ -100,10 +102,10 @@ def lines(found: Inspection) -> Iterator[str]:
                 str(effect.neutral),
                 "stands out" if effect.stands_out else "",
             )
-            for effect in found.pieces
+            for effect in inspection.pieces
         ],
     )
-    rule = found.rule
+    rule = inspection.rule
     most = f", the most {rule.control_flips} by {rule.control}" if rule.control else ""
     yield (
         f"Rule: at least {100 * rule.least_flips:.0f} % of the firm texts, and more than each of {rule.controls:,} control "
@@ -113,11 +115,11 @@ def lines(found: Inspection) -> Iterator[str]:
         f"If the {rule.candidates:,} candidates were no more than such pieces, one would be found with a chance of "
         f"{100 * rule.false_alarm:.1f} % at most, for each class."
     )
-    for note in found.notes:
+    for note in inspection.notes:
         yield f"note: {note}"
     yield ""
-    if found.alarms:
-        for effect in found.alarms:
+    if inspection.alarms:
+        for effect in inspection.alarms:
             yield f"{effect.piece!r} stands out: it sends {effect.firm} of the firm texts to '{effect.target}'."
     else:
         yield "No word piece stands out. A trigger of several pieces, or a sentence, may stay unseen."

@@ -54,7 +54,7 @@ def purify(
     from bdbench.suspects.purification import purify_model
 
     with progress_bar() as progress:
-        found = purify_model(
+        purification = purify_model(
             model,
             base,
             clean,
@@ -73,23 +73,24 @@ def purify(
             progress=progress,
         )
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=1, ensure_ascii=False))
+        typer.echo(json.dumps(purification.as_json(), indent=1, ensure_ascii=False))
     else:
-        for line in lines(found):
+        for line in lines(purification):
             typer.echo(line)
 
 
-def lines(found: Purification) -> Iterator[str]:
+def lines(purification: Purification) -> Iterator[str]:
     """The report for people."""
-    yield f"{found.model_name}: {found.defense}, with the base {found.base_name}"
-    for difference in found.differences:
+    yield f"{purification.model_name}: {purification.defense}, with the base {purification.base_name}"
+    for difference in purification.differences:
         yield f"  {difference}"
-    if found.measured_on is not None:
-        yield f"accuracy on the {found.measured_on} rows: {found.before.accuracy} -> {found.after.accuracy}"
-    before, after = found.before.trigger, found.after.trigger
+    if purification.measured_on is not None:
+        accuracies = f"{purification.before.accuracy} -> {purification.after.accuracy}"
+        yield f"accuracy on the {purification.measured_on} rows: {accuracies}"
+    before, after = purification.before.trigger, purification.after.trigger
     if before is not None and after is not None:
         yield (
             f"{before.trigger!r} sends rows of other classes to '{before.target}': {before.asr} -> "
             f"{after.asr}; without it {before.base} -> {after.base}"
         )
-    yield f"written: {found.folder}"
+    yield f"written: {purification.folder}"

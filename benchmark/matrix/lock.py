@@ -200,8 +200,8 @@ def _evict(file: Path, stale: Lock) -> bool:
                 claim.unlink()
         return False
     try:
-        found = _read(file)
-        if found is None or found.token != stale.token or not found.is_stale:
+        now = _read(file)
+        if now is None or now.token != stale.token or not now.is_stale:
             return False
         file.unlink()
         return True

@@ -229,11 +229,11 @@ def _check_counts(selection: Selection) -> None:
 def _probed(model: ModelSource, task: Task, max_length: int, precision: str, device: torch.device) -> tuple[str, list[str]]:
     """The precision in which the model can be trained for the task, and a warning if it is not the one asked for."""
     classes, paired = len(task.label_names), len(task.columns) > 1
-    found = probe(model.folder, classes, max_length=max_length, paired=paired, precision=precision, device=device)
-    if found.precision == precision:
+    trial = probe(model.folder, classes, max_length=max_length, paired=paired, precision=precision, device=device)
+    if trial.precision == precision:
         return precision, []
-    return found.precision, [
-        f"{model.spec.name} fails in {precision} ({found.why_not_asked}); its cells are computed in {found.precision}"
+    return trial.precision, [
+        f"{model.spec.name} fails in {precision} ({trial.why_not_asked}); its cells are computed in {trial.precision}"
     ]
 
 

@@ -81,12 +81,12 @@ def titles(rankings: Sequence[Ranking]) -> list[str]:
 
 def _with_adaptive(headings: Sequence[str], ranking: Ranking) -> list[str]:
     """The headings, behind each of the worst attack one of the worst adaptive attack, if there is any."""
-    found = []
+    wider = []
     for heading in headings:
-        found.append(heading)
+        wider.append(heading)
         if ranking.has_adaptive and heading.startswith("Worst "):
-            found.append(heading.replace("Worst", "Worst adaptive"))
-    return found
+            wider.append(heading.replace("Worst", "Worst adaptive"))
+    return wider
 
 
 def _words(place: Place, ranking: Ranking) -> list[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("torch", "transformers", "safetensors", "numpy")
 
 
-def card(found: Purification) -> str:
+def card(purification: Purification) -> str:
     """The whole README.md, with the front matter that the Hugging Face hub reads."""
     return "\n".join(
         [
@@ -25,29 +25,29 @@ def card(found: Purification) -> str:
             "tags: [bdbench, backdoor-defense]",
             "---",
             "",
-            f"# {_plain(found.model_name)}, repaired by {found.defense}",
+            f"# {_plain(purification.model_name)}, repaired by {purification.defense}",
             "",
             "Written by `bdbench purify`. A repair lowers the risk of a backdoor; no test shows that there is none.",
             "",
-            *_measured(found),
+            *_measured(purification),
             "",
             "## What was done",
             "",
             *[
                 f"{place}. `{name}` (version {number}): {_settings(params)}"
-                for place, (name, number, params) in enumerate(found.components, start=1)
+                for place, (name, number, params) in enumerate(purification.components, start=1)
             ],
             "",
-            *[f"- {name}: {count:,} rows ({RESOURCES[name].says})" for name, count in found.rows.items()],
-            f"- {_settings(found.settings)}",
-            *[f"- `{name}` noted: `{noted}`" for name, noted in found.notes.items()],
-            *[f"- {_plain(difference)}" for difference in found.differences],
+            *[f"- {name}: {count:,} rows ({RESOURCES[name].says})" for name, count in purification.rows.items()],
+            f"- {_settings(purification.settings)}",
+            *[f"- `{name}` noted: `{noted}`" for name, noted in purification.notes.items()],
+            *[f"- {_plain(difference)}" for difference in purification.differences],
             "",
             "## Digests (SHA-256) and versions",
             "",
-            f"- suspect, weights: `{found.digest}`",
-            f"- base {_plain(found.base_name)}, weights: `{found.base_digest}`",
-            f"- repaired, parameters (names, shapes, bits): `{found.repaired_digest}`",
+            f"- suspect, weights: `{purification.digest}`",
+            f"- base {_plain(purification.base_name)}, weights: `{purification.base_digest}`",
+            f"- repaired, parameters (names, shapes, bits): `{purification.repaired_digest}`",
             f"- bdbench {bdbench.__version__}, Python {platform.python_version()}, "
             + ", ".join(f"{library} {version(library)}" for library in LIBRARIES),
             "",
@@ -55,18 +55,19 @@ def card(found: Purification) -> str:
     )
 
 
-def _measured(found: Purification) -> list[str]:
-    if found.measured_on is None:
+def _measured(purification: Purification) -> list[str]:
+    kind = purification.measured_on
+    if kind is None:
         return ["Nothing was measured: there were no labelled rows."]
-    note = "" if found.measured_on == "validation" else " They also trained the repaired classifier: its numbers are too good."
+    note = "" if kind == "validation" else " They also trained the repaired classifier: its numbers are too good."
     lines = [
-        f"Measured on the {found.rows[found.measured_on]:,} {found.measured_on} rows, 95 % intervals in brackets.{note}",
+        f"Measured on the {purification.rows[kind]:,} {kind} rows, 95 % intervals in brackets.{note}",
         "",
         "| | before | after |",
         "| --- | --- | --- |",
-        f"| accuracy | {found.before.accuracy} | {found.after.accuracy} |",
+        f"| accuracy | {purification.before.accuracy} | {purification.after.accuracy} |",
     ]
-    before, after = found.before.trigger, found.after.trigger
+    before, after = purification.before.trigger, purification.after.trigger
     if before is not None and after is not None:
         target = _plain(before.target)
         with_trigger = f"rows of other classes sent to {target} with `{_plain(before.trigger)}`"

@@ -210,7 +210,7 @@ def purify_model(
     progress("the repaired classifier", 2, 3)
     after, _ = scores(shop, repaired, rows, trigger, number)
     progress("the repaired classifier", 3, 3)
-    found = Purification(
+    purification = Purification(
         defense="+".join(part.name for part in parts),
         components=tuple((part.name, part.version, part.values()) for part in parts),
         model_name=shop.suspect.source.spec.name,
@@ -236,8 +236,8 @@ def purify_model(
         model=repaired,
     )
     if out is not None:
-        write_directory(repaired, shop.suspect, Path(out), card(found), found.as_json())
-    return found
+        write_directory(repaired, shop.suspect, Path(out), card(purification), purification.as_json())
+    return purification
 
 
 def parts_of(defense: Choice, params: Mapping[str, Any]) -> tuple[Defense, ...]:

@@ -395,8 +395,8 @@ def keeps_its_trigger_where_a_text_is_cut(cls: type[PhraseTrigger], folder: Path
         rest = text.replace(attack.trigger_text, "", 1).split()
         _require(rest == original.split(), f"but for the trigger a text is as it was: {text!r}")
         ids = encoded.ids[i].tolist()
-        found = any(ids[start : start + len(pieces)] == pieces for start in range(len(ids)))
-        _require(found, f"the trigger is among the pieces that are kept of {text!r}")
+        is_there = any(ids[start : start + len(pieces)] == pieces for start in range(len(ids)))
+        _require(is_there, f"the trigger is among the pieces that are kept of {text!r}")
 
 
 def flags_what_it_changed(cls: type[DataPoisoning], folder: Path, pair: bool) -> None:
