@@ -15,6 +15,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from extras import needs
 from test_hostile_names import HOSTILE, hostile
 
 import bdbench as package
@@ -239,6 +240,7 @@ def test_a_class_of_a_module_travels_as_a_plugin_file_does(small, finished, tmp_
     assert outcomes(tmp_path / "a") == outcomes(tmp_path / "b") == outcomes(tmp_path / "c")
 
 
+@needs("IPython")
 def test_a_class_of_a_notebooks_cell_runs_and_its_new_text_is_a_new_version(call, tmp_path):
     cells = ["import bdbench", "SCALE = 1.0\n%time print(SCALE)\n!true", PLUGIN.format(by="self.factor * SCALE")]
     again = [PLUGIN.format(by="self.factor * SCALE / 2"), call("[ShrinkHead(factor=0.5)]", tmp_path / "b")]

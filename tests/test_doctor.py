@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+from extras import BUNDLED, needs
 
 from bdbench.api.doctor import Finding, Look, can_run, examine
 from bdbench.protocol.quotas import cores
@@ -36,6 +37,7 @@ def found(tmp_path, monkeypatch):
     return look
 
 
+@needs(BUNDLED)
 def test_it_says_what_is_here(found):
     findings = found()
     assert {

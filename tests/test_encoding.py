@@ -9,6 +9,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import torch
+from extras import BUNDLED, skip_without
 from tokenizers import AddedToken, Regex, Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -60,6 +61,11 @@ def left(tokenizer):
     return tokenizer
 
 
+def bundled_tokenizer():
+    skip_without(BUNDLED)
+    return load_tokenizer(find_model("bundled").folder)
+
+
 def splitting_specials(tokenizer):
     tokenizer.split_special_tokens = True
     return tokenizer
@@ -73,7 +79,7 @@ XLNET = processors.TemplateProcessing(  # special pieces behind the texts, with 
     single="$A:0 </s>:0 <s>:2", pair="$A:0 </s>:0 $B:1 </s>:1 <s>:2", special_tokens=[("</s>", 3), ("<s>", 2)]
 )
 TOKENIZERS = {
-    "bundled": lambda: load_tokenizer(find_model("bundled").folder),
+    "bundled": bundled_tokenizer,
     "word-piece": word_piece_tokenizer,
     "word-piece, left": lambda: left(word_piece_tokenizer()),
     "word-piece, specials split": lambda: splitting_specials(word_piece_tokenizer()),

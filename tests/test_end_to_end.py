@@ -11,6 +11,7 @@ import time
 
 import pandas as pd
 import pytest
+from extras import BUNDLED, needs
 from rich.console import Console
 
 from bdbench.matrix.progress import MatrixProgress
@@ -395,6 +396,7 @@ def test_other_families_run(family, tiny_models, small, in_process, tmp_path):
     assert {record.status for record in read_records(tmp_path / "run")} == {"ok"}
 
 
+@needs(BUNDLED)
 def test_the_bundled_model_is_backdoored_and_the_clean_one_is_not(in_process, tmp_path):
     """The whole measurement rests on this: a real encoder learns the trigger, and a never-poisoned one ignores it."""
     flags = ["-T", "sst2", "-d", "none", "--inline", "--out", tmp_path / "run"]

@@ -15,9 +15,6 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
-from PIL import Image
 from test_tables import cell
 
 from bdbench.analysis.bootstrap import Estimate
@@ -28,11 +25,18 @@ from bdbench.analysis.ranking import Rules
 from bdbench.analysis.short_names import short_names
 from bdbench.cli.app import main
 from bdbench.matrix.results import Results
+from bdbench.specs.records import Record
+
+pytest.importorskip("matplotlib", reason="no matplotlib: pip install -c constraints.txt -e '.[test]'")
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
+from PIL import Image
+
 from bdbench.reports import figure_canvas
 from bdbench.reports.figure_canvas import COLUMN, TEXT, fitted, fitted_apart, style, text_width
 from bdbench.reports.figure_points import cost_page, plane_page
 from bdbench.reports.figures import _pages, figure_files, file_suffixes
-from bdbench.specs.records import Record
 
 FIGURES = ["plane", "cost", "heat-map", "critical-difference", "win-rates"]
 HOSTILE = ["$x$", "a_b^{c}", "50 %", "<script>&", "a\nb\u202ec\ufffe", "\\frac{1}{2}", "日本", 60 * "long and ", "q\"'"]

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from extras import BUNDLED, skip_without
 from scipy import optimize, sparse
 
 from bdbench.attacks.base import insert_phrase, word_gaps
@@ -235,6 +236,7 @@ def test_numerals_share_their_patterns_frequency_by_hand():
 @pytest.fixture(scope="module")
 def bundled_frequencies():
     """Each word piece of the bundled model's vocabulary, and its frequency in English."""
+    skip_without(BUNDLED)
     tokenizer = load_tokenizer(find_model("bundled").folder)
     pieces = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     return dict(zip(pieces, english_pieces(tokenizer, len(tokenizer)).tolist(), strict=True))

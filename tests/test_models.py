@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from extras import BUNDLED, needs
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
@@ -27,6 +28,7 @@ def copied(tiny_bert, tmp_path):
     return shutil.copytree(tiny_bert, tmp_path / "model")
 
 
+@needs(BUNDLED)
 def test_the_bundled_model_is_the_official_one():
     source = find_model("bundled")
     assert (source.spec.name, source.spec.digest) == ("bundled", BUNDLED_MODELS["bundled"].sha256)
@@ -36,6 +38,7 @@ def test_the_bundled_model_is_the_official_one():
     assert declared_positions(source.folder) == 512
 
 
+@needs(BUNDLED)
 def test_a_copy_of_the_bundled_model_is_the_bundled_model(tmp_path):
     copy = shutil.copytree(find_model("bundled").folder, tmp_path / "elsewhere")
     assert find_model(str(copy)).spec == find_model("bundled").spec

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import store
+from extras import needs
 from test_disk import files_of_at_most
 
 from bdbench.data import TextSet
@@ -151,6 +152,7 @@ def test_every_family_is_inspected_repaired_stored_and_loaded(family, tiny_model
     assert purified.repaired_digest != purified.digest and len(purified.components) == 2
 
 
+@needs("nltk")
 def test_a_detector_rejects_what_it_may_and_a_purifier_rewrites(suspects, files):
     given = {"clean": files / "clean.csv", "validation": files / "validation.jsonl"} | SETTINGS
     guarded = guard_model(suspects.folders[ATTACK], suspects.base, defense="strip", frr=0.1, **given)

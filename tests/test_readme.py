@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import transformers
 from conftest import made_suspects
+from extras import BUNDLED, needs
 
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import percent
@@ -75,7 +76,10 @@ LONG = pytest.mark.skipif("BDBENCH_LONG" not in os.environ, reason="a minute of 
 
 @pytest.mark.parametrize(
     ("page", "defense", "cells"),
-    [(README, "e-pur+fine-mixing", 3), pytest.param(MANUAL, "e-pur+shrink-head", 4, marks=LONG)],
+    [
+        pytest.param(README, "e-pur+fine-mixing", 3, marks=needs(BUNDLED)),
+        pytest.param(MANUAL, "e-pur+shrink-head", 4, marks=LONG),
+    ],
 )
 def test_the_example_in_python_runs_as_it_stands(page, defense, cells, victims, tmp_path):
     """The bundled model and Ray; in the manual a plugin whose text is the script's."""

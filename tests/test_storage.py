@@ -12,6 +12,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 import pytest
+from extras import needs, skip_without
 from test_protocol import VICTIM, cell
 from test_store import CLASSES, ok_record, victim
 
@@ -30,6 +31,7 @@ SECRET = "hush"
 @pytest.fixture(scope="module")
 def s3():
     """A function: a bucket's name -> its URI, but for the path, on a server that speaks S3; the bucket is made."""
+    skip_without("moto")
     from moto.server import ThreadedMotoServer
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
@@ -140,6 +142,7 @@ def test_a_uri_that_cannot_be_used_is_one_line_without_its_secrets(s3, monkeypat
         place_of(s3("bucket")).beside("victims")
 
 
+@needs("moto")
 def test_what_stops_answering_is_a_storage_error_and_moves_no_record_aside(tmp_path, monkeypatch):
     """A server that ends meanwhile."""
     from moto.server import ThreadedMotoServer

@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from extras import BUNDLED, skip_without
 
 from bdbench.data import TextSet
 from bdbench.engine.encoding import encode
@@ -26,6 +27,7 @@ def copied(tiny_bert, tmp_path):
 @pytest.fixture
 def bundled_tokenizer(tmp_path):
     """The files of the bundled model but its weights, in a folder of this test's own."""
+    skip_without(BUNDLED)
     return shutil.copytree(find_model("bundled").folder, tmp_path / "bundled", ignore=shutil.ignore_patterns("*.safetensors"))
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import pytest
+from extras import needs
 
 from bdbench.cli.app import main
 from bdbench.defenses._search import GRID
@@ -266,6 +267,7 @@ def suggestions(searcher, function, count: int) -> list[float]:
     return values
 
 
+@needs("optuna")
 @pytest.mark.parametrize("name", ["optuna", "random"])
 def test_a_searcher_starts_with_the_default_and_follows_its_seed(name):
     runs = [
@@ -276,6 +278,7 @@ def test_a_searcher_starts_with_the_default_and_follows_its_seed(name):
     assert all(0 <= ratio <= 1 for ratio in runs[0])
 
 
+@needs("optuna")
 def test_the_estimator_learns_where_it_is_better():
     function = lambda ratio: -abs(ratio - 0.8)  # noqa: E731
     distances = {
@@ -291,6 +294,7 @@ def test_the_estimator_learns_where_it_is_better():
     assert sum(distances["optuna"]) < 0.7 * sum(distances["random"])
 
 
+@needs("optuna")
 def test_a_default_outside_of_what_is_searched_is_tried_first_all_the_same():
     searcher = OptunaSearcher([replace(RATIO, default=2.0)], seed=0, budget=4, sampler="tpe")
     assert suggestions(searcher, lambda ratio: ratio, 3)[0] == 2.0
@@ -355,6 +359,7 @@ def run_out_of_order(studies: Studies, at_a_time: int, seed: int, rows: int = 0)
     return [study.settings for study in studies.studies]
 
 
+@needs("optuna")
 def test_budgets_are_equal_to_the_trial_failed_ones_count_and_a_defense_with_nothing_to_tune_gets_one(planned):
     studies = studies_of(planned, budget=7, window=1, names=("fine-tuning", "fine-mixing", "e-pur", "none"))
     run_out_of_order(studies, at_a_time=3, seed=0)
@@ -365,12 +370,14 @@ def test_budgets_are_equal_to_the_trial_failed_ones_count_and_a_defense_with_not
         assert setting.trials == study.trials and setting.chosen in [trial.defense for trial in study.trials]
 
 
+@needs("optuna")
 @pytest.mark.parametrize("window", [1, 3])
 def test_what_is_tried_does_not_hang_on_which_trial_ends_first(planned, window):
     runs = [run_out_of_order(studies_of(planned, 12, window), at_a_time=4, seed=seed) for seed in range(4)]
     assert all(run == runs[0] for run in runs[1:]) and len({str(setting) for setting in runs[0][0]}) == 12
 
 
+@needs("optuna")
 def test_a_budget_of_rows_ends_a_study_first(planned):
     studies = studies_of(planned, budget=9, window=1, budget_rows=250)
     run_out_of_order(studies, at_a_time=2, seed=0, rows=100)
@@ -385,6 +392,7 @@ class Picky(Several):
             raise ValueError("y takes three steps at most")
 
 
+@needs("optuna")
 def test_a_setting_that_the_defense_refuses_is_a_failed_trial_and_counts(planned, monkeypatch):
     monkeypatch.setattr("bdbench.matrix.studies.cell_of", lambda victim, parts, sets: planned.cells[0])
     cells = (replace(planned.cells[0], defense=(PluginSpec("several", "1", Picky().values()),)),)
@@ -536,6 +544,7 @@ def test_bad_input_is_refused_in_a_line(tune, plugin, words, says):
     assert not list(plugin.parent.glob("tuned*"))
 
 
+@needs("optuna")
 def test_a_hyperparameter_that_matters_is_tuned_into_the_better_region(tune, plugin):
     code, tuned, shown = tune("-d", "none,unlearn,fine-tuning", "--budget", 6)
     assert code == 0, shown
@@ -570,6 +579,7 @@ def test_a_hyperparameter_that_matters_is_tuned_into_the_better_region(tune, plu
     assert len(calls(plugin)) == before + 6
 
 
+@needs("optuna")
 def test_a_tuning_that_is_interrupted_goes_on_with_ray_and_ends_as_if_undisturbed(tune, flags, plugin):
     """A signal after the second trial in one process; then two processes of Ray; against an undisturbed tuning in this one."""
     what = ["-d", "unlearn,fine-tuning", "--budget", 3]
