@@ -181,7 +181,8 @@ def _plugin(plugin: PluginSpec, name: str) -> str:
 
 
 def _assignments(values: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value}" for name, value in values.items())
+    """By name: a run has them as the plugin declares them, and a record that was read back as JSON sorts them."""
+    return ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
 
 
 def _metrics(metrics: Mapping[str, Metric]) -> list[str]:
