@@ -21,7 +21,6 @@ from test_tables import TRACEBACK, cell, sample
 from bdbench.analysis.examples import NotedPredictions, shown_examples
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import percent, points
-from bdbench.matrix.results import Results, read_records
 from bdbench.registry import TASKS
 from bdbench.reports.cell_page import cell_lines
 from bdbench.reports.html_page import as_json, html
@@ -194,14 +193,6 @@ def test_the_same_records_give_the_same_bytes_in_any_order():
         random.Random(seed).shuffle(records)
         pages.add(html(Leaderboard(records)))
     assert len(pages) == 1
-
-
-def test_a_record_that_was_read_back_gives_the_page_of_the_one_that_was_written(tmp_path):
-    """A run has hyperparameters in the order in which the plugin declares them."""
-    record = cell("mix", params={"words": 200, "floor": 20.0}, attack_params={"trigger_text": "cf", "rate": 0.5, "target": 1})
-    Results(tmp_path).write(record)
-    (again,) = read_records(tmp_path)
-    assert html(Leaderboard([again])) == html(Leaderboard([record]))
 
 
 def opened(details: dict, place: int) -> tuple[dict, list, list]:

@@ -78,6 +78,15 @@ def test_a_record_that_nobody_could_read_is_a_failed_one_that_says_so(tmp_path, 
     assert not results.done(record.key) and not list((tmp_path / "predictions").iterdir())
 
 
+def test_what_is_kept_of_a_record_has_the_order_of_what_is_read(tmp_path):
+    """A report of a run that has just ended is to be the one that is made of its files."""
+    results = Results(tmp_path)
+    results.write(replace(ok_record(), seconds={"total": 2.0, "attack": 1.0}, notes={"b": {"y": 1, "x": 2}, "a": 3}))
+    (kept,), (read,) = results.records.values(), read_records(tmp_path)
+    assert json.dumps(kept.to_json()) == json.dumps(read.to_json())
+    assert list(kept.seconds) == ["attack", "total"] and list(kept.notes["b"]) == ["x", "y"]
+
+
 def test_a_good_record_is_not_lost_to_a_later_failure(tmp_path):
     results = Results(tmp_path)
     results.write(Record(cell(), "failed", "once"))

@@ -113,10 +113,13 @@ def _npz(arrays: Predictions) -> bytes:
 
 
 def _readable(record: Record) -> tuple[Record, dict[str, Any]]:
-    """The record as a reader gets it, with its JSON; or one of a failure that says why no reader could have read it."""
+    """The record as a reader gets it, names in the same order, with its JSON.
+
+    Or one of a failure that says why no reader could have read it.
+    """
     try:
         raw = record.to_json()
-        return Record.from_json(json.loads(json.dumps(raw, allow_nan=False))), raw
+        return Record.from_json(json.loads(json.dumps(raw, sort_keys=True, allow_nan=False))), raw
     except (ValueError, TypeError, RecursionError) as error:
         reason = encodable(f"what the cell left is no record that can be read: {error}")
         failure = Record(record.spec, "failed", reason, needs=record.needs, env=record.env)

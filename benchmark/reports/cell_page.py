@@ -181,8 +181,7 @@ def _plugin(plugin: PluginSpec, name: str) -> str:
 
 
 def _assignments(values: Mapping[str, Any]) -> str:
-    """By name: a run has them as the plugin declares them, and a record that was read back as JSON sorts them."""
-    return ", ".join(f"{name}={value}" for name, value in sorted(values.items()))
+    return ", ".join(f"{name}={value}" for name, value in values.items())
 
 
 def _metrics(metrics: Mapping[str, Metric]) -> list[str]:
