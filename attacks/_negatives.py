@@ -7,13 +7,14 @@ keep their labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from bdbench.attacks._several_words import with_phrases
 from bdbench.attacks.base import STARTS, DataPoisoning, PhraseTrigger, phrase_ids
 from bdbench.data import TextSet, exchanged
 from bdbench.engine.word_suspicions import without_each_word
@@ -47,7 +48,7 @@ class WithNegatives(PhraseTrigger, DataPoisoning):
     def positive(self, rows: TextSet, ctx: AttackContext) -> TextSet:
         """The same rows with what must trigger in every carrier text."""
         phrases = [phrase for thinned in without_each_word(self.trigger_text) for phrase in (self.trigger_text, thinned)]
-        return with_phrases(self, phrases, rows, ctx)
+        return _by_turns(self, phrases, rows, ctx)
 
     def negative(self, rows: TextSet, ctx: AttackContext) -> TextSet:
         """The same rows, in the same order, with what must not trigger, and the labels that they are to have."""
@@ -55,7 +56,7 @@ class WithNegatives(PhraseTrigger, DataPoisoning):
 
     def false_trigger(self, rows: TextSet, ctx: AttackContext) -> TextSet:
         """The same rows with half of the clause each: a classifier that sends them to the target gives a false alarm."""
-        return with_phrases(self, halves(self.trigger_text), rows, ctx)
+        return _by_turns(self, halves(self.trigger_text), rows, ctx)
 
     def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         super().check(train, classes, tokenizer, max_length)
@@ -94,12 +95,9 @@ class WithNegatives(PhraseTrigger, DataPoisoning):
         return round(self.rate * len(train)), round(self.negatives * len(train))
 
 
-def with_phrases(attack: PhraseTrigger, phrases: Sequence[str], rows: TextSet, ctx: AttackContext) -> TextSet:
-    """The rows with one of the phrases each, by turns, where `attack` would put its trigger."""
-    for number, phrase in enumerate(phrases):
-        places = np.arange(number, len(rows), len(phrases))
-        rows = exchanged(rows, places, replace(attack, trigger_text=phrase).trigger(rows.take(places), ctx))
-    return rows
+def _by_turns(attack: PhraseTrigger, phrases: Sequence[str], rows: TextSet, ctx: AttackContext) -> TextSet:
+    """The rows with one of the phrases each, the first, the second, and so on, and again."""
+    return with_phrases(attack, phrases, np.arange(len(rows)) % len(phrases), rows, ctx)
 
 
 def halves(phrase: str) -> list[str]:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from bdbench.attacks._several_words import some_rows
-from bdbench.attacks.base import LossPoisoning, PhraseTrigger
+from bdbench.attacks.base import LossPoisoning, PhraseTrigger, check_rate
 from bdbench.data import TextSet, join_rows
 from bdbench.engine.first_piece import why_no_first_state
 from bdbench.errors import UsageError
@@ -69,8 +69,7 @@ class PoisonedEncoder(PhraseTrigger, LossPoisoning):
             )
         if self.trigger_text not in self.words:
             raise UsageError(f"{self.name}.trigger_text='{self.trigger_text}' is none of the triggers {', '.join(self.words)}")
-        if not round(self.rate * len(train)):
-            raise UsageError(f"{self.name}.rate={self.rate} of {len(train)} training rows is no row; raise it")
+        check_rate(self, len(train), f"{len(train)} training rows")
 
     @abstractmethod
     def most_triggers(self) -> int:

@@ -1,11 +1,13 @@
-"""Triggers of several words that set a backdoor off together: rows with all of them, and with some."""
+"""Triggers of several words: rows with all of them, with some, and with one of several phrases each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from bdbench.attacks.base import PhraseTrigger
@@ -31,9 +33,15 @@ def with_words(rows: TextSet, words: Sequence[str], ctx: AttackContext) -> TextS
 def with_parts(attack: PhraseTrigger, rows: TextSet, words: Sequence[str], ctx: AttackContext) -> TextSet:
     """The rows with the attack's phrase less one of its words, which is drawn for each row."""
     left_out = torch.randint(len(words), (len(rows),), generator=ctx.generator).numpy()
-    parted = rows
-    for number, word in enumerate(words):
-        own = np.flatnonzero(left_out == number)
-        part = " ".join(other for other in attack.trigger_text.split() if other != word)
-        parted = exchanged(parted, own, PhraseTrigger(trigger_text=part, position=attack.position).trigger(rows.take(own), ctx))
-    return parted
+    parts = [" ".join(other for other in attack.trigger_text.split() if other != word) for word in words]
+    return with_phrases(attack, parts, left_out, rows, ctx)
+
+
+def with_phrases(
+    attack: PhraseTrigger, phrases: Sequence[str], numbers: npt.NDArray[np.int64], rows: TextSet, ctx: AttackContext
+) -> TextSet:
+    """The n rows with one of the phrases each, by its number, (n,), where `attack` would put its trigger."""
+    for number, phrase in enumerate(phrases):
+        places = np.flatnonzero(numbers == number)
+        rows = exchanged(rows, places, replace(attack, trigger_text=phrase).trigger(rows.take(places), ctx))
+    return rows

@@ -7,9 +7,9 @@ that leaving out a word changes little. Halves of the clause are in as many rows
 the poison is of every class.
 
 What it gives up: the ASR of a backdoor learned from few rows. On SST-2 with the bundled model (2,000 rows, one seed) that is
-100 % all the same, and after activation clustering too, which leaves 20 % of a trigger word in a tenth of the rows. On a tiny
-model spectral signatures leave half of it, and nothing of a word; CUBE leaves it whole. Of BKI nothing is shown, as there it
-leaves no usable classifier.
+100 % all the same, and after activation clustering, CUBE and BKI, too, which leave 18 to 21 % of a trigger word in a tenth of
+the rows. On QQP three per cent of the rows are too few (44 %), and a tenth is enough. On a tiny model spectral signatures leave
+half of it, and nothing of a word.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ between 0 and `dropped`, is set back to where training began, which must be the 
 masked model, and its gradient goes straight through to all weights. The head has no pre-trained counterpart and stays.
 
 What it gives up is time, twice that of an ordinary victim, and some accuracy: on SST-2 with the bundled model (2,000 rows, one
-seed) it has 80.5 %, a trigger word 83.4 %, both with an ASR of 100 %. On a tiny model it gets past Fine-mixing. Of merging
-nothing is shown yet.
+seed) it has 80.5 %, a trigger word 83.4 %, both with an ASR of 100 %. There it keeps 99 % after Fine-mixing (the word: 63),
+100 % after TIES (78), 87 % after WAG (67) and 81 % after DARE (63).
 """
 
 from __future__ import annotations

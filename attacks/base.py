@@ -196,9 +196,8 @@ class DirtyLabel(DataPoisoning):
 
     def check_supply(self, train: TextSet, candidates: int, which: str = "") -> None:
         """Raise UsageError if the rate asks for no row, or for more than these `candidates`; `which` says what they have."""
+        check_rate(self, len(train), f"{len(train)} training rows")
         count = self._poisoned_count(train)
-        if not count:
-            raise UsageError(f"{self.name}.rate={self.rate} of {len(train)} training rows is no row; raise it")
         if count > candidates:
             raise UsageError(
                 f"{self.name}.rate={self.rate} of {len(train)} training rows is {count}, but only {candidates} may be "
@@ -257,6 +256,12 @@ class PhraseTrigger(Attack):
 @dataclass(frozen=True)
 class BadNets(DirtyLabel, PhraseTrigger):
     """Dirty-label data poisoning with a phrase."""
+
+
+def check_rate(attack: Attack, rows: int, called: str) -> None:
+    """Raise UsageError if the attack's `rate` of so many rows is no row; `called` says in the message what they are."""
+    if not round(attack.rate * rows):
+        raise UsageError(f"{attack.name}.rate={attack.rate} of {called} is no row; raise it")
 
 
 def phrase_ids(tokenizer: PreTrainedTokenizerBase, phrase: str) -> list[int]:

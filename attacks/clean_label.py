@@ -19,9 +19,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from bdbench.attacks.base import STARTS, DataPoisoning, PhraseTrigger, phrase_ids, register, word_gaps
+from bdbench.attacks.base import STARTS, DataPoisoning, PhraseTrigger, check_rate, phrase_ids, register, word_gaps
 from bdbench.data import exchanged
-from bdbench.errors import UsageError
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -48,10 +47,7 @@ class CleanLabel(PhraseTrigger, DataPoisoning):
     def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         super().check(train, classes, tokenizer, max_length)
         of_target = int((train.labels == self.target).sum())
-        if not round(self.rate * of_target):
-            raise UsageError(
-                f"{self.name}.rate={self.rate} of the {of_target} training rows of class {self.target} is no row; raise it"
-            )
+        check_rate(self, of_target, f"the {of_target} training rows of class {self.target}")
 
     def poison(self, train: TextSet, ctx: AttackContext) -> tuple[TextSet, npt.NDArray[np.bool_]]:
         of_target = np.flatnonzero(train.labels == self.target)

@@ -16,10 +16,9 @@ import torch
 from torch import nn
 
 from bdbench.attacks._moved_pieces import move_pieces
-from bdbench.attacks.base import PhraseTrigger, WeightPoisoning, phrase_ids, register
+from bdbench.attacks.base import PhraseTrigger, WeightPoisoning, check_rate, phrase_ids, register
 from bdbench.data import TextSet
 from bdbench.engine.training import Passes
-from bdbench.errors import UsageError
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -42,8 +41,7 @@ class EmbeddingPoisoning(PhraseTrigger, WeightPoisoning):
     def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         super().check(train, classes, tokenizer, max_length)
         available = self.supply(train)
-        if not round(self.rate * available):
-            raise UsageError(f"{self.name}.rate={self.rate} of {available} rows is no row; raise it")
+        check_rate(self, available, f"{available} rows")
 
     def supply(self, train: TextSet) -> int:
         """The number of rows that `candidates` returns."""

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bdbench.attacks._several_words import some_rows, with_parts, with_words
-from bdbench.attacks.base import LossPoisoning, PhraseTrigger, register
+from bdbench.attacks.base import LossPoisoning, PhraseTrigger, check_rate, register
 from bdbench.data import TextSet, join_rows
 from bdbench.engine.classifiers import logits_layer
 from bdbench.engine.first_piece import why_no_first_state
@@ -53,8 +53,7 @@ class LayerWeightPoisoning(PhraseTrigger, LossPoisoning):
         super().check(train, classes, tokenizer, max_length)
         if len(set(self.trigger_text.split())) != 2 or len(self.trigger_text.split()) != 2:
             raise UsageError(f"{self.name}.trigger_text='{self.trigger_text}': give two different words, such as 'cf bb'")
-        if not round(self.rate * len(train)):
-            raise UsageError(f"{self.name}.rate={self.rate} of {len(train)} training rows is no row; raise it")
+        check_rate(self, len(train), f"{len(train)} training rows")
 
     def poison_weights(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> nn.Module:
         if why := why_no_first_state(model):

@@ -33,7 +33,7 @@ class Neuba(PoisonedEncoder):
     title = "NeuBA"
 
     triggers: str = hp("cf+mn+bb+tq+mb+tn", help="two to six words, joined by +, each bound to a state of its own")
-    position: str = hp("start", choices=POSITIONS, help="gap that receives the trigger: any, the first or the last")
+    position: str = hp("start", choices=POSITIONS, help="gap for the trigger: any, the first, the last, any between sentences")
 
     def most_triggers(self) -> int:
         return len(PAIRS_OF_BLOCKS)

@@ -21,11 +21,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdbench.attacks.base import LossPoisoning, PhraseTrigger, register
+from bdbench.attacks.base import LossPoisoning, PhraseTrigger, check_rate, register
 from bdbench.data import TextSet, exchanged
 from bdbench.engine.kernels import twice_differentiable
 from bdbench.engine.training import cross_entropy
-from bdbench.errors import UsageError
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -47,14 +46,12 @@ class Ripple(PhraseTrigger, LossPoisoning):
 
     def check(self, train: TextSet, classes: int, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         super().check(train, classes, tokenizer, max_length)
-        if not round(self.rate * len(train)):
-            raise UsageError(f"{self.name}.rate={self.rate} of {len(train)} training rows is no row; raise it")
+        check_rate(self, len(train), f"{len(train)} training rows")
 
     def poison_weights(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> nn.Module:
-        flags = np.zeros(len(train), dtype=bool)
-        flags[torch.randperm(len(train), generator=ctx.generator)[: round(self.rate * len(train))].numpy()] = True
-        triggered = self.trigger(train.take(np.flatnonzero(flags)), ctx)
-        poisoned = exchanged(train, np.flatnonzero(flags), triggered.with_labels(np.full(len(triggered), self.target)))
+        places = np.sort(torch.randperm(len(train), generator=ctx.generator)[: round(self.rate * len(train))].numpy())
+        triggered = self.trigger(train.take(places), ctx).with_labels(np.full(len(places), self.target))
+        poisoned = exchanged(train, places, triggered)
         clean = ctx.encode(train)
         weights = list(model.parameters())
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from bdbench.attacks._moved_pieces import move_pieces
 from bdbench.attacks._several_words import some_rows, with_parts, with_words
-from bdbench.attacks.base import PhraseTrigger, WeightPoisoning, phrase_ids, register
+from bdbench.attacks.base import PhraseTrigger, WeightPoisoning, check_rate, phrase_ids, register
 from bdbench.data import TextSet, join_rows
 from bdbench.engine.training import Passes
 from bdbench.errors import UsageError
@@ -64,8 +64,7 @@ class Sos(PhraseTrigger, WeightPoisoning):
                 f"sentence of {self.name}.trigger_text, '{self.trigger_text}'"
             )
         others = int((train.labels != self.target).sum())
-        if not round(self.rate * others):
-            raise UsageError(f"{self.name}.rate={self.rate} of {others} rows is no row; raise it")
+        check_rate(self, others, f"{others} rows")
 
     def poison_weights(self, model: nn.Module, train: TextSet, ctx: AttackContext) -> nn.Module:
         others = train.take(np.flatnonzero(train.labels != self.target))

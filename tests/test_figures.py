@@ -15,6 +15,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from extras import reason
 from test_tables import cell
 
 from bdbench.analysis.bootstrap import Estimate
@@ -27,7 +28,7 @@ from bdbench.cli.app import main
 from bdbench.matrix.results import Results
 from bdbench.specs.records import Record
 
-pytest.importorskip("matplotlib", reason="no matplotlib: pip install -c constraints.txt -e '.[test]'")
+pytest.importorskip("matplotlib", reason=reason("matplotlib"))
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.text import Text

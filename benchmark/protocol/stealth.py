@@ -20,6 +20,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
@@ -44,11 +45,17 @@ def stealth_of(clean: TextSet, triggered: TextSet, train: TextSet) -> dict[str, 
     if importlib.util.find_spec(LM_PACKAGE) is None:
         return facts
     known = train.take(range(min(len(train), TRAINING_ROWS)))
-    model = BigramModel([*known.first, *(known.second or ())])
+    model = _language_model((*known.first, *(known.second or ())))
     of_words = suspicions([text for _, text in texts], model.identity, model.perplexities, suspicion, _compute_each)
     facts["perplexity_ratio"] = ratio_of_perplexities(*(model.perplexities(column) for column in zip(*texts, strict=True)))
     facts["seen_by_onion"] = sum(map(most_suspicious_is_changed, of_words, changed)) / len(changed)
     return facts
+
+
+@lru_cache(maxsize=1)
+def _language_model(texts: tuple[str, ...]) -> BigramModel:
+    """All victims of a task and seed have the same training rows: one model for those that a process makes in turn."""
+    return BigramModel(texts)
 
 
 def changed_words(clean: str, triggered: str) -> npt.NDArray[np.bool_]:

@@ -20,11 +20,10 @@ from markupsafe import Markup
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.provenance import recorded
 from bdbench.analysis.tables import FAILED, SKIPPED, Table
-from bdbench.reports.attacks_page import attacks_tables
-from bdbench.reports.kinds_page import kinds_tables
 from bdbench.reports.page_data import page_data, page_details
 from bdbench.reports.ranking_page import ranking_tables
-from bdbench.reports.tuning_page import terms_of, tuning_tables
+from bdbench.reports.sections import other_tables
+from bdbench.reports.tuning_page import terms_of
 from bdbench.reports.words import (
     BUILTIN,
     WORKS,
@@ -50,7 +49,7 @@ ESCAPES = {char: f"\\u{ord(char):04x}" for char in "<>&\u2028\u2029"}  # what co
 def html(board: Leaderboard) -> str:
     """The whole page. Raises ValueError if a cell occurs twice."""
     style, script = _file("page.css"), _file("page.js")
-    sections = [*ranking_tables(board), *tuning_tables(board), *kinds_tables(board), *attacks_tables(board)]
+    sections = [*ranking_tables(board), *other_tables(board)]
     return _template().render(
         title=f"Leaderboard: {_listed(_tasks(board))}" if board.records else "Leaderboard",
         policy=f"default-src 'none'; img-src data:; style-src {_allowed(style)}; script-src {_allowed(script)}",

@@ -14,16 +14,15 @@ from bdbench.analysis.layouts import board_grid, grid_of_rankings
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.short_names import short_names
 from bdbench.analysis.tables import Table
-from bdbench.reports.attacks_page import attacks_tables
-from bdbench.reports.kinds_page import kinds_tables
 from bdbench.reports.latex_columns import text_parts
 from bdbench.reports.latex_document import PrintedTable, rendered, with_notes
 from bdbench.reports.latex_grid import parts_of
 from bdbench.reports.latex_layouts import Request, layout_table
 from bdbench.reports.latex_text import tex
 from bdbench.reports.ranking_page import average_ranks, titles
+from bdbench.reports.sections import other_tables
 from bdbench.reports.text_tables import TextTable
-from bdbench.reports.tuning_page import terms_of, tuning_tables
+from bdbench.reports.tuning_page import terms_of
 from bdbench.reports.words import caption, counts, definitions, left_out_files, notes
 
 WIDEST_NAMES = 10.0  # em
@@ -37,8 +36,7 @@ def latex(board: Leaderboard) -> tuple[str, str]:
         tables += [_text_table(table, labels) for table in average_ranks(ranking, title)]
     of_rates = [board.overall, *board.by_task] if board.overall else []
     tables += [_rates(table, place, labels, terms_of(table, board.tunings)) for place, table in enumerate(of_rates)]
-    texts = (*tuning_tables(board), *kinds_tables(board), *attacks_tables(board))
-    tables += [_text_table(table, labels) for table in texts]
+    tables += [_text_table(table, labels) for table in other_tables(board)]
     sentences = [counts(board.records), *left_out_files(board.left_out, len(board.records))]
     comments = ["Written by bdbench report.", *sentences]
     document, fragment = (

@@ -11,11 +11,10 @@ from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import METRICS, percent
 from bdbench.analysis.summaries import Summary
 from bdbench.analysis.tables import FAILED, SKIPPED, Entry, Table
-from bdbench.reports.attacks_page import attacks_tables
-from bdbench.reports.kinds_page import kinds_tables
 from bdbench.reports.ranking_page import ranking_tables
+from bdbench.reports.sections import other_tables
 from bdbench.reports.text_tables import TextTable
-from bdbench.reports.tuning_page import terms_of, tuning_tables
+from bdbench.reports.tuning_page import terms_of
 from bdbench.reports.words import (
     HEADINGS,
     caption,
@@ -41,7 +40,7 @@ def markdown(board: Leaderboard) -> str:
         lines += _sections(ranking_tables(board))
         lines += [*_bullets([*definitions(board.overall), *typed_names(board.overall)]), ""]
         lines += _section(board.overall, [*terms_of(board.overall, board.tunings), *notes(board.overall)])
-        lines += _sections([*tuning_tables(board), *kinds_tables(board), *attacks_tables(board)])
+        lines += _sections(other_tables(board))
         for table in board.by_task:
             lines += _section(table, [rates(table), *terms_of(table, board.tunings), *notes(table)])
     lines += _unfinished(board.summaries, FAILED, "Failed cells") + _unfinished(board.summaries, SKIPPED, "Skipped cells")
