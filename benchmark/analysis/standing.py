@@ -22,10 +22,10 @@ from bdbench.analysis.summaries import Summary
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Record
 
-# Below it, an attack leaves a defense too little to remove. Our own choice; nearly all of results/paper-mini have 99 %.
+# Below it, an attack leaves a defense too little to remove. Our own choice; the victims of results/paper-mini have 100 %.
 ASR_FROM = Fraction(90, 100)
-# What the trigger has to add. Fine-tuning on 64 clean rows, which removes no backdoor, moved the base rate of five in six
-# victims of results/paper-mini by less than this: a trigger that adds no more cannot be told from a classifier that drifted.
+# What the trigger has to add. Fine-tuning on 64 clean rows, which removes no backdoor, moved the base rate of the
+# victims of results/paper-mini by 3 to 11 points: a trigger that adds no more cannot be told from a classifier that drifted.
 ASR_ABOVE = Fraction(20, 100)
 # What a searched defense may cost by default (its `tolerance`): a victim no more than this above the majority rate may be
 # "repaired" into a classifier that answers one label for everything.
