@@ -321,6 +321,20 @@ def test_the_means_are_over_the_victims_that_all_methods_share():
     assert rows["no defense"] == ["2", "90.0", "100.0", "10.0", "+90.0 [+90.0, +90.0]"]
 
 
+def test_the_means_by_task_are_over_the_victims_of_the_task():
+    records = []
+    for task, attack, mixed in (("sst2", "word", 0.3), ("sst2", "style", 0.5), ("qqp", "word", 0.2)):
+        at = {"task": task, "attack": attack}
+        records += [cell("none", cacc=0.9, asr=1.0, base=0.1, **at)]
+        records += [cell("fine-mixing", cacc=mixed + 0.3, asr=mixed, base=0.25, params={"select": "random"}, **at)]
+    rows = md_rows(text(records), "Means by task")
+    assert rows["method"] == ["qqp (1)", "sst2 (2)"]
+    assert rows["Fine-mixing"] == ["50.0 / 20.0 (25.0)", "70.0 / 40.0 (25.0)"]
+    assert rows["no defense"] == ["90.0 / 100.0 (10.0)"] * 2 and rows["floor"] == ["5.0", "5.0"]
+    # of one task the means by method say it all
+    assert "by task" not in text([record for record in records if record.spec.victim.task == "sst2"])
+
+
 def test_records_from_before_the_base_rate_have_means_without_it():
     records = [cell(defense, asr=asr, seed=seed) for seed in (0, 1) for defense, asr in (("none", 1.0), ("fine-tuning", 0.5))]
     del records[1].metrics["base"]

@@ -1,4 +1,4 @@
-"""Means of the methods over the victims that all of them share: ASR by attack, and every rate by method."""
+"""Means of the methods over the victims that all of them share: ASR by attack, and every rate by method and by task."""
 
 from __future__ import annotations
 
@@ -37,17 +37,29 @@ class MethodMeans:
 
 
 @dataclass(frozen=True)
+class TaskMeans:
+    """The mean rates of every method on one task, and its floor, a fraction in [0, 1] or None."""
+
+    task: str
+    victims: int
+    by_method: tuple[MethodMeans, ...]
+    floor: float | None
+
+
+@dataclass(frozen=True)
 class Means:
     """Means over the victims on which every method ended well.
 
-    `methods` are those that occur, in the order of `AttackMeans.asr`. `victims_by_seed` counts the victims. `floor` is the
-    mean ASR of never-poisoned models on the same triggered texts.
+    `methods` are those that occur, in the order of `AttackMeans.asr` and `TaskMeans.by_method`. `victims_by_seed` counts the
+    victims. `by_task` has the tasks of these victims. `floor` is the mean ASR of never-poisoned models on the same triggered
+    texts.
     """
 
     methods: tuple[Method, ...]
     victims_by_seed: dict[int, int]
     by_attack: tuple[AttackMeans, ...]
     by_method: tuple[MethodMeans, ...]
+    by_task: tuple[TaskMeans, ...]
     floor: float | None
 
 
@@ -61,7 +73,16 @@ def means(evidence: SettingEvidence) -> Means:
     }
     shared = [key for keys in victims_by_attack.values() for key in keys]
     specs = {record.spec.victim.key(): record.spec.victim for record in evidence.records}
-    tasks = [specs[key].task for key in shared]
+    tasks = {key: specs[key].task for key in shared}
+
+    def by_method(victims: Sequence[str]) -> tuple[MethodMeans, ...]:
+        of_victims = [tasks[key] for key in victims]
+        return tuple(_method_means(method, records[method], victims, of_victims) for method in methods)
+
+    def floor(victims: Sequence[str]) -> float | None:
+        return _mean(_shares(records[methods[0]], "floor", victims)) if methods else None
+
+    victims_by_task = {task: [key for key in shared if tasks[key] == task] for task in sorted(set(tasks.values()))}
     return Means(
         methods,
         victims_by_seed=dict(sorted(Counter(specs[key].seed for key in shared).items())),
@@ -69,8 +90,9 @@ def means(evidence: SettingEvidence) -> Means:
             AttackMeans(attack, len(keys), tuple(_mean(_shares(records[method], "asr", keys)) for method in methods))
             for attack, keys in victims_by_attack.items()
         ),
-        by_method=tuple(_method_means(method, records[method], shared, tasks) for method in methods),
-        floor=_mean(_shares(records[methods[0]], "floor", shared)) if methods else None,
+        by_method=by_method(shared),
+        by_task=tuple(TaskMeans(task, len(keys), by_method(keys), floor(keys)) for task, keys in victims_by_task.items()),
+        floor=floor(shared),
     )
 
 

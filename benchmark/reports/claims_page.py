@@ -8,7 +8,7 @@ from bdbench.analysis.claims import CONTRADICTED, ENOUGH_SEEDS, SUPPORTED, UNDEC
 from bdbench.analysis.evidence import Evidence, SettingEvidence, gather
 from bdbench.analysis.intervals import LEVEL
 from bdbench.analysis.labels import Label
-from bdbench.analysis.means import Means, means
+from bdbench.analysis.means import Means, MethodMeans, means
 from bdbench.analysis.printed import ABSENT, p_value, percent
 from bdbench.analysis.summaries import cell_names
 from bdbench.reports.markdown import escaped, github_table
@@ -52,7 +52,10 @@ def text(records: Iterable[Record], tunings: Iterable[Tuned] = (), left_out_reco
         lines += _overview(findings_by_setting)
     for of_setting in settings:
         setting = of_setting.setting.suffix
-        lines += [f"## {_heading('Means', setting)}", "", *_means(means(of_setting))]
+        means_of_setting = means(of_setting)
+        lines += [f"## {_heading('Means', setting)}", "", *_means(means_of_setting)]
+        if len(means_of_setting.by_task) > 1:
+            lines += [f"## {_heading('Means by task', setting)}", "", *_means_by_task(means_of_setting)]
         for number, (claim, of_claim) in enumerate(findings_by_setting[of_setting.setting], start=1):
             lines += [f"## {number}. {_heading(claim.statement, setting)}", "", *_claim(of_claim)]
     return "\n".join(lines[:-1]) + "\n"
@@ -133,6 +136,22 @@ def _means(means: Means) -> list[str]:
         github_table(by_method, ["method", "victims", "CACC", "ASR", "base", "ASR - base"]),
         "",
     ]
+
+
+def _means_by_task(means: Means) -> list[str]:
+    columns = [[*map(_rates, of_task.by_method), _percent(of_task.floor)] for of_task in means.by_task]
+    rows = list(zip([*(method.name for method in means.methods), "floor"], *columns, strict=True))
+    tasks = [f"{of_task.task} ({of_task.victims})" for of_task in means.by_task]
+    return [
+        "Over the same victims, CACC / ASR (base); behind each task the number of its victims.",
+        "",
+        github_table(rows, ["method", *map(escaped, tasks)]),
+        "",
+    ]
+
+
+def _rates(means: MethodMeans) -> str:
+    return f"{_percent(means.cacc)} / {_percent(means.asr)} ({_percent(means.base)})"
 
 
 def _claim(of_claim: Sequence[Finding]) -> list[str]:
