@@ -162,9 +162,12 @@ class Registry:
         return own
 
     def name_for_people(self, name: str) -> NameForPeople:
-        """The title and short forms that a plugin declares; its name where it declares none, or where it is not known here."""
+        """The title and short forms that a plugin declares; its name where it declares none, or where it is not known here.
+
+        A plugin that derives from another one does not inherit its title: the two would look alike in a table.
+        """
         outlines = self.outline(name)
-        title = next((outline.title for outline in outlines if outline.title), name)
+        title = next((outline.title for outline in outlines if outline.title and outline.plugin in (None, name)), name)
         return NameForPeople(title, next((outline.short_forms for outline in outlines if outline.short_forms), {}))
 
     def label_names(self, name: str) -> tuple[str, ...]:

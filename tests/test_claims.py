@@ -24,6 +24,7 @@ from bdbench.analysis.methods import FINE_MIXING, FINE_MIXING_SEL, FINE_PRUNING,
 from bdbench.errors import UsageError
 from bdbench.reports.claims_page import ALL_TASKS, text
 from bdbench.specs.keys import PROTOCOL
+from bdbench.specs.records import AttackFacts
 
 
 @pytest.mark.parametrize(
@@ -335,6 +336,20 @@ def test_the_means_by_task_are_over_the_victims_of_the_task():
     assert "by task" not in text([record for record in records if record.spec.victim.task == "sst2"])
 
 
+def test_an_adaptive_attack_counts_for_no_claim():
+    against = AttackFacts(against=("fine-mixing",))
+    adaptive = [replace(record, attack=against) for record in run(attacks=("knows-mix",), mixing=(0.8, 1.0))]
+    page, without = text([*run(), *adaptive]), text(run())
+    assert "Left out: 12 cells of adaptive attacks; such an attack is made to get past some of the methods" in page
+    assert md_rows(page, "Means") == md_rows(without, "Means") and "adaptive" not in without
+    assert first_claim([*run(), *adaptive])["sst2", "fine-tuning"] == first_claim(run())["sst2", "fine-tuning"]
+
+
+def test_the_page_of_one_cell_says_so_and_has_no_floor_without_victims():
+    assert "1 cell of 1 attack on 1 task, seed 0. Left out: none." in text([cell()])
+    assert "0 cells of 0 attacks on 0 tasks, seeds –." in text([]) and "never-poisoned" not in text([])
+
+
 def test_records_from_before_the_base_rate_have_means_without_it():
     records = [cell(defense, asr=asr, seed=seed) for seed in (0, 1) for defense, asr in (("none", 1.0), ("fine-tuning", 0.5))]
     del records[1].metrics["base"]
@@ -407,7 +422,7 @@ def test_claims_are_on_one_protocol_and_the_older_cells_are_left_out():
     page = text([*older, *run()])
     assert first_claim([*older, *run()])["sst2", "fine-tuning"].asr.n == 4
     assert first_claim([*older, *run()])["sst2", "fine-tuning"].asr.mean == pytest.approx(-0.7)
-    assert "24 cells of protocol 1 are left out: cells of different protocols are not averaged together." in page
+    assert "Left out: 24 cells of protocol 1; cells of different protocols are not averaged together." in page
     assert "24 cells of 2 attacks on 2 tasks, seeds 0, 1. Left out: none." in page and "Made under" not in page
 
 

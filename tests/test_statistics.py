@@ -29,9 +29,17 @@ def test_the_pairs_of_a_task_are_one_cluster():
         assert alone.high == pytest.approx(-0.3 + 3.18245 * (0.08 / 12) ** 0.5, abs=1e-5)
 
 
+def test_tasks_that_happen_to_agree_do_not_make_their_pairs_agree():
+    """Both tasks have a mean of -0.5, deviations 0, 0, 0.1 and -0.1: standard error sqrt(0.02 / 3 / 4), t with one degree."""
+    interval = paired_interval([Fraction(-5, 10), Fraction(-5, 10), Fraction(-4, 10), Fraction(-6, 10)], ["a", "a", "b", "b"])
+    assert interval.high == pytest.approx(-0.5 + 12.7062 * (0.02 / 12) ** 0.5, abs=1e-5)
+    assert interval.p_below(0) == pytest.approx(2 * stats.t.sf(0.5 / (0.02 / 12) ** 0.5, 1)) and interval.p_below(0) > 0.05
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_with_as_many_pairs_on_every_task_the_interval_is_that_of_the_tasks_means(seed):
-    differences = np.random.default_rng(seed).normal(size=(5, 14))
+    generator = np.random.default_rng(seed)
+    differences = generator.normal(size=(5, 14)) + 3 * generator.normal(size=(5, 1))  # tasks that differ more than their pairs
     interval = paired_interval(differences.ravel().tolist(), [task for task in "abcde" for _ in range(14)])
     expected = stats.ttest_1samp(differences.mean(axis=1), 0).confidence_interval(0.95)
     assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))

@@ -91,7 +91,7 @@ def test_tuned_cells_are_run_beside_the_default_ones_shown_side_by_side_and_neve
         file.unlink()
     assert run(out, command="report").returncode == 0
     assert {file: file.read_bytes() for file in out.glob("leaderboard*")} == tables
-    assert "2 cells with hyperparameters that a tuning chose are left out" in run(out, command="claims").stdout
+    assert "Left out: 2 cells with hyperparameters that a tuning chose" in run(out, command="claims").stdout
     # without --tuned the folder stays what it is
     assert run("-T", "sst2,qqp").returncode == 0
     assert (out / "leaderboard.md").read_text() == page

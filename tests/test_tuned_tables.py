@@ -326,7 +326,7 @@ def test_claims_are_about_the_defaults():
     ]
     tuned = [cell("fine-mixing", attack, asr=0.0, seed=seed, params=THIRD) for seed in (0, 1, 2) for attack in ("word", "ep")]
     page = claims_page(records + tuned, [tuning(setting(THIRD, defense="fine-mixing"))])
-    remark = "6 cells with hyperparameters that a tuning chose are left out: "
+    remark = "Left out: 6 cells with hyperparameters that a tuning chose; "
     remark += "the claims compare defenses with their default ones.\n\n"
     assert page.replace(remark, "") == claims_page(records) and page.count(remark) == 1
 

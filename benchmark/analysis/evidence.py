@@ -1,8 +1,8 @@
 """The cells that may bear on a claim: those that ended well on a victim on which the attack works without a defense.
 
-They are of one protocol, the newest that occurs. All cells of a victim stood on the same bits. Cells of different settings
-(models, kinds of data, precisions, ...) are kept apart, as in the tables. So are those of defenders in different places: with
-other clean sets, or with another rule for the reserve ratio.
+They are of one protocol, the newest that occurs, and of attacks that are not adaptive. All cells of a victim stood on the same
+bits. Cells of different settings (models, kinds of data, precisions, ...) are kept apart, as in the tables. So are those of
+defenders in different places: with other clean sets, or with another rule for the reserve ratio.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bdbench.analysis.adaptive import adaptive_attacks
 from bdbench.analysis.labels import Label, Setting, separating_fields, set_fields
 from bdbench.analysis.methods import METHODS
 from bdbench.analysis.provenance import UnequalVictim, unequal_victims
@@ -44,7 +45,8 @@ class Evidence:
 
     `summaries` are of all cells of the protocol, `settings` in the order of the tables. `victims` are all with a trigger;
     those that do not work are left out. `unequal_victims` name cells that ended well and do not count, and why.
-    `older_cells` counts the cells of each older protocol, `tuned_cells` those that only a tuning chose.
+    `older_cells` counts the cells of each older protocol, `tuned_cells` those that only a tuning chose, `adaptive_cells` those
+    of attacks that are made to get past some of the methods.
     """
 
     summaries: tuple[Summary, ...]
@@ -53,6 +55,7 @@ class Evidence:
     unequal_victims: tuple[UnequalVictim, ...]
     older_cells: dict[int, int]
     tuned_cells: int = 0
+    adaptive_cells: int = 0
 
     @property
     def cells(self) -> list[Record]:
@@ -80,7 +83,10 @@ def gather(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> Evidence
     on_other_bits = {record.key for victim in unequal for record in victim.others}
     victim_by_key = victims(summaries, excluded=on_other_bits)
     counting: dict[Label, dict[Label, list[Record]]] = {summary.labels.setting: {} for summary in summaries}
+    adaptive = adaptive_attacks(summaries)
     for summary in sorted(summaries, key=lambda summary: summary.attack.rank):
+        if summary.attack in adaptive:
+            continue
         of_setting = counting[summary.labels.setting]
         for record in summary.records:
             victim = victim_by_key.get(record.spec.victim.key())
@@ -99,6 +105,7 @@ def gather(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> Evidence
         tuple(unequal),
         older_cells,
         tuned_cells=len(everything) - len(records),
+        adaptive_cells=sum(len(summary.records) for summary in summaries if summary.attack in adaptive),
     )
 
 

@@ -8,6 +8,7 @@ label: `fine-mixing [ratio=0.5]`. Cells with equal labels differ in their seeds 
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any
@@ -271,11 +272,15 @@ def _attack_labels(victims: Sequence[VictimSpec]) -> list[Label]:
 
 
 def _titled(labels: Sequence[Label], registry: Registry) -> list[Label]:
-    """The labels with their titles. Many cells share a label, and each plugin's file is read once."""
+    """The labels with their titles, but for those that would then look alike.
+
+    Many cells share a label, and each plugin's file is read once.
+    """
     distinct = dict.fromkeys(labels)
     names = {part: registry.name_for_people(part) for part in dict.fromkeys(_parts(distinct))}
     titled = {label: _with_title(label, names) for label in distinct}
-    return [titled[label] for label in labels]
+    count_by_text = Counter(map(str, titled.values()))
+    return [titled[label] if count_by_text[str(titled[label])] == 1 else label for label in labels]
 
 
 def _parts(labels: Iterable[Label]) -> Iterator[str]:

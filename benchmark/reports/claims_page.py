@@ -12,7 +12,16 @@ from bdbench.analysis.means import Means, MethodMeans, means
 from bdbench.analysis.printed import ABSENT, p_value, percent
 from bdbench.analysis.summaries import cell_names
 from bdbench.reports.markdown import escaped, github_table
-from bdbench.reports.words import WORKS, cautions, cells_on_other_victims, left_out, left_out_files, not_judged
+from bdbench.reports.words import (
+    WORKS,
+    cautions,
+    cells_on_other_victims,
+    counted_cells,
+    left_out,
+    left_out_files,
+    not_judged,
+    number,
+)
 from bdbench.specs.records import Record
 from bdbench.specs.saved import LeftOut
 from bdbench.specs.tuned import Tuned
@@ -21,8 +30,9 @@ ALL_TASKS = "all tasks"
 HOW_TO_READ = (
     "Mean paired differences of ASR and CACC in points between two cells on the same victim, with plain 95 % intervals; "
     f"victims on which the attack does not work are left out. {WORKS} The attacks on a task share rows, clean model and draws, "
-    "so an interval over several tasks is over clusters, one a task (Student's t); that of one task is over its pairs, and "
-    f"holds for the rows that were drawn. One task with fewer than {ENOUGH_SEEDS} seeds has no verdict (too few seeds); one on "
+    "so an interval over several tasks is over clusters, one a task (Student's t), with a standard error no smaller than that "
+    "of independent pairs. The interval of one task is over its pairs, and holds for the rows that were drawn. One task with "
+    f"fewer than {ENOUGH_SEEDS} seeds has no verdict (too few seeds); one on "
     "several tasks says on how few it stands."
 )
 HOW_TO_JUDGE = (
@@ -56,8 +66,8 @@ def text(records: Iterable[Record], tunings: Iterable[Tuned] = (), left_out_reco
         lines += [f"## {_heading('Means', setting)}", "", *_means(means_of_setting)]
         if len(means_of_setting.by_task) > 1:
             lines += [f"## {_heading('Means by task', setting)}", "", *_means_by_task(means_of_setting)]
-        for number, (claim, of_claim) in enumerate(findings_by_setting[of_setting.setting], start=1):
-            lines += [f"## {number}. {_heading(claim.statement, setting)}", "", *_claim(of_claim)]
+        for place, (claim, of_claim) in enumerate(findings_by_setting[of_setting.setting], start=1):
+            lines += [f"## {place}. {_heading(claim.statement, setting)}", "", *_claim(of_claim)]
     return "\n".join(lines[:-1]) + "\n"
 
 
@@ -66,24 +76,29 @@ def _coverage(evidence: Evidence) -> str:
     summaries = evidence.summaries
     victims = [record.spec.victim for record in evidence.cells]
     listed = "; ".join(map(left_out, evidence.left_out)) or "none"
+    attacks, tasks = ({getattr(summary, name) for summary in summaries} for name in ("attack", "task"))
+    seeds = sorted({victim.seed for victim in victims})
     return (
-        f"{len(victims)} cells of {len({summary.attack for summary in summaries})} attacks on "
-        f"{len({summary.task for summary in summaries})} tasks, seeds "
-        f"{', '.join(map(str, sorted({victim.seed for victim in victims})))}. "
-        f"Left out: {listed}."
+        f"{counted_cells(len(victims))} of {number(len(attacks), 'attack')} on {number(len(tasks), 'task')}, "
+        f"{'seed' if len(seeds) == 1 else 'seeds'} {', '.join(map(str, seeds)) or ABSENT}. Left out: {listed}."
     )
 
 
 def _remarks(evidence: Evidence) -> list[str]:
     """What else was left out and why, and what a reader has to know of the cells."""
     remarks = [
-        f"{count} cells of protocol {protocol} are left out: cells of different protocols are not averaged together."
+        f"Left out: {counted_cells(count)} of protocol {protocol}; cells of different protocols are not averaged together."
         for protocol, count in evidence.older_cells.items()
     ]
     if evidence.tuned_cells:
         remarks.append(
-            f"{evidence.tuned_cells} cells with hyperparameters that a tuning chose are left out: the claims compare defenses "
-            "with their default ones."
+            f"Left out: {counted_cells(evidence.tuned_cells)} with hyperparameters that a tuning chose; the claims compare "
+            "defenses with their default ones."
+        )
+    if evidence.adaptive_cells:
+        remarks.append(
+            f"Left out: {counted_cells(evidence.adaptive_cells)} of adaptive attacks; such an attack is made to get past some "
+            "of the methods, and would favor the others."
         )
     if evidence.unequal_victims:
         remarks.append(
@@ -100,15 +115,15 @@ def _overview(findings_by_setting: Mapping[Label, list[tuple[Claim, list[Finding
     """A row for each claim and setting: how many of its comparisons have which verdict."""
     claims = [claim for claim, _ in next(iter(findings_by_setting.values()))]
     lines = ["## Verdicts by setting", ""]
-    lines += [escaped(f"{number}. {claim.statement}") for number, claim in enumerate(claims, start=1)]
+    lines += [f"{place}. {escaped(claim.statement)}" for place, claim in enumerate(claims, start=1)]
     rows = []
-    for number in range(1, len(claims) + 1):
+    for place in range(1, len(claims) + 1):
         for setting, of_setting in findings_by_setting.items():
-            of_claim = of_setting[number - 1][1]
+            of_claim = of_setting[place - 1][1]
             verdicts = [finding.verdict for finding in of_claim if finding.adjusted_p is not None]
             counts = [verdicts.count(verdict) for verdict in (SUPPORTED, UNDECIDED, CONTRADICTED)]
             seeds = max(finding.seeds for finding in of_claim)
-            rows.append([number, escaped(setting.suffix), seeds, *counts, len(of_claim) - len(verdicts)])
+            rows.append([place, escaped(setting.suffix), seeds, *counts, len(of_claim) - len(verdicts)])
     headers = ["claim", "setting", "seeds", "supported", "not supported", "contradicted", "no verdict"]
     return [*lines, "", github_table(rows, headers, left=(1,)), ""]
 
@@ -124,14 +139,19 @@ def _means(means: Means) -> list[str]:
         [row.method.name, row.victims, _percent(row.cacc), _percent(row.asr), _percent(row.base), str(row.added)]
         for row in means.by_method
     ]
+    floor = ""
+    if means.floor is not None:
+        floor = (
+            f" Of a never-poisoned model the ASR on the same texts, the floor, is {_percent(means.floor)} on average: the "
+            "words of a trigger move any model, to either side."
+        )
     return [
         f"Over the victims on which every method ended well{f' ({by_seed})' if by_seed else ''}. ASR by attack:",
         "",
         github_table(by_attack, ["attack", "victims", *(method.name for method in means.methods)]),
         "",
         "By method. Base: the share of the same rows that goes to the target without the trigger, as a repaired model may "
-        "owe to its fine-tuning; ASR - base is what the trigger adds. Of a never-poisoned model the ASR on the same texts, the "
-        f"floor, is {_percent(means.floor)} on average: the words of a trigger move any model, to either side.",
+        f"owe to its fine-tuning; ASR - base is what the trigger adds.{floor}",
         "",
         github_table(by_method, ["method", "victims", "CACC", "ASR", "base", "ASR - base"]),
         "",
