@@ -10,6 +10,7 @@ from test_tables import cell
 
 from bdbench.analysis.labels import Label, cell_labels, label_cells
 from bdbench.analysis.summaries import summarize
+from bdbench.registry import DEFENSES
 from bdbench.reports.words import caption
 
 
@@ -199,6 +200,21 @@ def test_an_attack_has_a_title_too_and_the_name_of_a_cell_is_what_was_typed():
     cells = [cell(attack="badnets-word", attack_params={"start": start}).spec for start in ("clean", "scratch")]
     assert [str(labels[0].attack) for labels in label_cells(cells)] == ["trigger word", "trigger word (scratch)"]
     assert cell_labels(cells)[cells[1].key()] == "sst2 / badnets-word [start=scratch] / none / seed 0"
+
+
+def test_a_plugin_that_derives_from_another_does_not_take_its_title(monkeypatch):
+    """A library may also declare a title that another plugin has: then both are called by their names."""
+    monkeypatch.setattr(DEFENSES, "_classes", dict(DEFENSES._classes))
+    e_pur = DEFENSES.get("e-pur")
+    DEFENSES.register("stricter-e-pur", paper="none")(type("Stricter", (e_pur,), {"__module__": "one"}))
+    DEFENSES.register("other-e-pur", paper="none")(type("Other", (), {"__module__": "two", "title": e_pur.title}))
+
+    def names(*defenses):
+        return [str(labels[0].defense) for labels in label_cells([cell(defense).spec for defense in defenses])]
+
+    assert names("e-pur", "stricter-e-pur") == ["E-PUR", "stricter-e-pur"] and names("stricter-e-pur") == ["stricter-e-pur"]
+    assert names("e-pur", "other-e-pur", "fine-tuning") == ["e-pur", "other-e-pur", "fine-tuning"]
+    assert names("other-e-pur") == ["E-PUR"]
 
 
 def test_validation_rows_that_a_search_brings_with_it_go_without_saying():
