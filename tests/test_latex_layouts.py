@@ -282,6 +282,20 @@ def test_per_task_has_the_means_over_the_attacks_that_count_and_over_tasks():
     assert "average" in text and "2 tasks" in text
 
 
+def test_a_worst_case_that_lacks_cells_says_so_and_is_not_bold():
+    records = [cell("none", attack, seed=seed) for attack in ("word", "style") for seed in (0, 1)]
+    failures = {"whole": (), "other": (), "half": [("style", 1)], "gone": [("style", 0), ("style", 1)]}
+    for name, failed in failures.items():
+        for attack, asr in (("word", 0.3), ("style", {"whole": 0.6, "other": 0.8}.get(name, 0.2))):
+            for seed in (0, 1):
+                error = {"status": "failed", "error": "no"} if (attack, seed) in failed else {}
+                records.append(cell(name, attack, asr=asr, seed=seed, **error))
+    text = table(records, "worst-case")
+    assert row_of(text, "whole") == ["whole", r"\bdbenchbold 60.0", "style"]
+    assert row_of(text, "half") == ["half", "30.0 {$^{*}$}", "word"] and row_of(text, "gone") == ["gone", "{failed}", ""]
+    assert "some cells behind this average lack seeds" in text.replace("\n", " ") and "failed: no seed finished" in text
+
+
 def test_worst_case_names_the_attack_of_the_highest_mean_and_compares_defenses_by_it():
     rates = {"none": (1.0, 1.0), "a": (0.2, 0.4), "b": (0.3, 0.1)}
     records = [cell(name, attack, asr=of[place]) for name, of in rates.items() for place, attack in enumerate(ATTACKS)]

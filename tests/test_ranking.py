@@ -305,6 +305,18 @@ def test_the_page_begins_with_the_ranking():
     assert "2 victims: 1 task, 2 attacks, 1 seed. Without intervals" in page
 
 
+def test_a_loss_is_tolerated_as_it_is_printed():
+    """From 90 to 85 % are 5 points, though 0.9 - 0.85 is more than 0.05 in floats."""
+    ranks, _ = ranks_of(board(edge=(0.2, 0.85), over=(0.1, 0.849)))
+    assert ranks == {"edge": (1, False, ""), "over": (None, False, "loses more than 5 points")}
+
+
+def test_a_ranking_of_no_victims_does_not_blame_the_predictions():
+    """There are none on which every defense was run."""
+    apart = [cell("none", "word"), cell("one", "word", asr=0.2), cell("none", "sentence"), cell("two", "sentence", asr=0.2)]
+    assert "0 victims: 0 tasks, 0 attacks, 0 seeds. Left out: 2 victims" in markdown(apart)
+
+
 def test_average_ranks_are_shown_where_there_are_victims_enough():
     attacks = [f"attack{number}" for number in range(6)]
     rates = {"none": 1.0, "best": 0.1, "middle": 0.3, "last": 0.5}
@@ -319,6 +331,8 @@ def test_average_ranks_are_shown_where_there_are_victims_enough():
         ["last", "3.00", "0.0", "0 of 2"],
     ]
     assert "on each of 6 victims by itself; 1 is best. They differ with p = 0.002 (Friedman)" in page
+    assert "Of so few victims, and so many pairs of defenses, none could be clearly better." in page
+    assert block_ranks({Label(name): [rate] * 7 for name, rate in rates.items() if name != "none"}).can_differ
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 """Defenses ranked on each block by itself: average ranks, and whether they differ (Friedman, Nemenyi, Wilcoxon with Holm).
 
-These say how often a defense is better, not by how much, and hang on which defenses are compared. Fewer than five blocks say
-nothing (as in TabArena, which draws no diagram then).
+These say how often a defense is better, not by how much, and hang on which defenses are compared. They take the blocks for
+independent, which victims of one task are not. Fewer than five blocks say nothing.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ class BlockRanks:
     def defenses(self) -> list[Label]:
         """The lowest average rank first."""
         return sorted(self.average_ranks, key=lambda defense: (self.average_ranks[defense], defense.rank))
+
+    @property
+    def can_differ(self) -> bool:
+        """Whether any pair could pass: whether it would if one were better on every block (Wilcoxon's least p is 2 / 2^n)."""
+        return len(self.p_values) * 2.0 ** (1 - self.blocks) < LEVEL
 
     def is_clearly_better(self, one: Label, other: Label) -> bool:
         """Whether it is on more than half of the blocks, and by the test of the pair."""

@@ -14,11 +14,11 @@ from bdbench.analysis.chosen import Chosen
 from bdbench.analysis.contest import Mark, contest
 from bdbench.analysis.labels import Label
 from bdbench.analysis.paired import Cells, Paired, Statistic, of_cells, seed_deviation
-from bdbench.analysis.printed import METRICS
+from bdbench.analysis.printed import ABSENT, METRICS
 from bdbench.analysis.ranking import Place, Ranking, Rules, rankings
 from bdbench.analysis.saved_rows import PredictionsOf
 from bdbench.analysis.summaries import Summary
-from bdbench.analysis.tables import ADAPTIVE_MARK, Entry, Row, Table, overall_table, task_tables
+from bdbench.analysis.tables import ADAPTIVE_MARK, FAILED, LACKS_SEEDS, Entry, Row, Table, overall_table, task_tables
 from bdbench.errors import UsageError
 
 
@@ -293,23 +293,25 @@ def per_task_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
 def worst_case_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
     """A row for each defense; for each task the highest ASR of an attack that counts, and the attack's name.
 
-    Where attacks are adaptive there is such a pair for them, too: of those that work and that the defense was run under.
+    A defense that lacks cells has a mark, or a word if an attack is missing, and does not compete. Where attacks are adaptive
+    there is such a pair for them, too: of those that work and that the defense was run under.
     """
     paired, cells = Paired(predictions_of), _Cells(chosen.summaries)
     counting, adaptive = _counting_attacks(chosen), _working_adaptive_attacks(chosen)
+    tables = {table.title: table for table in task_tables(chosen.summaries)}
     has_adaptive = any(adaptive.values())
     columns: dict[str, dict[Label, tuple[Content, ...]]] = {}
     for task in map(str, chosen.tasks):
         attacks = counting[task]["asr"]
         own = {defense: cells.of(attacks, defense) for defense in chosen.defenses}
-        complete = {
-            defense: bool(attacks) and {block.attack for block in of_defense} == {attack for _, attack in attacks}
-            for defense, of_defense in own.items()
-        }
-        values = {d: of_cells(own[d], "asr", Draws.worst) if complete[d] else None for d in own}
+        entries = {defense: _entries(tables[task], defense, attacks) for defense in chosen.defenses}
+        is_whole = {d: bool(of) and all(entry.mean is not None and not entry.mark for entry in of) for d, of in entries.items()}
+        values = {d: of_cells(own[d], "asr", Draws.worst) if is_whole[d] else None for d in own}
         marks = _marks(values, own, "asr", False, paired, Draws.worst)
         columns[task] = {
-            defense: (Figure(Entry()), "") if value is None else _worst(value, marks[defense], own[defense], paired)
+            defense: _worst_of_entries(entries[defense], attacks)
+            if value is None
+            else _worst(value, marks[defense], own[defense], paired)
             for defense, value in values.items()
         }
         if has_adaptive:
@@ -322,6 +324,23 @@ def worst_case_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
         return Line((str(defense),), tuple(of_task[defense] for of_task in columns.values()))
 
     return Grid(("defense",), tuple(groups), (_by_defense(chosen, line),), "rows", _seeds(chosen.summaries))
+
+
+def _entries(table: Table, defense: Label, attacks: Attacks) -> list[Entry]:
+    """The ASR of a defense under these attacks of the table's task; none if the task was not run with it."""
+    if defense not in table.defenses:
+        return []
+    rows, place = {row.label: row for row in table.rows}, table.defenses.index(defense)
+    return [rows[attack].entries[place]["asr"] for _, attack in attacks]
+
+
+def _worst_of_entries(entries: Sequence[Entry], attacks: Attacks) -> tuple[Content, ...]:
+    """The highest of entries that some seeds are missing of, marked; a word if one has no number."""
+    if any(entry.mean is None for entry in entries) or not entries:
+        words = {entry.word for entry in entries if entry.mean is None}
+        return (Figure(Entry(word=FAILED if FAILED in words else ABSENT)), "")
+    worst = max(entries, key=lambda entry: entry.mean)
+    return (Figure(Entry(worst.mean, mark=LACKS_SEEDS)), attacks[entries.index(worst)][1])
 
 
 def _worst(value: float, mark: Mark, cells: Cells, paired: Paired) -> tuple[Content, ...]:

@@ -44,7 +44,7 @@ from bdbench.analysis.bootstrap import (
 from bdbench.analysis.intervals import LEVEL, holm
 from bdbench.analysis.labels import Label
 from bdbench.analysis.paired import Cells, Paired
-from bdbench.analysis.printed import ABSENT
+from bdbench.analysis.printed import ABSENT, points
 from bdbench.analysis.saved_rows import PredictionsOf, SavedRows
 from bdbench.analysis.standing import Victim, victims
 from bdbench.analysis.summaries import Summary, longest_needs
@@ -83,6 +83,10 @@ class Rules:
     by: str = "added"
     tolerance: float = 0.05
     together: bool = False
+
+    def tolerates(self, lost: float) -> bool:
+        """Whether a loss of clean accuracy, a fraction, is within the tolerance: as it is printed, in points."""
+        return float(points(lost)) <= round(100 * self.tolerance, 6)
 
 
 @dataclass(frozen=True)
@@ -123,7 +127,8 @@ class Ranking:
     better. `rounds` has what its estimates are made of, (rounds,) each, by the names of BOUNDS, drawn as in `draws`.
 
     `left_out` counts the victims on which a defense of the group was skipped or not run. Without `has_intervals` the
-    predictions of some cells are not there. `adaptive_blocks` are the victims of adaptive attacks that work, whoever was run.
+    predictions of some cells are not there, or no defense ended well on every victim. `adaptive_blocks` are the victims of
+    adaptive attacks that work, whoever was run.
     """
 
     group: str
@@ -312,16 +317,22 @@ def _ranks(statistics: Mapping[Label, Mapping[str, Rates]], draws: Draws, rules:
     rounds_by_defense = {
         defense: sign * of_defense[rules.by]
         for defense, of_defense in statistics.items()
-        if defense.competes and rules.by in of_defense and of_defense["lost"][0] <= rules.tolerance
+        if defense.competes and rules.by in of_defense and rules.tolerates(float(of_defense["lost"][0]))
     }
     remaining = sorted(rounds_by_defense, key=lambda defense: (rounds_by_defense[defense][0], defense.rank))
     ranks: dict[Label, int] = {}
     while remaining:
         first, *others = remaining
+        best = points(rounds_by_defense[first][0])
         differences = [rounds_by_defense[other] - rounds_by_defense[first] for other in others]
         estimates = [draws.estimate(difference) for difference in differences]
-        # without intervals only equals are tied
-        adjusted = holm([float(shown.value == 0) if shown.p is None else shown.p for shown in estimates])
+        # without intervals only those are tied that are printed alike
+        adjusted = holm(
+            [
+                float(points(rounds_by_defense[other][0]) == best) if shown.p is None else shown.p
+                for other, shown in zip(others, estimates, strict=True)
+            ]
+        )
         different = next((place for place, p_value in enumerate(adjusted) if p_value < LEVEL), len(others))
         tied = [first, *others[:different]]
         ranks |= dict.fromkeys(tied, len(ranks) + 1)

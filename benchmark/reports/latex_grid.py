@@ -200,12 +200,13 @@ class _Layout:
             return _Names(max(map(width, [HEADINGS[heading], *lines])), HEADINGS[heading])
         numbers = [content.entry.number for content in contents if content.entry.mean is not None]
         words = [content.entry.word for content in contents if content.entry.mean is None]
+        marks = {content.entry.mark for content in contents if content.entry.mark and content.entry.mean is not None}
         # a minus is as wide as a plus
         spreads = [line.replace("-", "+") for content in contents for line in self._spread(content)]
         return _Numbers(
             digits=max((len(re.sub(r"\D", "", number.partition(".")[0])) for number in numbers), default=1),
             is_signed=any(number[0] in "+-" for number in numbers),
-            marks=tuple({content.entry.mark for content in contents if content.entry.mark and content.entry.mean is not None}),
+            marks=tuple(sorted(marks)),  # so that of two as long as each other it is always the same that counts as longest
             widest_word=max(map(width, [*words, *spreads]), default=0.0),
             heading=HEADINGS[heading],
         )

@@ -199,8 +199,10 @@ def _bold(layout: str, grid: Grid) -> list[str]:
 
 def _spread(style: str, grid: Grid) -> list[str]:
     if style == "interval":
-        has_intervals = any(figure.estimate is not None and figure.estimate.low is not None for figure in grid.figures)
-        return ["In brackets: 95 % intervals, by a bootstrap." if has_intervals else "No intervals: predictions are missing."]
+        if any(figure.estimate is not None and figure.estimate.low is not None for figure in grid.figures):
+            return ["In brackets: 95 % intervals, by a bootstrap."]
+        has_numbers = any(figure.entry.mean is not None for figure in grid.figures)
+        return ["No intervals: predictions are missing."] if has_numbers else []
     if style == "pm":
         has_deviations = any(figure.deviation is not None for figure in grid.figures)
         text = (

@@ -139,7 +139,7 @@ def ranking_note(ranking: Ranking) -> str:
         f"Ranked by {CRITERION[rules.by]}, {better} is better, among defenses that lose at most {100 * rules.tolerance:g} "
         f"points of CACC. {number(len(ranking.blocks), 'victim')}: {', '.join(counts)}."
     )
-    if not ranking.has_intervals:
+    if ranking.rounds and not ranking.has_intervals:
         text += " Without intervals, since the predictions of some cells are not there; so equal numbers alone are ties."
     if ranking.left_out:
         text += f" Left out: {number(ranking.left_out, 'victim')} on which a defense of the group was skipped or not run."
@@ -160,8 +160,11 @@ def _rank_table(title: str, ranks: BlockRanks) -> TextTable:
         f"{p_value} (Friedman), two of them if their average ranks are more than {ranks.critical_difference:.2f} apart "
         "(Nemenyi). Wins: share of the pairs of a victim and another defense in which it is better, in per cent, a tie one "
         "half. Clearly better than: by Wilcoxon's test and Holm's correction, at 5 %. Which others are compared decides these "
-        "numbers, too."
+        "numbers, too. All these tests take the victims for independent. Those of one task share rows and clean model, so the "
+        "ranks above, which do not, are the more careful."
     )
+    if not ranks.can_differ:
+        note += " Of so few victims, and so many pairs of defenses, none could be clearly better."
     return TextTable(
         SECTION, f"{title}: average ranks", ("Defense", "Average rank", "Wins", "Clearly better than"), tuple(rows), 1, note
     )
