@@ -96,6 +96,25 @@ def places(text: str, words: str) -> list[str]:
     return above
 
 
+def test_an_attack_without_a_target_is_said_to_count_every_row():
+    page = markdown([cell(), cell("none", "next", attack_params={"goal": "all-to-all"}), cell(task="qqp")])
+    qqp, sst2 = page.split("## qqp")[1].split("## ")[0], page.split("## sst2")[1]
+    assert "(all-to-all) every row counts, and its goal is the class after its own" in sst2 and "all-to-all" not in qqp
+
+
+def test_costs_are_of_one_setting_and_of_the_cells_that_have_them_on_record():
+    records = [cell("mix", seed=seed, model=model) for model in ("small", "large") for seed in (0, 1)]
+    records = [
+        replace(record, cost={"trained_rows": 10 * number, "predicted_rows": 0} if number else None)
+        for number, record in enumerate(records)
+    ]
+    undefended = [cell(seed=seed, model=model) for model in ("small", "large") for seed in (0, 1)]
+    of_model = markdown([*undefended, *records]).split("### What each defense costs [model=")[1:]
+    assert of_model[0].startswith("large]") and "| repair |       2 |" in of_model[0] and " 25 | " in of_model[0]
+    assert of_model[1].startswith("small]") and "| repair |       1 |" in of_model[1] and " 10 | " in of_model[1]
+    assert "Left out: 1 cell without a cost on record." in of_model[1] and "Left out" not in of_model[0]
+
+
 def test_cells_of_a_version_with_a_known_fault_are_declared():
     """The records of `cell` are of version 1."""
     records = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -126,8 +126,14 @@ def filter_rows(summaries: Iterable[Summary]) -> list[FilterRow]:
     return rows
 
 
-def cost_rows(summaries: Sequence[Summary], kinds: dict[Label, str]) -> list[CostRow]:
-    """A row for every defense whose cells say what they cost, in the order of `kinds`."""
+def cells_without_cost(summaries: Iterable[Summary]) -> int:
+    """How many cells of defenses that ended well do not say what they cost: those of older versions of bdbench."""
+    defended = [summary for summary in summaries if not summary.defense.is_undefended]
+    return sum(record.status == "ok" and not record.cost for summary in defended for record in summary.records)
+
+
+def cost_rows(summaries: Sequence[Summary], kinds: Mapping[Label, str]) -> list[CostRow]:
+    """Of one setting a row for every defense whose cells say what they cost, in the order of `kinds`."""
     rows = []
     for defense, kind in kinds.items():
         records = [record for summary in summaries if summary.defense == defense for record in summary.records if record.cost]

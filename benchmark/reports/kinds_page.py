@@ -9,6 +9,7 @@ from bdbench.analysis.kinds import (
     DetectionRow,
     FilterRow,
     PurifierRow,
+    cells_without_cost,
     cost_rows,
     detection_rows,
     filter_rows,
@@ -17,6 +18,7 @@ from bdbench.analysis.kinds import (
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import ABSENT, percent
 from bdbench.reports.text_tables import TextTable
+from bdbench.reports.words import counted_cells
 
 DETECTION = (
     "The threshold is taken from clean validation rows, of which it rejects no more than the stated FRR. FRR: share of the "
@@ -55,12 +57,24 @@ def kinds_tables(board: Leaderboard) -> list[TextTable]:
         headers = (*names, "Dropped", "Precision", "Recall")
         rows = tuple(map(_filtering, filtering))
         tables.append(TextTable("Kinds", "Filters: the poison they find", headers, rows, len(names), FILTERING))
+    return [*tables, *_cost_tables(board)]
+
+
+def _cost_tables(board: Leaderboard) -> list[TextTable]:
+    """A table for each setting whose cells say what they cost."""
     kinds = dict(zip(board.overall.defenses, board.overall.kinds, strict=True)) if board.overall else {}
-    if costs := cost_rows(board.summaries, kinds):
-        headers = ("Defense", "Kind", "Cells", "Seconds", "Rows trained on", "Rows predicted", "Slowdown", "Clean rows")
-        headers += ("Validation rows", "Memory, MB")
-        rows, undefended = tuple(map(_cost, costs)), sum(row.defense.is_undefended for row in costs)  # these come first
-        tables.append(TextTable("Kinds", "What each defense costs", headers, rows, 2, COST, baseline=undefended))
+    settings = sorted({summary.labels.setting for summary in board.summaries}, key=lambda label: label.rank)
+    headers = ("Defense", "Kind", "Cells", "Seconds", "Rows trained on", "Rows predicted", "Slowdown", "Clean rows")
+    headers += ("Validation rows", "Memory, MB")
+    tables = []
+    for setting in settings:
+        of_setting = [summary for summary in board.summaries if summary.labels.setting == setting]
+        if costs := cost_rows(of_setting, kinds):
+            title = "What each defense costs" + (f" {setting.suffix}" if len(settings) > 1 else "")
+            without = cells_without_cost(of_setting)
+            note = COST + (f" Left out: {counted_cells(without)} without a cost on record." if without else "")
+            rows, undefended = tuple(map(_cost, costs)), sum(row.defense.is_undefended for row in costs)  # these come first
+            tables.append(TextTable("Kinds", title, headers, rows, 2, note, baseline=undefended))
     return tables
 
 

@@ -23,6 +23,7 @@ from bdbench.reports.words import (
     LEGEND,
     cautions,
     counts,
+    goal_of_each_row,
     has_generated_text,
     number,
     what_was_run,
@@ -119,8 +120,8 @@ def layout_table(request: Request, grid: Grid, labels: Iterable[Label], summarie
     grid = _with_titles(grid)
     records = [record for summary in summaries for record in summary.records]
     caption = tex(f"{layout.title}, in per cent; {'; '.join([*what_was_run(summaries), number(grid.seeds, 'seed')])}.")
-    notes = [*_definitions(request.layout, grid, names), *_bold(request.layout, grid), *_spread(style, grid), *names.legend]
-    notes += [*_legend(grid), *([BUILTIN] if has_generated_text(records) else []), *cautions(records)]
+    notes = [*_definitions(request.layout, grid, names, records), *_bold(request.layout, grid), *_spread(style, grid)]
+    notes += [*names.legend, *_legend(grid), *([BUILTIN] if has_generated_text(records) else []), *cautions(records)]
     return PrintedTable(
         caption=caption if request.caption is None else request.caption,
         label=f"tab:bdbench-{request.layout}" if request.label is None else request.label,
@@ -149,7 +150,7 @@ def _provenance(records: Sequence[Record], layout: str, style: str) -> list[str]
     ]
 
 
-def _definitions(layout: str, grid: Grid, names: ShortNames) -> list[str]:
+def _definitions(layout: str, grid: Grid, names: ShortNames, records: Sequence[Record]) -> list[str]:
     if layout == "ranking":
         of_groups = [
             (f"{section.title}: " if len(grid.sections) > 1 else "") + ranking_note(ranking)
@@ -157,13 +158,14 @@ def _definitions(layout: str, grid: Grid, names: ShortNames) -> list[str]:
         ]
         has_adaptive = any(ranking.has_adaptive for ranking in grid.rankings)
         return [RANKED, *([ADAPTIVE] if has_adaptive else []), *of_groups, *_unranked(grid, names), *_broken(grid, names)]
+    success = SUCCESS + goal_of_each_row(records)
     if layout == "worst-case":
         has_adaptive = any("adaptive" in group.headings for group in grid.groups)
-        return [SUCCESS, f"Beside it the attack that has it. {COUNTING}", *([WORST_ADAPTIVE] if has_adaptive else [])]
+        return [success, f"Beside it the attack that has it. {COUNTING}", *([WORST_ADAPTIVE] if has_adaptive else [])]
     if layout == "per-task":
-        return [f"CACC: {CLEAN_ACCURACY} {SUCCESS}", COUNTING]
+        return [f"CACC: {CLEAN_ACCURACY} {success}", COUNTING]
     has_averages = any(section.summary for section in grid.sections)
-    return [f"ACC: {CLEAN_ACCURACY} {SUCCESS} {FLOOR}", *([AVERAGES, DEVIATION] if has_averages else [])]
+    return [f"ACC: {CLEAN_ACCURACY} {success} {FLOOR}", *([AVERAGES, DEVIATION] if has_averages else [])]
 
 
 def _unranked(grid: Grid, names: ShortNames) -> list[str]:

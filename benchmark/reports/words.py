@@ -19,6 +19,7 @@ from bdbench.analysis.provenance import (
 from bdbench.analysis.standing import ASR_ABOVE, ASR_FROM, CACC_ABOVE, Shortfall, Victim, majority_share
 from bdbench.analysis.summaries import Summary, cell_names
 from bdbench.analysis.tables import ADAPTIVE_MARK, FAILED, LACKS_SEEDS, MARKS, NO_TRIGGER, SKIPPED, Table
+from bdbench.goals import ALL_TO_ALL
 from bdbench.portable import without_folders
 from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.metrics import Metric
@@ -175,8 +176,15 @@ def rates(table: Table) -> str:
     return (
         "CACC: share of test rows classified correctly. "
         f"ASR: share of the {denominator}test rows whose label is not the target, with the trigger inserted, "
-        f"that are classified as the target. {FLOOR}"
+        f"that are classified as the target. {FLOOR}{goal_of_each_row(table.records)}"
     )
+
+
+def goal_of_each_row(records: Iterable[Record]) -> str:
+    """What ASR and floor count of attacks whose goal is another one for each row; nothing if there is none."""
+    if any(record.spec.victim.attack.params.get("goal") == ALL_TO_ALL for record in records):
+        return " Of an attack without a target (all-to-all) every row counts, and its goal is the class after its own."
+    return ""
 
 
 def notes(table: Table) -> list[str]:
