@@ -7,8 +7,10 @@ largest indicator get their pre-trained value back, then the model is fine-tuned
 The paper's abstract says that drifts and Hessians are compared; the indicator, and that the Fisher information stands for the
 Hessian, are from memory. The Fisher information is here the mean over the clean rows of the squared gradient, at the victim and
 with the rows' own labels. A piece that no clean row has got no gradient at all, so a small share of the mean Fisher information
-is added to each (`damping`, ours): among such weights the move alone decides. All weights of the encoder are ranked together.
-The share that is kept is searched by the rule of Fine-mixing, by the same authors.
+is added to each (`damping`, ours): among such weights the move alone decides. All weights of the encoder that moved are ranked
+together. Those of a word piece that no training row has did not move. They are pre-trained already, and of a small encoder half
+of all weights: if they counted, a small ratio would keep none of the others. The share that is kept is searched by the rule of
+Fine-mixing, by the same authors.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     from bdbench.protocol.contexts import DefenseContext
 
 
-@register("fine-purifying", paper="arXiv:2305.04547")
+@register("fine-purifying", version=2, paper="arXiv:2305.04547")
 @dataclass(frozen=True)
 class FinePurifying(Reserving):
     title = "Fine-purifying"
@@ -41,7 +43,7 @@ class FinePurifying(Reserving):
     needs = frozenset({"clean", "validation", "pretrained"})
 
     ratio: float = hp(
-        0.3, low=0.0, high=1.0, aggressive="low", help="reserve ratio: share of the encoder's weights that stay the victim's"
+        0.3, low=0.0, high=1.0, aggressive="low", help="reserve ratio: share of the encoder's weights that moved which stay"
     )
     damping: float = hp(
         0.01, low=1e-9, search=(1e-4, 1.0), log=True, help="added to each curvature, as a share of the mean curvature"
@@ -49,12 +51,13 @@ class FinePurifying(Reserving):
 
     def reserving(self, model: nn.Module, ctx: DefenseContext) -> Callable[[float], nn.Module]:
         suspicion = self.indicators(model, ctx)
-        of_all = torch.cat([indicator.flatten() for indicator in suspicion.values()])
+        of_moved = torch.cat([indicator[indicator > 0] for indicator in suspicion.values()])
+        ctx.notes["moved"] = len(of_moved) / sum(indicator.numel() for indicator in suspicion.values())
 
         def purified(ratio: float) -> nn.Module:
             pretrained = ctx.pretrained  # not kept while the purified model is trained
             result = copy.deepcopy(model)
-            threshold = threshold_of_largest(of_all, 1 - ratio)
+            threshold = threshold_of_largest(of_moved, 1 - ratio)
             for name, weight in result.named_parameters():
                 if name in suspicion:
                     weight.data = mix(weight.data, pretrained[name].to(ctx.device), suspicion[name] < threshold)

@@ -244,6 +244,19 @@ def test_the_weights_of_largest_indicator_are_set_back(ratio, tiny_bert):
     assert torch.equal(after["classifier.weight"], victim.classifier.weight)
 
 
+def test_the_share_that_stays_is_one_of_the_weights_that_moved(tiny_bert):
+    """Embeddings are most of the weights. Where none of them moved, a quarter of the others stays all the same."""
+    victim, clean = victim_of(tiny_bert), pretrained_weights(tiny_bert, 2)
+    weights = dict(victim.named_parameters())
+    still = next(name for name in clean if name.endswith("word_embeddings.weight"))
+    weights[still].data.copy_(clean[still])
+    part = DEFENSES.get("fine-purifying")(ratio=0.25, learning_rate=0.0)
+    after = state(part.repair(victim, defense_context(tiny_bert, part)))
+    moved = {name: weights[name] != start for name, start in clean.items()}
+    stays = sum(int((after[name] == weights[name])[where].sum()) for name, where in moved.items())
+    assert stays == round(0.25 * sum(int(where.sum()) for where in moved.values())) > 0
+
+
 # attention maps and heads
 
 

@@ -42,6 +42,7 @@ class KnownFault:
 KNOWN_FAULTS = (
     KnownFault("fine-pruning", "1", ON_WRONG_ACTIVATIONS),
     KnownFault("fine-mixing", "1", ON_WRONG_ACTIVATIONS, ("select", "activation")),
+    KnownFault("fine-purifying", "1", "filled its reserve ratio with weights that never moved before any that did"),
 )
 
 
