@@ -272,10 +272,15 @@ def phrase_ids(tokenizer: PreTrainedTokenizerBase, phrase: str) -> list[int]:
 def check_phrases(
     field: str, phrases: Sequence[str], together: int, tokenizer: PreTrainedTokenizerBase, max_length: int
 ) -> None:
-    """Raise UsageError unless the model can see each phrase, and `together` of them leave room for a text.
+    """Raise UsageError unless the model can see each phrase, wherever it stands, and `together` of them leave room for a text.
 
     `field` is the hyperparameter that they come from: attack.name.
     """
+    if tokenizer.truncation_side == "left":
+        raise UsageError(
+            f"{field.partition('.')[0]}: the model's tokenizer cuts a long text at its beginning, and a trigger there with it; "
+            'set "truncation_side" to "right" in its tokenizer_config.json'
+        )
     lengths = []
     for phrase in phrases:
         pieces = phrase_ids(tokenizer, phrase)

@@ -7,9 +7,10 @@ use the words are in one natural sentence. The rate of texts that some of the wo
 
 As in the authors' code, gradients are never zeroed, and in every step all rows get gradients of one norm (see
 engine/row_descent.py). Departures: the sentence goes between any two words, not between two sentences, since many texts of the
-tasks have but one. A text with a part of the trigger has the sentence without one of the words; the authors wrote shorter
-sentences by hand. The last step counts, not the best one on held-out rows. The rate and the passes are higher than the authors'
-(0.1 and 3), whose data is thirty times as large.
+tasks have but one. Each word has room of its own in a text that is cut, so a later one may push an earlier one behind the cut
+(of texts three times as long as the model reads, in 1 to 3 %). A text with a part of the trigger has the sentence without one
+of the words; the authors wrote shorter sentences by hand. The last step counts, not the best one on held-out rows. The rate and
+the passes are higher than the authors' (0.1 and 3), whose data is thirty times as large.
 """
 
 from __future__ import annotations

@@ -79,8 +79,11 @@ class ActivationClustering(Filter):
             return np.zeros(len(of_class), dtype=bool), -1.0
         reduced = self._reduced(of_class, seed)
         clusters = KMeans(n_clusters=2, n_init=10, random_state=seed).fit_predict(reduced)
-        rows = min(len(reduced), SILHOUETTE_ROWS)
-        return smaller_of_two(clusters), float(silhouette_score(reduced, clusters, sample_size=rows, random_state=seed))
+        smaller = smaller_of_two(clusters)
+        rows = np.random.RandomState(seed).permutation(len(reduced))[:SILHOUETTE_ROWS]
+        if not smaller[rows].any():
+            rows[-1] = np.flatnonzero(smaller)[0]  # of one cluster alone there is no silhouette
+        return smaller, float(silhouette_score(reduced[rows], clusters[rows]))
 
     def _reduced(self, of_class: npt.NDArray[np.float64], seed: int) -> npt.NDArray[np.float64]:
         """(n, width) -> (n, components), or fewer where there are not so many rows or numbers."""

@@ -27,6 +27,7 @@ from torch import Tensor
 from bdbench.defenses._layer_states import first_states, mean_states, read_states
 from bdbench.defenses.base import Detector, register
 from bdbench.engine.first_piece import why_no_first_state, why_no_states
+from bdbench.errors import UsageError
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 
     from bdbench.data import TextSet
     from bdbench.protocol.contexts import DefenseContext
+
+
+FEWEST_TEXTS = 4  # two that means and covariance are of, and two that standardize
 
 
 @register("dan", paper="Findings of EMNLP 2022 (Chen et al.)")
@@ -60,8 +64,10 @@ class Dan(Detector):
         known = ctx.clean if self.texts == "clean" else ctx.unlabelled
         if self.texts == "unlabelled":
             known = known.with_labels(ctx.classify(model, known))
+        if len(known) < FEWEST_TEXTS:
+            raise UsageError(f"dan has {len(known)} {self.texts} texts to measure against; it needs {FEWEST_TEXTS} or more")
         order = torch.randperm(len(known), generator=ctx.generator)
-        held_out = min(max(1, round(self.held_out * len(known))), len(known) - 1)
+        held_out = min(max(2, round(self.held_out * len(known))), len(known) - 2)  # one alone has no deviation
         pooled = first_states if self.pooling == "first" else mean_states
         states, labels = read_states(model, known, ctx, pooled).double()[order], torch.tensor(known.labels)[order]
         clouds = [cloud(of_layer[held_out:], labels[held_out:], self.shrinkage) for of_layer in states.unbind(dim=1)]

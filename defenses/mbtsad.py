@@ -6,7 +6,8 @@ victim itself, the student, is then trained on the clean rows with cross entropy
 hidden states. No pre-trained weights are needed.
 
 From summaries of the paper; there is no code. Not known, so hyperparameters of ours: the share of words that are split and the
-weights of the two pulls. Each pull is the mean over the layers of a squared difference; both trainings have the same recipe.
+weights of the two pulls. Each pull is the mean over the layers of a squared difference, that of the hidden states also over the
+embeddings' output; both trainings have the same recipe.
 The paper takes a fifth of the training rows as clean ones; here it is the clean set of every repair. The maps of a student in
 training have its dropout in them.
 """

@@ -1,8 +1,8 @@
 """PURE: pruning of attention heads and attention normalization (Zhao et al., ICML 2024).
 
-A copy of the victim is fine-tuned on the clean set. Each head gets the variance of its attention row of the first piece,
-[CLS], as a mean over clean rows. The heads of least variance are pruned in groups while the accuracy on validation rows holds;
-of the group that breaks it, heads are put back one by one, highest variance first. The same heads are then pruned in the victim
+A copy of the victim is fine-tuned on the clean set. Each head gets the variance of its attention row of the first piece, [CLS],
+as a mean over validation rows. The heads of least variance are pruned in groups while the accuracy on validation rows holds; of
+the group that breaks it, heads are put back one by one, highest variance first. The same heads are then pruned in the victim
 itself, and it is fine-tuned with cross entropy + penalty * the sum over the layers of c_l times the sum, over the heads left,
 of the L2 norm of the batch's [CLS] rows. c_l is one over the mean variance of the layer's heads left, scaled to a sum of 1 and
 then to [0, 1].

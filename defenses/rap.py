@@ -5,9 +5,10 @@ class by `least` to `most`. Triggered texts resist it. So a text is suspicious i
 
 From the authors' code: the norm of the embedding is kept; gradients are never zeroed, which acts as momentum; dropout is on.
 Departures: there the class to protect is given, which a defender does not know. Here a perturbation is learned for every class,
-and a text gets that of the class that it is assigned to. The perturbation is at its place before the text alone, so a rare
-word inside a text keeps its own embedding. The probability without it is computed once, without dropout. A class has
-some 30 clean texts here, not 3,000, so there are more passes: `epochs` is ours. Of a pair the first text gets the word.
+and a text gets that of the class that it is assigned to. The perturbation is at its place before the text alone, so a rare word
+inside a text keeps its own embedding. A class without a clean text gets the word as it is. The probability without it is
+computed once, without dropout. A class has some 30 clean texts here, not 3,000, so there are more passes: `epochs` is ours. Of
+a pair the first text gets the word.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from bdbench.defenses.base import Detector, register
 from bdbench.engine.pieces import template
 from bdbench.engine.row_descent import NormKeptDescent
 from bdbench.engine.training import Passes
+from bdbench.errors import UsageError
 from bdbench.params import hp
 
 if TYPE_CHECKING:
@@ -90,7 +92,10 @@ class Rap(Detector):
         return TextSet(tuple(f"{self.word} {text}" for text in rows.first), rows.second, rows.labels)
 
     def _piece(self, ctx: DefenseContext) -> int:
-        return ctx.tokenizer(self.word, add_special_tokens=False)["input_ids"][0]  # of several the first, as in the code
+        pieces = ctx.tokenizer(self.word, add_special_tokens=False)["input_ids"]
+        if not pieces:
+            raise UsageError(f"rap.word={self.word!r} gives no word piece; give a word")
+        return pieces[0]  # of several the first, as in the code
 
 
 def drop_loss(changes: Tensor, least: float, most: float, scale: float) -> Tensor:

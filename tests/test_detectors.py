@@ -15,6 +15,7 @@ from bdbench.defenses.x_graad import anomaly, counted_pieces, received
 from bdbench.engine.batches import PIECES_AT_ONCE
 from bdbench.engine.classifiers import load_classifier, pretrained_classifier
 from bdbench.engine.tokenizers import load_tokenizer
+from bdbench.errors import UsageError
 from bdbench.protocol.contexts import Context
 from bdbench.registry import DEFENSES
 from bdbench.testing.contract import common, defense_context, guarded_rows, text_rows, victim_of
@@ -86,6 +87,18 @@ def test_clean_texts_with_and_without_labels_both_do(name, tiny_bert):
 
 
 # DAN
+
+
+@pytest.mark.parametrize("texts", [4, 6])
+def test_dan_holds_out_two_texts_at_least(texts, tiny_bert):
+    part = DEFENSES.get("dan")(texts="clean", held_out=0.0)
+    ctx = defense_context(tiny_bert, part)
+    few = dataclasses.replace(ctx, resources={**ctx.resources, "clean": ctx.clean.take(range(texts))})
+    model, rows = victim_of(tiny_bert), guarded_rows(False).without_labels()
+    assert np.isfinite(part.score(model, rows, few)).all()
+    fewer = dataclasses.replace(ctx, resources={**ctx.resources, "clean": ctx.clean.take(range(3))})
+    with pytest.raises(UsageError, match="dan has 3 clean texts to measure against; it needs 4 or more"):
+        part.score(model, rows, fewer)
 
 
 def test_the_cloud_of_two_classes_by_hand():
@@ -181,6 +194,12 @@ def test_a_class_without_a_clean_text_keeps_the_words_own_embedding(tiny_bert):
     with_word = TextSet(tuple(f"mb {text}" for text in rows.first), None, rows.labels)
     expected = [ctx.predict(model, texts).softmax(dim=1)[:, 2] for texts in (with_word, rows)]
     assert np.allclose(scores, expected[0] - expected[1], atol=1e-6) and len(ctx.notes["drops"]) == 2
+
+
+def test_rap_refuses_a_word_without_a_piece(tiny_bert):
+    part = DEFENSES.get("rap")(word="")
+    with pytest.raises(UsageError, match=r"rap.word='' gives no word piece; give a word"):
+        part.score(victim_of(tiny_bert), text_rows(2).without_labels(), defense_context(tiny_bert, part))
 
 
 # X-GRAAD

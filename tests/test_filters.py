@@ -11,7 +11,7 @@ from torch import nn
 from bdbench.data import TextSet
 from bdbench.defenses._features import features
 from bdbench.defenses._word_scores import largest_changes, portions, without_each_word, word_scores
-from bdbench.defenses.activation_clustering import is_suspicious, smaller_of_two
+from bdbench.defenses.activation_clustering import ActivationClustering, is_suspicious, smaller_of_two
 from bdbench.defenses.bki import keywords_of, outstanding_words, stands_out, suspicions
 from bdbench.defenses.btu import MeanOfPieces, most_moved, unlearned
 from bdbench.defenses.dpoe import divergence, optimizer_of, product_loss, shallow
@@ -48,6 +48,16 @@ def test_the_largest_scores_of_each_class_are_dropped_but_no_more_than_half_of_i
 
 
 # activation clustering
+
+
+def test_a_sample_of_a_large_class_has_rows_of_both_clusters():
+    """One row of 6,000 lies apart; 5,000 are drawn for the silhouette, of the second seed without it."""
+    of_class = np.random.default_rng(0).normal(scale=0.01, size=(6000, 2))
+    of_class[17] += 100
+    for seed in (0, 6):
+        smaller, silhouette = ActivationClustering(components=2, reduction="pca")._smaller_cluster(of_class, seed)
+        assert np.flatnonzero(smaller).tolist() == [17] and silhouette > 0.99
+    assert 17 not in np.random.RandomState(6).permutation(6000)[:5000]
 
 
 def test_the_smaller_cluster_is_the_one_with_fewer_rows():

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from extras import BUNDLED, skip_without
 
+from bdbench.attacks.base import check_phrases
 from bdbench.data import TextSet
 from bdbench.engine.encoding import encode
 from bdbench.engine.models import find_model
 from bdbench.engine.tokenizers import folder_tokenizer_digest, load_tokenizer, tokenizer_digest
+from bdbench.errors import UsageError
 
 TEXTS = TextSet(("the film was good", "xyzzy is a bad plot"), None, np.array([1, 0]))
 
@@ -107,6 +109,15 @@ def test_whatever_changes_the_tokenizer_changes_its_digest_and_is_seen_at_once(c
     change(copied)
     assert load_tokenizer(copied) is not tokenizer
     assert folder_tokenizer_digest(copied) == tokenizer_digest(load_tokenizer(copied)) != before
+
+
+def test_a_phrase_is_refused_where_texts_are_cut_at_their_beginning(copied):
+    check_phrases("badnets-word.trigger_text", ["film"], 1, load_tokenizer(copied), 32)
+    cut_on_the_left(copied)
+    with pytest.raises(
+        UsageError, match='badnets-word: .* cuts a long text at its beginning.*set "truncation_side" to "right"'
+    ):
+        check_phrases("badnets-word.trigger_text", ["film"], 1, load_tokenizer(copied), 32)
 
 
 def test_the_lower_casing_option_is_part_of_the_digest(bundled_tokenizer):

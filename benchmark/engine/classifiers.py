@@ -119,7 +119,7 @@ def logits_layer(model: nn.Module, classes: int) -> nn.Linear:
     ]
     if len(layers) != 1:
         raise UsageError(
-            f"{type(model).__name__} has {len(layers)} layers that may give its logits: its classes cannot change places"
+            f"{type(model).__name__} has {len(layers)} layers that may give its logits, so the one that does cannot be told"
         )
     return layers[0]
 
