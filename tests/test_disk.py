@@ -6,6 +6,7 @@ import resource
 import stat
 import subprocess
 import sys
+import time
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,14 +16,19 @@ from test_protocol import VICTIM, cell
 from test_store import victim
 
 from bdbench.cli.app import main
-from bdbench.errors import StorageError, UsageError
+from bdbench.errors import StorageError, UsageError, WorkersLost
 from bdbench.files import LEFTOVER_SECONDS, make_writable, unfinished, write_whole
+from bdbench.matrix.execute import WRITERS, execute
+from bdbench.matrix.graph import Step
 from bdbench.matrix.lock import locked
+from bdbench.matrix.progress import MatrixProgress
 from bdbench.matrix.results import Results, read_records
 from bdbench.matrix.victim_store import VictimStore
+from bdbench.matrix.worker import CellOutcome, VictimOutcome
 from bdbench.processes import place
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import Record
+from bdbench.specs.work import CellSpec, PluginSpec
 
 
 @contextmanager
@@ -122,6 +128,73 @@ def test_a_record_that_cannot_be_written_leaves_the_earlier_one(tmp_path):
     with files_of_at_most(100), pytest.raises(StorageError, match="records/.*json: cannot be written"):
         results.write(Record(cell(), "failed", "again"))
     assert {file: file.read_bytes() for file in tmp_path.rglob("*.*")} == before
+
+
+class BreakingPool:
+    """Starts every step at once, and all end together: cells well, a victim as `of_victim` says. Then there is no pool left."""
+
+    slots = 1
+
+    def __init__(self, error: Exception, of_victim: VictimOutcome | None = None) -> None:
+        self._error, self._of_victim, self._steps, self._is_gone = error, of_victim, [], False
+
+    @property
+    def running(self) -> int:
+        return len(self._steps)
+
+    def has_room(self, step, mishaps) -> bool:
+        return True
+
+    def start(self, step, waited_for, mishaps) -> None:
+        self._steps.append(step)
+
+    def ended(self, wait=True) -> list:
+        if self._is_gone:
+            raise self._error
+        self._is_gone = True
+        return [(step, self._of_victim if step.spec is VICTIM else CellOutcome(well(step.spec))) for step in self._steps]
+
+
+def well(spec: CellSpec) -> Record:
+    return Record(spec, "ok", metrics={"cacc": Metric(0.5, 20)})
+
+
+class SlowResults(Results):
+    def write(self, *what) -> None:
+        time.sleep(0.05)
+        super().write(*what)
+
+
+STEPS = [Step(VICTIM), *(Step(CellSpec(VICTIM, (PluginSpec(f"d{number}", "1", {}),), 0, 0)) for number in range(3 * WRITERS))]
+
+
+@pytest.mark.parametrize("error", [WorkersLost("none is left"), RuntimeError("none is left")])
+def test_whatever_breaks_a_run_off_every_cell_that_ended_is_written(error, tmp_path):
+    with pytest.raises(type(error), match="none is left"):
+        execute(STEPS[1:], BreakingPool(error), SlowResults(tmp_path), MatrixProgress(len(STEPS) - 1, 0))
+    assert len(read_records(tmp_path)) == len(STEPS) - 1
+
+
+def test_a_victim_that_cannot_be_stored_costs_no_cell_that_ended_with_it(tmp_path):
+    pool = BreakingPool(WorkersLost("none is left"), VictimOutcome("victims/: cannot be written", unstored=True))
+    with pytest.raises(StorageError, match="victims/: cannot be written"):
+        execute(STEPS, pool, SlowResults(tmp_path), MatrixProgress(len(STEPS) - 1, 1))
+    assert len(read_records(tmp_path)) == len(STEPS) - 1
+
+
+def test_a_disk_that_takes_no_record_is_not_asked_for_each(tmp_path):
+    asked = []
+
+    class FullResults(SlowResults):
+        def write(self, *what) -> None:
+            asked.append(what)
+            with files_of_at_most(10):
+                super().write(*what)
+
+    lost = WorkersLost("no worker is left")
+    with pytest.raises(StorageError, match="cannot be written"):
+        execute(STEPS[1:], BreakingPool(lost), FullResults(tmp_path), MatrixProgress(len(STEPS) - 1, 0))
+    assert len(asked) < len(STEPS) - 1 and not read_records(tmp_path)
 
 
 def test_tables_that_cannot_be_written_are_one_line(monkeypatch, capsys, tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict, deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import Protocol
 
 from bdbench.errors import StorageError
@@ -84,7 +84,8 @@ def execute(
 
     A cell waits only for its own victims. Its record is written as it ends, by this process alone. A step that ends by a mishap
     is tried again, MOST_MISHAPS times; its record says so. Raises StorageError as soon as a victim or a record cannot be
-    written, and WorkersLost if nothing is left to work with. On KeyboardInterrupt what has ended by then is written first.
+    written, and WorkersLost if nothing is left to work with. Whatever breaks the steps off, every cell that has ended is
+    written first, unless a record cannot be: then those that wait for the disk are dropped.
     """
     _Execution(steps, pool, results, progress, interrupts or Interrupts()).run()
 
@@ -97,6 +98,7 @@ class _Execution:
         self._interrupts = interrupts
         # A disk makes each file wait until it is safe. Other steps are started and settled meanwhile.
         self._writers, self._writing = ThreadPoolExecutor(WRITERS), deque[tuple[Future[None], Record]]()
+        self._ended = deque[tuple[Step, Outcome]]()  # not yet settled
         self._outcomes: dict[str, VictimOutcome] = {}
         self._mishaps: dict[str, list[str]] = defaultdict(list)
 
@@ -104,17 +106,25 @@ class _Execution:
         try:
             while self._start_what_can_be():
                 with self._interrupts.held():
-                    for step, outcome in self._pool.ended():
-                        self._settle(step, outcome)
+                    self._ended += self._pool.ended()
+                    self._settle_ended()
                     self._show_written(MOST_UNWRITTEN)
             self._show_written()
-        except KeyboardInterrupt:
-            for step, outcome in self._pool.ended(wait=False):
-                self._settle(step, outcome)
-            self._show_written()
+        except BaseException:
+            self._keep_what_ended()
             raise
         finally:
             self._writers.shutdown(cancel_futures=True)
+
+    def _keep_what_ended(self) -> None:
+        """Write what has ended before the steps were broken off. Raises StorageError if it cannot be written."""
+        self._show_written(len(self._writing))  # a write that has failed says so at once
+        with suppress(Exception):  # the pool may be what broke
+            self._ended += self._pool.ended(wait=False)
+        while self._ended:
+            with suppress(StorageError):  # of a victim: the cells behind it are written all the same
+                self._settle_ended()
+        self._show_written()
 
     def _start_what_can_be(self) -> bool:
         """Start steps while the pool has room; whether anything is left to wait for."""
@@ -127,6 +137,10 @@ class _Execution:
             blocked = self._schedule.blocked
             raise RuntimeError(f"{len(blocked)} steps wait for each other: {blocked[0].key}, ...")
         return False
+
+    def _settle_ended(self) -> None:
+        while self._ended:
+            self._settle(*self._ended.popleft())
 
     def _settle(self, step: Step, outcome: Outcome) -> None:
         """Write what has ended, or have it tried again."""
@@ -153,6 +167,7 @@ class _Execution:
         Raises StorageError if one could not be written.
         """
         while self._writing and (len(self._writing) > most or self._writing[0][0].done()):
-            writing, record = self._writing.popleft()
-            writing.result()
+            writing, record = self._writing[0]
+            writing.result()  # one that fails stays, so nobody waits for those behind it
+            self._writing.popleft()
             self._progress.cell(record)

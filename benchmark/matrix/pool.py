@@ -6,13 +6,14 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from math import ceil
 from typing import Any, Self
 
 import torch
 
 from bdbench.engine.folders import count_weights
-from bdbench.errors import UsageError, WorkersLost, first_line
+from bdbench.errors import StorageError, UsageError, WorkersLost, first_line
 from bdbench.matrix.ahead import RayAhead
 from bdbench.matrix.capacity import worker_bytes
 from bdbench.matrix.crew import Crew
@@ -214,7 +215,10 @@ class RayPool:
     def _take(self, slot: Slot, reports: Sequence[Report]) -> list[tuple[Step, Outcome]]:
         tasks, reference = self._vacate(slot), slot.files
         if self._freight is not None and isinstance(reports[0].outcome, VictimOutcome) and not reports[0].outcome.error:
-            self._freight.arrived(tasks[0].step.key, self._ray.get(reference), reference)
+            try:
+                self._freight.arrived(tasks[0].step.key, self._ray.get(reference), reference)
+            except StorageError as error:  # an outcome: raised, it would take what other slots have ended along
+                reports = [replace(reports[0], outcome=VictimOutcome(str(error), unstored=True))]
         slot.steps_done += len(tasks)
         slot.note_pace([report.seconds for report in reports])
         mishaps = [report.outcome.mishap for report in reports if report.outcome.mishap]
