@@ -18,6 +18,9 @@ from bdbench.defenses.strip import mean_entropy, ranked_words, with_words
 from bdbench.defenses.wag import mean_weights
 from bdbench.engine.classifiers import load_classifier
 from bdbench.matrix.expected import ExpectedWork
+from bdbench.matrix.freight import cargo_of
+from bdbench.matrix.plan import plan
+from bdbench.matrix.presets import PRESETS
 from bdbench.matrix.results import read_predictions, read_records
 from bdbench.protocol.contexts import Context
 from bdbench.protocol.scoring import examples_of
@@ -413,6 +416,14 @@ def test_peers_are_victims_of_their_own_and_part_of_the_key(run, flags, in_proce
     keys = {name: ended.stdout.split("\n") for name, ended in shown.items()}
     assert keys["one"][0] == keys["two"][0] and len({lines[1] for lines in keys.values()}) == 3
     assert "on 3 victims" in shown["one"].stderr and "on 4 victims" in shown["two"].stderr
+
+
+def test_the_data_of_peers_travels_with_that_of_the_victims(data_dir, tiny_bert):
+    wanted = {"model": str(tiny_bert), "data": str(data_dir), "tasks": ("sst2",), "attacks": ("none",), "defenses": ("wag",)}
+    sizes = {"train_rows": 100, "validation_rows": 20, "clean_rows": 16, "max_length": 32}
+    for task, travels in ((None, ("sst2",)), ("qqp", ("sst2", "qqp"))):
+        planned = plan(PRESETS["laptop"].select({**wanted, **sizes, **({"peers_task": task} if task else {})}), "cpu")
+        assert cargo_of(planned).tasks == travels
 
 
 def section(page: str, heading: str) -> dict[str, list[str]]:

@@ -103,6 +103,16 @@ def test_whatever_changed_all_is_done_as_ever(changed, finished, plans, tmp_path
     assert len(plans) == 1
 
 
+def test_the_data_of_peers_counts_with_that_of_the_victims(finished, plans, tmp_path):
+    with_peers = ("-d", "none,wag", "--peers-task", "qqp")
+    finished(*with_peers)
+    finished(*with_peers)
+    assert len(plans) == 1
+    os.utime(tmp_path / "data" / "qqp" / "train.parquet", ns=(1, 1))
+    finished(*with_peers)
+    assert len(plans) == 2
+
+
 def test_other_flags_libraries_and_machines_are_another_request(finished, plans, monkeypatch):
     finished("--threads", 1)  # the default: the same values are the same request
     assert not plans

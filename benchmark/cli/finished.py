@@ -35,7 +35,7 @@ def draft_of(request: str, plan: Plan) -> Receipt | None:
     """The receipt of a run, but for what it will leave; None where there can be none."""
     if any(cell.victim.data.source == "hub" for cell in plan.cells):
         return None
-    tasks = dict.fromkeys(cell.victim.task for cell in plan.cells) if plan.data_folder else ()
+    tasks = plan.tasks if plan.data_folder else ()
     checkpoint = () if plan.checkpoint is None else (plan.checkpoint,)
     sources = states_of([plan.model_folder, *checkpoint, *(plan.data_folder / task for task in tasks)])
     return sources and Receipt(request, sources, len(plan.cells), plan.warnings)

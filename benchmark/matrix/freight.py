@@ -31,9 +31,8 @@ class Cargo:
 
 def cargo_of(plan: Plan) -> Cargo:
     """What travels with a run of this plan: not a model that has a name which every machine knows."""
-    victims = [cell.victim for cell in plan.cells]
     name = None if Path(plan.model).is_dir() else plan.model
-    return Cargo(name, victims[0].model.digest, tuple(dict.fromkeys(victim.task for victim in victims)))
+    return Cargo(name, plan.cells[0].victim.model.digest, plan.tasks)
 
 
 class Freight:

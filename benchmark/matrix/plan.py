@@ -69,6 +69,11 @@ class Plan:
         """The distinct victims of the cells, each behind the clean model it needs."""
         return victims_of(self.cells)
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The tasks whose rows the victims are made of, those of peers among them."""
+        return tuple(dict.fromkeys(victim.task for victim in self.victims))
+
 
 def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[TunedFile] = ()) -> Plan:
     """Check everything that can be checked without training, and spell the cells out.
