@@ -269,6 +269,14 @@ def test_a_lock_that_cannot_be_written_is_no_lock(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_disk_that_became_read_only_is_what_ends_a_run_and_not_its_lock(small_disk):
+    folder = small_disk(1000) / "run"
+    with pytest.raises(StorageError, match=r"run/table: cannot be written \(Read-only"), locked(folder):
+        small_disk(1000, "ro")
+        write_whole(folder / "table", lambda stream: stream.write(b""))
+    assert [path.name for path in folder.iterdir()] == [".lock"]  # until it is taken over
+
+
 def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UsageError, match=r"--victims .*file: cannot be written to \(File exists\); give a folder"):

@@ -95,8 +95,9 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         ended.set()
-        with suppress(OSError):
-            lock = _read(file)
+        # A lock that stays is taken over once this process is gone. It must not hide what ended the block.
+        with suppress(OSError, UsageError):
+            lock = lock_of(folder)
             if lock is not None and lock.owner == owner:
                 file.unlink()
 
