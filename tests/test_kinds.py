@@ -426,6 +426,17 @@ def test_the_data_of_peers_travels_with_that_of_the_victims(data_dir, tiny_bert)
         assert cargo_of(planned).tasks == travels
 
 
+def test_peers_of_texts_made_elsewhere_name_those_of_their_own_task(data_dir, tiny_bert):
+    wanted = {"model": str(tiny_bert), "data": str(data_dir), "tasks": ("sst2",), "attacks": ("paired-texts",)}
+    wanted |= {"defenses": ("wag",), "train_rows": 100, "validation_rows": 20, "clean_rows": 16, "max_length": 32}
+    digests = []
+    for task in ("sst2", "qqp"):
+        (cell,) = plan(PRESETS["laptop"].select({**wanted, "peers": "paired-texts", "peers_task": task}), "cpu").cells
+        assert cell.peers[0].task == task and len(cell.peers[0].attack.params["digest"]) == 64
+        digests.append(cell.peers[0].attack.params["digest"])
+    assert digests[0] == cell.victim.attack.params["digest"] != digests[1]
+
+
 def section(page: str, heading: str) -> dict[str, list[str]]:
     """A table of a page: the cells of each row, by the words before the numbers."""
     lines = page.split(f"### {heading}\n\n")[1].split("\n\n")[0].splitlines()
@@ -472,6 +483,12 @@ def test_the_page_groups_by_kind_and_shows_what_each_rejects_finds_and_costs(run
         (["-d", "moderate-fitting+sees"], "'moderate-fitting' makes the classifier anew (training)"),
         (["-d", "wag", "--peers", "badnet"], "no attacks named 'badnet'"),
         (["-d", "wag", "--peers-task", "sst"], "no tasks named 'sst'"),
+        (["-d", "wag", "--peers", "badnets-word[target=7]"], "--peers badnets-word[target=7]: badnets-word.target=7, but"),
+        (["-d", "wag", "--peers", "badnets-word[rate=0.0001]"], "--peers badnets-word[rate=0.0001]: "),
+        (["-d", "wag", "--peers", "badnets-word[then_epochs=2]"], "but the user fine-tunes on no rows"),
+        (["-d", "wag", "--peers", "badnets-word[then_rows=999]"], "then_rows=999 do not fit"),
+        (["-d", "wag", "--peers", "paired-texts[texts=mine]"], "no file is called mine"),
+        (["-d", "wag", "--peers", "paired-texts", "--data", "builtin"], "--peers paired-texts: 'paired-texts' reads texts"),
         (["-d", "wag", "--peer-count", "0"], "--peer-count 0: at least 1"),
         (["-d", "sees", "--validation-rows", "0"], "--validation-rows 0"),
     ],

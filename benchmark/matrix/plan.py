@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -26,7 +26,7 @@ from bdbench.errors import UsageError
 from bdbench.fence import refusing
 from bdbench.goals import ALL_TO_ALL
 from bdbench.matrix.graph import victims_of
-from bdbench.matrix.peers import peers_of
+from bdbench.matrix.peers import attack_on_peers, peers_of
 from bdbench.matrix.selection import Selection, attacks_of, defenses_of, distinct
 from bdbench.matrix.sizes import check_users_rows, checked_rows, data_spec, overlaps, row_count, unlabelled_row_count
 from bdbench.matrix.tuned import tuned_defenses
@@ -34,7 +34,8 @@ from bdbench.matrix.tuned_files import TunedFile
 from bdbench.plugin_files import PluginFile
 from bdbench.protocol.paired_texts import check_paired, identified
 from bdbench.protocol.plugins import needs_of, plugin_spec
-from bdbench.protocol.rows import DefenderSets
+from bdbench.protocol.row_checks import naming
+from bdbench.protocol.rows import DefenderSets, Rows
 from bdbench.protocol.site import Site
 from bdbench.protocol.sources import load
 from bdbench.registry import TASKS
@@ -42,7 +43,10 @@ from bdbench.source import source_digest
 from bdbench.specs.checked import checked
 from bdbench.specs.tuned import Tuned
 from bdbench.specs.work import CellSpec, VictimSpec
-from bdbench.tasks.base import Task
+from bdbench.tasks.base import Splits, Task
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -98,7 +102,9 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
     source, folder = data_source(selection.data)
     tokenizer = load_tokenizer(model.folder)
     warnings: list[str] = [*tuned.warnings]
-    for attack in attacks:
+    needed = {resource for parts in defenses for resource in needs_of(parts)}
+    on_peers = attack_on_peers(selection) if "peers" in needed else None
+    for attack in attacks if on_peers is None else dict.fromkeys((*attacks, on_peers)):
         with refusing(f"'{attack.name}'"):
             warnings += attack.warnings(tokenizer)
     cells: dict[tuple[int, Attack, str], list[CellSpec]] = {}
@@ -109,12 +115,11 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
         validation_rows = row_count(task_name, selection.validation_rows, len(splits.validation), "--validation-rows")
         precision, doubts = _probed(model, task, selection.max_length, asked_precision, torch_device(device))
         warnings += doubts + _unfit(defenses, model, len(task.label_names))
-        needed = {resource for parts in defenses for resource in needs_of(parts)}
         unlabelled_rows = unlabelled_row_count(task_name, splits, data, selection) if "unlabelled" in needed else 0
         even_classes = selection.even_classes and "clean" in needed
         sets = DefenderSets(selection.clean_rows, validation_rows, even_classes, unlabelled_rows)
         settings = {parts: _cell_setting(parts, sets, selection.frr) for parts in tuned.all}
-        peers = peers_of(selection, source, folder) if "peers" in needed else None
+        peers = None if on_peers is None else peers_of(on_peers, task, selection, source, folder)
         made = {attack: identified(attack, task, folder) for attack in attacks}
         for seed in selection.seeds:
             victims = {
@@ -133,15 +138,15 @@ def plan(selection: Selection, device: str = "auto", tuned_files: Sequence[Tuned
             }
             rows = checked_rows(victims[attacks[0]], splits, sets)  # they are the same for every attack
             warnings += overlaps(f"{task_name}, seed {seed}", rows)
+            of_seed = () if peers is None else peers.of(victims[attacks[0]])
+            with naming(f"--peers {selection.peers}"):
+                for peer in of_seed:  # the defender's sets hold none of its rows
+                    of_peer = checked_rows(peer, peers.splits, DefenderSets())
+                    _check_attack(peers.attack, peer, peers.task, peers.splits, of_peer, DefenderSets(), tokenizer, folder)
             for attack, victim in victims.items():
-                _check_goal(attack, len(task.label_names), rows.test)
-                check_users_rows(attack, victim, splits, sets)
-                check_paired(made[attack], task, rows, folder)
-                with refusing(f"'{attack.name}'"):
-                    attack.check(rows.train, len(task.label_names), tokenizer, selection.max_length)
-                of_victim = () if peers is None else peers(victim)
+                _check_attack(made[attack], victim, task, splits, rows, sets, tokenizer, folder)
                 cells[seed, attack, task_name] = [
-                    CellSpec(victim, **settings[parts], peers=of_victim if "peers" in needs_of(parts) else ())
+                    CellSpec(victim, **settings[parts], peers=of_seed if "peers" in needs_of(parts) else ())
                     for parts in tuned.of(task_name, attack.name)
                 ]
     in_order = itertools.product(selection.seeds, attacks, tasks)
@@ -268,6 +273,25 @@ def _reasons_against(parts: Iterable[Defense], model: ModelSource, classes: int)
     reasons = dict(zip(own, find_out(question, lambda: answers(own)) if own else (), strict=True))
     others = [part for part in picky if part not in reasons]
     return reasons | dict(zip(others, answers(others), strict=True))
+
+
+def _check_attack(
+    attack: Attack,
+    victim: VictimSpec,
+    task: Task,
+    splits: Splits,
+    rows: Rows,
+    sets: DefenderSets,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path | None,
+) -> None:
+    """Raises UsageError if the attack cannot make this victim, or if there is no way to test it."""
+    classes = len(task.label_names)
+    _check_goal(attack, classes, rows.test)
+    check_users_rows(attack, victim, splits, sets)
+    check_paired(attack, task, rows, folder)
+    with refusing(f"'{attack.name}'"):
+        attack.check(rows.train, classes, tokenizer, victim.max_length)
 
 
 def _check_goal(attack: Attack, classes: int, test: TextSet) -> None:

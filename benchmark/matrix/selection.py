@@ -62,9 +62,14 @@ def attacks_of(selection: Selection) -> list[Any]:
     params = params_by_plugin(selection.attack_params, [name_of(choice) for choice in choices], "-A", ATTACKS)
     attacks = [built(choice, params, ATTACKS) for choice in choices]
     for attack in attacks:
-        if attack.has_trigger and "target" not in attack.values():
-            raise UsageError(f"the attack '{attack.name}' has a trigger but no hyperparameter 'target'; declare one")
+        check_target(attack)
     return list(dict.fromkeys(attacks))
+
+
+def check_target(attack: Any) -> None:
+    """Raises UsageError for an attack whose trigger leads to no class that can be named."""
+    if attack.has_trigger and "target" not in attack.values():
+        raise UsageError(f"the attack '{attack.name}' has a trigger but no hyperparameter 'target'; declare one")
 
 
 def defenses_of(selection: Selection) -> list[tuple[Any, ...]]:

@@ -59,10 +59,11 @@ def checked_rows(victim: VictimSpec, splits: Splits, sets: DefenderSets) -> Rows
     rows = draw_rows(victim, splits, sets)
     flags = {"train": "--train-rows", "clean": "--clean-rows", "validation": "--validation-rows", "test": "--test-rows"}
     for name, flag in flags.items():
-        labels = set(getattr(rows, name).labels.tolist())
-        if len(labels) < 2:
+        of_set = getattr(rows, name)
+        labels = set(of_set.labels.tolist())
+        if len(of_set) and len(labels) < 2:
             raise UsageError(
-                f"{victim.task}, seed {victim.seed}: the {len(getattr(rows, name))} {name} rows are all of one class "
+                f"{victim.task}, seed {victim.seed}: the {len(of_set)} {name} rows are all of one class "
                 f"({', '.join(splits.label_names[label] for label in labels)}); raise {flag}"
             )
     return rows
