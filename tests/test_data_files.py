@@ -17,8 +17,10 @@ import pyarrow.parquet
 import pytest
 
 from bdbench.errors import UsageError
+from bdbench.protocol.row_checks import class_words
 from bdbench.protocol.sources import load
 from bdbench.registry import TASKS
+from bdbench.suspects.reading import read_labelled
 from bdbench.tasks.base import Task
 
 SST2 = TASKS.get("sst2")()
@@ -100,7 +102,7 @@ def test_every_layout_gives_the_same_rows(folder, name):
 
 
 def test_labels_may_be_the_names_of_the_classes(folder):
-    """As in GLUE's QNLI. A name that is digits is no name: the number says which class."""
+    """As in GLUE's QNLI."""
     words = {0: SST2.label_names[0], 1: SST2.label_names[1]}
     named = pd.DataFrame([(text, words[label]) for text, label in ROWS], columns=["sentence", "label"])
     put(folder, "train.csv", named.to_csv(index=False))
@@ -108,6 +110,23 @@ def test_labels_may_be_the_names_of_the_classes(folder):
     put(folder, "train.csv", named.replace("positive", "Positive").to_csv(index=False))
     with pytest.raises(UsageError, match="label is 'Positive'; the labels of sst2 are the integers 0 .negative., 1 .positive."):
         load(SST2, "directory", folder.parent)
+
+
+def test_a_label_that_may_be_a_name_or_a_number_is_refused(tmp_path):
+    """Classes called by numbers: the text 1 is the name of class 0 and the number of class 1. An integer is a number."""
+    stars = ("1", "2", "3")
+    of_names = pd.DataFrame([("bad", 3), ("good", 2)], columns=["text", "label"])
+    said = r"row 2: label is '2', the name of class 1 and the number of class 2 of this model; write labels as integers"
+    of_names.to_csv(tmp_path / "rows.csv", index=False)
+    of_names.astype(str).to_json(tmp_path / "words.jsonl", orient="records", lines=True)
+    for name in ("rows.csv", "words.jsonl"):
+        with pytest.raises(UsageError, match=said):
+            read_labelled(tmp_path / name, stars, "--clean")
+    of_names.assign(label=[1, 2]).to_json(tmp_path / "numbers.jsonl", orient="records", lines=True)
+    assert read_labelled(tmp_path / "numbers.jsonl", stars, "--clean").labels.tolist() == [1, 2]
+    of_names.assign(label=[0, 1]).to_csv(tmp_path / "own.csv", index=False)
+    assert read_labelled(tmp_path / "own.csv", ("0", "1"), "--clean").labels.tolist() == [0, 1]
+    assert class_words(stars) == {"3": 2, "0": 0} and class_words(("no", "1")) == {"no": 0, "0": 0, "1": 1}
 
 
 BOM = "\ufeff"

@@ -18,7 +18,7 @@ from bdbench.engine.classifiers import pretrained_classifier
 from bdbench.errors import UsageError
 from bdbench.suspects.guarding import guard_model
 from bdbench.suspects.inspection import inspect_model
-from bdbench.suspects.purification import purify_model
+from bdbench.suspects.purification import class_number, purify_model
 from bdbench.testing.tiny_models import CONFIGURATIONS, save_tiny_model
 
 SETTINGS = {"max_length": 32, "threads": 1, "precision": "fp32", "device": "cpu"}
@@ -224,3 +224,14 @@ def test_a_base_of_another_kind_is_refused_before_anything_is_done(suspects, tin
     other = save_tiny_model("bert", tmp_path / "other", intermediate_size=32)
     with pytest.raises(UsageError, match="numbers .* pieces otherwise|another architecture"):
         purify_model(tmp_path / "wide", other, defense="e-pur")
+
+
+@pytest.mark.parametrize(("target", "number"), [("3", 2), ("0", 0), (1, 1), (2, 2)])
+def test_a_target_is_a_name_or_a_number_by_the_same_rule(target, number):
+    assert class_number(target, ("1", "2", "3")) == number
+
+
+@pytest.mark.parametrize(("target", "said"), [("1", "the name of class 0 and the number of class 1"), (3, "no class of")])
+def test_a_target_that_may_be_two_classes_or_none_is_refused(target, said):
+    with pytest.raises(UsageError, match=f"--target {target}: {said}"):
+        class_number(target, ("1", "2", "3"))

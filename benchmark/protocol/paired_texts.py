@@ -120,7 +120,7 @@ def _read(task: Task, file: Path) -> tuple[str, Mapping[Row, str]]:
 def _read_stamped(task: Task, stamp: FileStamp) -> tuple[str, Mapping[Row, str]]:
     names = (*task.columns, POISONED)
     with naming(stamp.path):
-        *columns, labels = read_columns(stamp.path, (*names, "label"), class_words(task))
+        *columns, labels = read_columns(stamp.path, (*names, "label"), class_words(task.label_names))
         numbers = range(1, len(labels) + 1)
         for name, column in zip(names, columns, strict=True):
             check_texts(name, column, numbers)

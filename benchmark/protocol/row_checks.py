@@ -56,15 +56,30 @@ def check_texts(name: str, texts: Iterable[Any], rows: Iterable[int], blank: boo
             raise UsageError(f"row {row}: {name} has half a surrogate pair, {shown(text)}; correct or remove the row")
 
 
-def class_words(task: Task) -> dict[str, int]:
-    """The classes by what stands for them in a text file: their numbers, and their names, as in GLUE's QNLI."""
-    names = {name: label for label, name in enumerate(task.label_names)}
-    return names | {str(label): label for label in range(len(task.label_names))}
+def class_words(label_names: Sequence[str]) -> dict[str, int]:
+    """The classes by what stands for them in a text: their numbers, and their names, as in GLUE's QNLI.
+
+    A name that is the number of another class stands for neither (see `twofold`): where classes are called 1 to 5, a file's
+    label 1 may be meant either way.
+    """
+    numbers = {str(label): label for label in range(len(label_names))}
+    names = {name: label for label, name in enumerate(label_names)}
+    return {word: label for word, label in (names | numbers).items() if names.get(word, label) == label}
+
+
+def twofold(word: object, label_names: Sequence[str]) -> str | None:
+    """The two classes for which a word may stand, by its name and by its number; None if there are not two."""
+    if word not in label_names or word in class_words(label_names):
+        return None
+    return f"the name of class {label_names.index(word)} and the number of class {word}"
 
 
 def checked_labels(task: Task, labels: Sequence[Any], rows: Sequence[int]) -> npt.NDArray[np.int64]:
-    """`labels` as (n,) int64. Raises UsageError unless every one is the number of a class, an integer, or its name."""
-    names = {name: label for name, label in class_words(task).items() if not name.isdecimal()}
+    """`labels` as (n,) int64. Raises UsageError unless every one is the number of a class, an integer, or its name.
+
+    An integer is always a number. A text that is a name and another class's number is refused.
+    """
+    names = {word: label for word, label in class_words(task.label_names).items() if word != str(label)}
     labels = [names.get(label, label) if isinstance(label, str) else label for label in labels]
     # a missing one first: where it turned the whole column to floats, row 1 would be blamed for it
     for row, label in zip(rows, labels, strict=True):
@@ -72,6 +87,11 @@ def checked_labels(task: Task, labels: Sequence[Any], rows: Sequence[int]) -> np
             raise UsageError(f"row {row}: label is missing; the labels of {task.name} are {label_names(task)}")
     for row, label in zip(rows, labels, strict=True):
         if not isinstance(label, int) or isinstance(label, bool) or not 0 <= label < len(task.label_names):
+            if both := twofold(label, task.label_names):
+                raise UsageError(
+                    f"row {row}: label is {shown(label)}, {both} of {task.name}; write labels as integers in .jsonl or "
+                    ".parquet, where they are numbers, or give the classes other names"
+                )
             hint = "; -1 marks labels that are hidden" if label == -1 else ""
             raise UsageError(
                 f"row {row}: label is {shown(label)}; the labels of {task.name} are the integers {label_names(task)}{hint}"

@@ -110,7 +110,7 @@ def read_rows(task: Task, files: list[Path]) -> TextSet:
     labels = []
     for file in files:
         with naming(file):
-            *columns, of_rows = read_columns(file, (*task.columns, "label"), class_words(task))
+            *columns, of_rows = read_columns(file, (*task.columns, "label"), class_words(task.label_names))
             rows = range(1, len(of_rows) + 1)
             for name, column, read_so_far in zip(task.columns, columns, texts, strict=True):
                 check_texts(name, column, rows)

@@ -27,6 +27,7 @@ from bdbench.protocol.notes import checked_notes
 from bdbench.protocol.plugins import asks_for, needs_of, plugin_spec
 from bdbench.protocol.quotas import cores
 from bdbench.protocol.repairs import component_seeds, repaired_by
+from bdbench.protocol.row_checks import class_words, twofold
 from bdbench.protocol.site import Site
 from bdbench.protocol.victims import fields_of_context
 from bdbench.registry import DEFENSES
@@ -297,11 +298,17 @@ def workshop(
 
 
 def class_number(target: str | int, label_names: Sequence[str]) -> int:
-    """The class of this name, or number. Raises UsageError if there is none."""
-    names = [str(target) == name for name in label_names]
-    if any(names):
-        return names.index(True)
-    if str(target).isdecimal() and int(target) < len(label_names):
+    """The class of this name, or number; an integer is a number. Raises UsageError if there is none, or if it may be two."""
+    if isinstance(target, str):
+        words = class_words(label_names)
+        if target in words:
+            return words[target]
+        if both := twofold(target, label_names):
+            raise UsageError(
+                f"--target {target}: {both} of MODEL; give the classes other names (id2label in its config.json), or in Python "
+                "the number as an integer"
+            )
+    elif not isinstance(target, bool) and 0 <= target < len(label_names):
         return int(target)
     known = ", ".join(f"{number} ({name})" for number, name in enumerate(label_names))
     raise UsageError(f"--target {target}: no class of MODEL; its classes are {known}")
