@@ -141,6 +141,14 @@ def tune(monkeypatch, capsys, tmp_path, flags):
     return call
 
 
+def test_the_help_says_where_victims_are_and_a_uri_is_refused(in_process, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    (line,) = [line for line in in_process("tune", "--help").stdout.splitlines() if "--victims" in line]
+    assert "folder of the victims, on this machine [default: results/victims]" in line and "URI" not in line
+    refused = in_process("tune", "--out", tmp_path / "tuned.json", "--victims", "memory://bucket/victims")
+    assert refused.returncode == 2 and "--victims memory://bucket/victims: trials read victims from a folder" in refused.stderr
+
+
 def calls(plugin) -> list[str]:
     """The strengths that the plugin was called with."""
     file = plugin.with_name("calls")

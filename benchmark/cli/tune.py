@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from bdbench.matrix.worker import Worker
 
 SEARCHERS = ("optuna", "random", "bisect")
-PLACES = ("victims", "inline", "workers", "threads", "device", "gpus_per_cell", "cell_timeout")
+PLACES = ("inline", "workers", "threads", "device", "gpus_per_cell", "cell_timeout")
 TOLERANCES = {"accuracy": 0.02}  # of clean accuracy; 0.05 for the objectives with a trigger
 TOLERANCE = 0.05
 
@@ -31,6 +31,7 @@ TOLERANCE = 0.05
 @with_flags_of(run, *SELECTING, *PLACES)
 def tune(
     out: Annotated[Path, typer.Option(help="the file to write, for bdbench run --tuned; trials are kept in FILE.trials")],
+    victims: Annotated[str, typer.Option(help="folder of the victims, on this machine")] = "results/victims",
     objective: Annotated[
         str,
         typer.Option(
@@ -61,9 +62,9 @@ def tune(
     for flag, value, known in (("objective", objective, OBJECTIVES), ("searcher", searcher, SEARCHERS)):
         if value not in known:
             raise UsageError(f"--{flag} {value}{nearest(value, known)}; known: {', '.join(known)}")
-    out, victims = out.absolute(), place_of(flags["victims"] or "results/victims").absolute()
-    if not isinstance(victims, LocalPlace):
-        raise UsageError(f"--victims {victims}: trials read victims from a folder of this machine alone; give one")
+    out, victims_place = out.absolute(), place_of(victims).absolute()
+    if not isinstance(victims_place, LocalPlace):
+        raise UsageError(f"--victims {victims_place}: trials read victims from a folder of this machine alone; give one")
     plugins = load_plugins(flags["plugin"])
     overrides = overrides_of(flags)
     from bdbench.matrix.tuning_plan import MEASURES, Transfer, plan_tuning
@@ -91,7 +92,7 @@ def tune(
     check_search(tuning_plan, goal, search, tries)
     trials = TrialStore(out.with_name(f"{out.name}.trials"), MEASURES[objective])
     trials.prepare()
-    store = VictimStore(victims.folder).prepare()
+    store = VictimStore(victims_place.folder).prepare()
     site = site_for(tuning_plan.plan, plugins, flags["threads"], flags["device"])
     limit = TimeLimit(flags["cell_timeout"], count_weights(tuning_plan.plan.model_folder), flags["threads"])
     own_flags = drop_none(
