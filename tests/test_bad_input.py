@@ -98,6 +98,20 @@ def test_refused(flags, said, refused):
         assert part in error
 
 
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("run", "--bogus"), "bdbench run --help lists the flags)"),
+        (("report", "--bogus"), "bdbench report --help lists the flags)"),
+        (("tune", "--budget", "many"), "bdbench tune --help lists the flags)"),
+        (("rnu",), "bdbench --help lists the commands)"),
+    ],
+)
+def test_who_types_what_is_not_there_is_told_where_to_look(words, said, refused):
+    command, *flags = words
+    assert said in refused(*flags, command=command, base=False)
+
+
 def test_a_preset_without_data_asks_for_it(refused):
     assert "--data DIR" in refused("--preset", "laptop", base=False)
 

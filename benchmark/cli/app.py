@@ -63,6 +63,9 @@ def main(command: typer.Typer = app) -> None:
     except Exception as error:
         if not hasattr(error, "format_message"):  # typer's own: an unknown flag, or a value of the wrong type
             raise
-        message = f"{error.format_message()} (bdbench run --help lists the flags)"
+        message = error.format_message()
+        if context := getattr(error, "ctx", None):
+            lists = "commands" if hasattr(context.command, "commands") else "flags"
+            message += f" ({context.command_path} --help lists the {lists})"
     typer.echo(f"bdbench: {in_one_line(message)}", err=True)
     sys.exit(2)
