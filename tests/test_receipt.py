@@ -82,6 +82,7 @@ def add_data(folder):
 CHANGES = {
     "record": edit_record,
     "record removed": lambda folder: max((folder / "run" / "records").iterdir()).rename(folder / "aside.json"),
+    "predictions": lambda folder: os.utime(min((folder / "run" / "predictions").iterdir()), ns=(1, 1)),
     "table": lambda folder: (folder / "run" / "leaderboard.csv").write_text("mine\n"),
     "table removed": lambda folder: (folder / "run" / "leaderboard.md").unlink(),
     "model": lambda folder: os.utime(folder / "model" / "config.json", ns=(1, 1)),
@@ -111,6 +112,25 @@ def test_the_data_of_peers_counts_with_that_of_the_victims(finished, plans, tmp_
     os.utime(tmp_path / "data" / "qqp" / "train.parquet", ns=(1, 1))
     finished(*with_peers)
     assert len(plans) == 2
+
+
+def test_predictions_that_are_gone_are_missed(finished, plans, tmp_path):
+    min((tmp_path / "run" / "predictions").iterdir()).unlink()
+    finished()
+    assert len(plans) == 1
+
+
+def test_the_state_of_a_folder_is_that_of_linked_folders_too(tmp_path):
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    (elsewhere / "deep").mkdir(parents=True)
+    data.mkdir()
+    (elsewhere / "deep" / "rows.csv").write_text("a,0\n")
+    (data / "linked").symlink_to(elsewhere)
+    (elsewhere / "back").symlink_to(data)
+    before = receipt.state_of(data)
+    assert receipt.state_of(data) == before
+    (elsewhere / "deep" / "rows.csv").write_text("a,0\nb,1\n")
+    assert receipt.state_of(data) != before
 
 
 def test_other_flags_libraries_and_machines_are_another_request(finished, plans, monkeypatch):

@@ -7,7 +7,7 @@ differs, or is not there, everything is done as ever. The file may be deleted at
 - What was asked: every flag, the text of every plugin and of every file that a flag names.
 - What it was asked of: bdbench's own source, the installed libraries, the processor and GPUs, the environment variables of the
   libraries, and the files of the model and of the data, by size and time of change.
-- What was left: every record and table, by content.
+- What was left: every record and table, by content, and the predictions, which are far larger, by size and time of change.
 
 A run that asks the hub, or that may use a plugin installed as a library, gets no receipt: they may have changed unseen.
 """
@@ -21,7 +21,7 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -43,7 +43,7 @@ class Receipt:
     """What a finished command depended on and left.
 
     `asked` is a digest (see `asked_digest`). `sources` are the files and folders that its model and data were read from, with
-    the digest of their state; `records` and `tables` are digests of contents. `cells` is the number of its cells and
+    the digest of their state; `records` and `tables` are digests of what was left. `cells` is the number of its cells and
     `warnings` what its plan warned of.
     """
 
@@ -55,7 +55,7 @@ class Receipt:
     tables: Mapping[str, str] = field(default_factory=dict)
 
     def holds(self, folder: Path, asked: str) -> bool:
-        """Whether the same is asked of the same, and all that was left is still in `folder`, to the byte."""
+        """Whether the same is asked of the same, and all that was left is still in `folder`, as it was left."""
         try:
             return (
                 self.asked == asked
@@ -117,23 +117,42 @@ def states_of(paths: Iterable[Path]) -> dict[str, str] | None:
 
 
 def state_of(path: Path) -> str:
-    """A digest of the names, sizes and times of change of a file, or of all files below a folder."""
-    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    """A digest of the names, sizes and times of change of a file, or of all files below a folder. Raises OSError."""
     digest = hashlib.sha256()
-    for file in files:
+    for file in _files_below(path) if path.is_dir() else [path]:
         facts = file.stat()
-        if not file.is_dir():
-            digest.update(f"{file}\0{facts.st_ino} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}\n".encode())
+        digest.update(
+            f"{file}\0{facts.st_ino} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}\n".encode(errors="surrogateescape")
+        )
     return digest.hexdigest()
 
 
+def _files_below(folder: Path) -> Iterator[Path]:
+    """The files of a folder and of those in it, linked ones too, each folder once: a link may lead back up. Raises OSError."""
+    entered: set[tuple[int, int]] = set()
+    for home, folders, names in os.walk(folder, onerror=_raise, followlinks=True):
+        facts = os.stat(home)
+        if (facts.st_dev, facts.st_ino) in entered:
+            folders.clear()
+            continue
+        entered.add((facts.st_dev, facts.st_ino))
+        folders.sort()  # the order in which they are entered
+        yield from (Path(home, name) for name in sorted(names))
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
 def records_digest(folder: Path) -> str:
-    """A digest of the names and contents of all records of a run, and of the tuned files that are kept beside them."""
+    """A digest of the names and contents of all records of a run and of its kept tuned files, and of the predictions' state."""
     digest = hashlib.sha256()
     for sub in ("records", "tuned"):
         names = sorted(file.name for file in (folder / sub).glob("*.json"))
         for name in names:
             digest.update(f"{sub} {name} {_content(folder / sub / name)}\n".encode(errors="surrogateescape"))
+    if (folder / "predictions").is_dir():
+        digest.update(state_of(folder / "predictions").encode())
     return digest.hexdigest()
 
 
