@@ -1,7 +1,10 @@
 """Studies: for each task and defense the settings that are tried, in order, each defense with the same budget.
 
 Pure: no Ray, no file, no clock. What a study suggests hangs on the outcomes of its own earlier trials alone, of all but the
-last `window - 1`. So it is the same however many processes work, and after an interruption.
+last `window - 1`, in whatever order these end. So it is the same again after an interruption, with as many workers.
+
+The window hangs on their number: with more of them Optuna's TPE suggests knowing less, and a budget of rows is found spent
+later. Bisection and, without such a budget, draws at random are the same with any.
 """
 
 from __future__ import annotations

@@ -251,8 +251,8 @@ class DefenseContext(Context):
     def observe(self, stage: str, model: Callable[[], nn.Module]) -> None:
         """Have a model on the way to the repaired one scored as the result is: the record has it under "stages" in the notes.
 
-        `model` makes it, and is called only if somebody looks. The defense learns nothing by it, and its time is not the
-        defense's.
+        `model` makes it, and is called only if somebody looks. The defense learns nothing by it. The time of scoring it is not
+        the defense's; that of making it is, since a resource that is loaded for it is there for what the defense does next.
         """
         if self.observer is not None:
             self.observer(stage, model())

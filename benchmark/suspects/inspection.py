@@ -2,8 +2,8 @@
 
 A trigger of one word piece is rare, was moved a lot, and sends texts to its target class whatever else they say. So:
 
-1. *Candidates* are the pieces that E-PUR (Zhang et al., 2022, arXiv:2210.09545) finds most suspicious, and all that were added
-   to the vocabulary. *Control pieces* are 19 others for each candidate, those nearest to it in frequency.
+1. *Candidates* are 200 pieces: those that were added to the vocabulary come first, then those that E-PUR (Zhang et al., 2022,
+   arXiv:2210.09545) finds most suspicious. *Control pieces* are 19 others for each candidate, those nearest to it in frequency.
 2. *Firm texts* of a class are neutral texts behind the six frequent pieces that push the classifier most towards it, if it
    then says so. A word that merely speaks for another class seldom turns them, a trigger does.
 3. Each piece is put into two firm texts, and the pieces that push those most, candidates and controls alike, into six. The
