@@ -225,6 +225,25 @@ def in_process(monkeypatch, capsys):
 
 
 @pytest.fixture
+def small_disk(tmp_path):
+    """A function that gives the file system in a folder a size in KiB, mounting it first."""
+    folder, mounted = tmp_path / "disk", []
+
+    def resize(kib: int, mode: str = "rw"):
+        folder.mkdir(exist_ok=True)
+        options = f"size={kib}k,{mode}" + (",remount" if mounted else "")
+        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+        if subprocess.run(command, capture_output=True).returncode:
+            pytest.skip("mounting a file system is not allowed here")
+        mounted.append(folder)
+        return folder
+
+    yield resize
+    if mounted:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
 def hub(tmp_path, monkeypatch):
     """A function that puts frames where a task's hub splits are, in the hub's layout, and points the task there."""
     import datasets

@@ -43,25 +43,6 @@ def files_of_at_most(size: int):
 
 
 @pytest.fixture
-def small_disk(tmp_path):
-    """A function that gives the file system in a folder a size in KiB, mounting it first."""
-    folder, mounted = tmp_path / "disk", []
-
-    def resize(kib: int, mode: str = "rw"):
-        folder.mkdir(exist_ok=True)
-        options = f"size={kib}k,{mode}" + (",remount" if mounted else "")
-        command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
-        if subprocess.run(command, capture_output=True).returncode:
-            pytest.skip("mounting a file system is not allowed here")
-        mounted.append(folder)
-        return folder
-
-    yield resize
-    if mounted:
-        subprocess.run(["umount", folder], check=True)
-
-
-@pytest.fixture
 def run(monkeypatch, capsys, tiny_bert, data_dir):
     """`bdbench run` in this process on two small cells, the second on another victim; exit status and standard error."""
 

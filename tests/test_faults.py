@@ -6,18 +6,30 @@ Short by default; BDBENCH_FAULTS=20 kills so many times (make test-faults).
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
 import pytest
 from test_end_to_end import outcomes
 
-from bdbench.matrix.results import read_records
-from bdbench.matrix.worker import mishap_of
+from bdbench.errors import WorkersLost
+from bdbench.matrix.execute import InlinePool, execute
+from bdbench.matrix.freight import cargo_of
+from bdbench.matrix.graph import steps_of
+from bdbench.matrix.plan import plan, site_for
+from bdbench.matrix.pool import RayPool
+from bdbench.matrix.presets import PRESETS
+from bdbench.matrix.progress import MatrixProgress
+from bdbench.matrix.results import Results, read_records
+from bdbench.matrix.station import Station
+from bdbench.matrix.victim_store import VictimStore
+from bdbench.matrix.worker import Worker, mishap_of
 
 KILLS = int(os.environ.get("BDBENCH_FAULTS", "2"))
 
@@ -124,6 +136,89 @@ def test_only_what_is_not_a_steps_own_fault_is_a_mishap():
     assert mishap_of(RuntimeError("CUDA error: device-side assert triggered")).ends_process
     assert mishap_of(torch.OutOfMemoryError("CUDA error: out of memory")) is None
     assert mishap_of(RuntimeError("shapes differ")) is None and mishap_of(ValueError("CUDA error")) is None
+
+
+@pytest.fixture
+def travelling(tiny_bert, data_dir, tmp_path):
+    """One cell and its victim for a pool whose processes share no folder: the plan, the worker and a function of pools."""
+    sizes = {"train_rows": 60, "validation_rows": 20, "clean_rows": 8, "max_length": 32, "training": {"epochs": 1}}
+    what = {"tasks": ("sst2",), "attacks": ("none",), "defenses": ("fine-tuning",)}
+    planned = plan(PRESETS["laptop"].select({"model": str(tiny_bert), "data": str(data_dir), **what, **sizes}), "cpu")
+    store = VictimStore(tmp_path / "victims").prepare()
+    worker = Worker(site_for(planned, device="cpu"), store.folder, {})
+    return planned, worker, lambda: RayPool(worker, workers=1, cargo=cargo_of(planned), store=store)
+
+
+def outcome_of(pool, step, before_it_is_taken=lambda slot: None):
+    while not pool.has_room(step, ()):
+        pool.ended()
+    pool.start(step, [], ())
+    (slot,) = pool._crew.slots
+    pool._ray.wait([slot.pending, slot.files], num_returns=2)
+    before_it_is_taken(slot)
+    ((_, outcome),) = pool.ended()
+    return outcome
+
+
+def lost_object(ray):
+    """A reference of Ray's to what was lost with the process that put it there."""
+
+    class Owner:
+        def put(self):
+            return [ray.put(bytes(1_000_000))]
+
+    owner = ray.remote(Owner).options(num_cpus=0).remote()
+    (reference,) = ray.get(owner.put.remote())
+    ray.kill(owner)
+    with pytest.raises(ray.exceptions.ObjectLostError):
+        while True:  # the process takes a moment to end
+            ray.get(reference)
+            time.sleep(0.1)
+    return reference
+
+
+def test_what_ray_has_lost_on_the_way_is_made_or_sent_again(travelling, tmp_path):
+    planned, _, new_pool = travelling
+    victim, cell = steps_of(planned.cells)
+    with new_pool() as pool:
+        lost = outcome_of(pool, victim, lambda slot: setattr(slot, "files", lost_object(pool._ray)))
+        assert "its process died (OwnerDiedError)" in lost.mishap.reason and not pool._freight.has(victim.key)
+        assert not outcome_of(pool, victim).error
+        shutil.rmtree(pool._freight.luggage.folder / "victims")  # as on a machine that has not had it yet
+        pool._freight._references[victim.key] = lost_object(pool._ray)
+        execute([victim, cell], pool, Results(tmp_path / "run"), MatrixProgress(1, 1))
+    (record,) = read_records(tmp_path / "run")
+    (reason,) = record.env["mishaps"]
+    assert record.status == "ok" and "a victim that it needs did not get to its machine (OwnerDiedError)" in reason
+
+
+def test_a_machine_whose_disk_takes_no_victim_is_left_out_and_said_so(travelling, tmp_path, small_disk):
+    planned, worker, new_pool = travelling
+    victim, cell = steps_of(planned.cells)
+    execute([victim], InlinePool(worker), Results(tmp_path / "run"), MatrixProgress(0, 1))
+    files = VictimStore(worker.victims).pack(victim.key)
+    full = replace(worker, victims=small_disk(40) / "victims")
+    (report,), _ = Station(full, None, lambda files: files, print).run_with_files(cell.spec, [], (), {victim.key: files})
+    mishap = report.outcome.mishap
+    assert mishap.spoils_machine and "(No space left on device)" in mishap.reason and str(tmp_path) not in mishap.reason
+    with new_pool() as pool:
+        while not pool.has_room(cell, ()):
+            pool.ended()
+        pool.start(cell, [], ())
+        (slot,) = pool._crew.slots
+        ((_, outcome),) = pool._take(slot, [report])
+        assert outcome.mishap == mishap
+        with pytest.raises(WorkersLost, match="No space left on device"):
+            pool.ended()
+
+
+def test_a_victim_that_the_driver_cannot_store_is_an_outcome(travelling, small_disk):
+    """Raised, it would take along what other processes have ended."""
+    planned, worker, _ = travelling
+    full = VictimStore(small_disk(40) / "victims")
+    with RayPool(worker, workers=1, cargo=cargo_of(planned), store=full) as pool:
+        outcome = outcome_of(pool, steps_of(planned.cells)[0])
+        assert outcome.unstored and "No space left on device" in outcome.error
 
 
 BUSY_SECONDS = 15  # a busy machine takes longer than the five seconds that it takes an idle one

@@ -119,6 +119,11 @@ class Crew:
         self.slots.remove(slot)
         self._nodes_tried.add(slot.node)
 
+    def drop_machine(self, slot: Slot, reason: str) -> None:
+        """Drop a slot and all others of its machine that have nothing to do."""
+        for other in [other for other in self.slots if other.node == slot.node and not other.tasks]:
+            self.drop(other, reason)
+
     def _begin(self, slot: Slot) -> None:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

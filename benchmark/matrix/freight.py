@@ -66,6 +66,11 @@ class Freight:
         self._store.unpack(key, files)
         self._keep(key, reference)
 
+    def forget(self, keys: Iterable[str]) -> None:
+        """Have the files of these victims read from the store when they are needed next: Ray may have lost them."""
+        for key in keys:
+            self._references.pop(key, None)
+
     def _put_model(self, folder: Path) -> Any:
         return self._ray.put(pack(folder, model_files(folder)))
 

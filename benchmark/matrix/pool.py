@@ -213,17 +213,27 @@ class RayPool:
         return self._take(slot, answer)
 
     def _take(self, slot: Slot, reports: Sequence[Report]) -> list[tuple[Step, Outcome]]:
-        tasks, reference = self._vacate(slot), slot.files
+        files = None
         if self._freight is not None and isinstance(reports[0].outcome, VictimOutcome) and not reports[0].outcome.error:
             try:
-                self._freight.arrived(tasks[0].step.key, self._ray.get(reference), reference)
+                files = self._ray.get(slot.files)
+            except self._ray.exceptions.RayError as error:  # the machine died after the report
+                return self._bury(slot, error)
+        tasks = self._vacate(slot)
+        if files is not None:
+            try:
+                self._freight.arrived(tasks[0].step.key, files, slot.files)
             except StorageError as error:  # an outcome: raised, it would take what other slots have ended along
                 reports = [replace(reports[0], outcome=VictimOutcome(str(error), unstored=True))]
         slot.steps_done += len(tasks)
         slot.note_pace([report.seconds for report in reports])
         mishaps = [report.outcome.mishap for report in reports if report.outcome.mishap]
+        if mishaps:
+            self._forget_victims(tasks)
         outgrown = reports[-1].resident > MOST_MEMORY * self._worker_bytes
-        if outgrown or slot.steps_done >= MOST_STEPS or any(mishap.ends_process for mishap in mishaps):
+        if any(mishap.spoils_machine for mishap in mishaps):
+            self._crew.drop_machine(slot, mishaps[0].reason)
+        elif outgrown or slot.steps_done >= MOST_STEPS or any(mishap.ends_process for mishap in mishaps):
             self._crew.replace(slot)
         return [(task.step, report.outcome) for task, report in zip(tasks, reports, strict=True)]
 
@@ -250,6 +260,7 @@ class RayPool:
             self._crew.false_start(slot, first_line(error))
             return []
         tasks = self._vacate(slot)
+        self._forget_victims(tasks)
         self._crew.follow_nodes(at_once=True)
         if slot in self._crew.slots:
             if is_of_memory and sum(other.node == slot.node for other in self._crew.slots) > 1:
@@ -257,6 +268,12 @@ class RayPool:
             else:
                 self._crew.replace(slot)
         return self._failures(tasks, reason, Mishap(reason))
+
+    def _forget_victims(self, tasks: Sequence[Task]) -> None:
+        """Have the tasks' victims sent anew when they are tried again: the machine that had them may be gone."""
+        if self._freight is not None:
+            for task in tasks:
+                self._freight.forget(task.step.waits_for)
 
     def _out_of_time(self, slot: Slot) -> list[tuple[Step, Outcome]]:
         tasks = self._vacate(slot)

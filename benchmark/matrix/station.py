@@ -13,9 +13,11 @@ import psutil
 import torch
 
 from bdbench.engine import meter
+from bdbench.errors import StorageError
 from bdbench.matrix.shipping import Files, Luggage
 from bdbench.matrix.victim_store import VictimStore
-from bdbench.matrix.worker import Outcome, VictimOutcome, Worker
+from bdbench.matrix.worker import Mishap, Outcome, VictimOutcome, Worker
+from bdbench.protocol.environment import portable_traceback
 from bdbench.source import source_digest
 from bdbench.specs.work import CellSpec, VictimSpec
 
@@ -92,14 +94,26 @@ class Station:
         """As `run_all` of one step, where victims travel: with the report come the files of the victim that it made.
 
         `victims` refers to the files of the victims that it needs, by key: they are fetched if they are not on this machine.
+        Where that fails, the step has met with a mishap.
         """
         store = VictimStore(self._worker.victims)
-        for key, reference in victims.items():
-            if not store.is_whole(key):
-                store.unpack(key, self._fetch(reference))
+        try:
+            for key, reference in victims.items():
+                if not store.is_whole(key):
+                    store.unpack(key, self._fetch(reference))
+        except Exception as error:
+            return [self._unfetched(spec, mishaps, error)], None
         report = self.run(spec, waited_for, mishaps)
         is_made = isinstance(report.outcome, VictimOutcome) and not report.outcome.error
         return [report], store.pack(spec.key()) if is_made else None
+
+    def _unfetched(self, spec: VictimSpec | CellSpec, mishaps: Sequence[str], error: Exception) -> Report:
+        """What becomes of a step whose victims did not get here: Ray has lost one, or this machine's disk takes none."""
+        is_of_disk = isinstance(error, StorageError)
+        why = error.__cause__.strerror if is_of_disk else type(error).__name__  # no record names a folder
+        mishap = Mishap(f"a victim that it needs did not get to its machine ({why})", spoils_machine=is_of_disk)
+        failure = self._worker.failure(spec, portable_traceback(error, self._worker.folders), mishaps, mishap)
+        return Report(failure, self._process.memory_info().rss, seconds=0.0)
 
     def _keep_telling(self) -> None:
         while self._is_busy.wait():

@@ -32,12 +32,14 @@ class Mishap:
     """Something that is not the step's own fault, so that it is worth another try.
 
     `lost` is the key of a stored victim that is gone or damaged, and must be made again first. After a mishap that
-    `ends_process` whatever the process did next would fail, too: its GPU is in error.
+    `ends_process` whatever the process did next would fail, too: its GPU is in error. After one that `spoils_machine` so would
+    the next step that needs a victim there: its disk takes none.
     """
 
     reason: str
     lost: str | None = None
     ends_process: bool = False
+    spoils_machine: bool = False
 
 
 @dataclass(frozen=True)
