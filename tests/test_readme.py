@@ -21,6 +21,7 @@ from bdbench.matrix.results import read_predictions, read_records
 from bdbench.matrix.tuned_files import read_kept
 from bdbench.perf.table import speed_table
 from bdbench.reports.claims_page import text
+from bdbench.reports.figures import figure_files
 from bdbench.reports.html_page import html
 from bdbench.reports.latex import latex
 from bdbench.reports.markdown import markdown
@@ -207,7 +208,23 @@ def test_the_stages_the_ablation_the_kinds_and_the_checks_that_the_results_quote
         assert f"{percent(rates['cacc'])} / {percent(rates['asr'])} ({percent(rates['base'])})" in page
 
 
-@pytest.mark.parametrize("run", sorted(folder.parent.name for folder in RESULTS.glob("*/records")))
+RUNS = sorted(folder.parent.name for folder in RESULTS.glob("*/records"))
+
+
+@LONG
+@pytest.mark.parametrize("run", RUNS)
+def test_the_figures_on_file_are_those_of_the_records(run):
+    pytest.importorskip("matplotlib")
+    board = Leaderboard(
+        read_records(RESULTS / run), read_kept(RESULTS / run), lambda record: read_predictions(RESULTS / run, record)
+    )
+    on_file = {file.name: file.read_bytes() for file in (RESULTS / run / "figures").glob("*")}
+    drawn = figure_files(board)
+    assert drawn.keys() == on_file.keys()
+    assert [name for name in drawn if name.endswith(".svg") and drawn[name] != on_file[name]] == []
+
+
+@pytest.mark.parametrize("run", RUNS)
 def test_the_tables_on_file_are_what_the_records_say_and_these_what_was_predicted(run):
     records, tunings = read_records(RESULTS / run), read_kept(RESULTS / run)
     for record in records:
