@@ -163,18 +163,18 @@ def test_a_victim_that_cannot_be_stored_costs_no_cell_that_ended_with_it(tmp_pat
     assert len(read_records(tmp_path)) == len(STEPS) - 1
 
 
-def test_a_disk_that_takes_no_record_is_not_asked_for_each(tmp_path):
+def test_a_disk_that_takes_no_record_is_not_asked_for_each(capsys, tmp_path):
+    """What is printed meanwhile goes to memory: the limit holds for all files of the process."""
     asked = []
 
-    class FullResults(SlowResults):
+    class CountedResults(SlowResults):
         def write(self, *what) -> None:
             asked.append(what)
-            with files_of_at_most(10):
-                super().write(*what)
+            super().write(*what)
 
     lost = WorkersLost("no worker is left")
-    with pytest.raises(StorageError, match="cannot be written"):
-        execute(STEPS[1:], BreakingPool(lost), FullResults(tmp_path), MatrixProgress(len(STEPS) - 1, 0))
+    with files_of_at_most(10), pytest.raises(StorageError, match="cannot be written"):
+        execute(STEPS[1:], BreakingPool(lost), CountedResults(tmp_path), MatrixProgress(len(STEPS) - 1, 0))
     assert len(asked) < len(STEPS) - 1 and not read_records(tmp_path)
 
 
