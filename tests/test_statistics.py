@@ -36,13 +36,17 @@ def test_tasks_that_happen_to_agree_do_not_make_their_pairs_agree():
     assert interval.p_below(0) == pytest.approx(2 * stats.t.sf(0.5 / (0.02 / 12) ** 0.5, 1)) and interval.p_below(0) > 0.05
 
 
+@pytest.mark.parametrize("spread", [0.0, 3.0])
 @pytest.mark.parametrize("seed", range(5))
-def test_with_as_many_pairs_on_every_task_the_interval_is_that_of_the_tasks_means(seed):
+def test_with_as_many_pairs_on_every_task_the_interval_is_that_of_the_tasks_means_and_no_narrower_than_of_pairs(seed, spread):
+    """Where the tasks differ more than their pairs, the means of the tasks alone decide."""
     generator = np.random.default_rng(seed)
-    differences = generator.normal(size=(5, 14)) + 3 * generator.normal(size=(5, 1))  # tasks that differ more than their pairs
+    differences = generator.normal(size=(5, 14)) + spread * generator.normal(size=(5, 1))
     interval = paired_interval(differences.ravel().tolist(), [task for task in "abcde" for _ in range(14)])
-    expected = stats.ttest_1samp(differences.mean(axis=1), 0).confidence_interval(0.95)
-    assert (interval.low, interval.high) == pytest.approx((expected.low, expected.high))
+    errors = stats.sem(differences.mean(axis=1)), stats.sem(differences.ravel())
+    assert interval.standard_error == pytest.approx(max(errors)) and (not spread or max(errors) == errors[0])
+    expected = stats.t.interval(0.95, 4, loc=differences.mean(), scale=max(errors))
+    assert (interval.low, interval.high) == pytest.approx(expected)
 
 
 def test_holm_by_hand():

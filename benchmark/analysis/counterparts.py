@@ -12,7 +12,7 @@ from bdbench.analysis.labels import Label
 from bdbench.analysis.paired import Cells, Paired
 from bdbench.analysis.saved_rows import PredictionsOf
 from bdbench.analysis.standing import victims
-from bdbench.analysis.summaries import Summary
+from bdbench.analysis.summaries import Summary, by_setting
 from bdbench.analysis.tables import kind_by_defense
 from bdbench.specs.records import KINDS
 
@@ -54,8 +54,8 @@ def counterparts(summaries: Sequence[Summary], predictions_of: PredictionsOf) ->
     """A row for every adaptive attack and every defense that it was made to get past and that ended well under it."""
     against, kinds, paired = adaptive_attacks(summaries), kind_by_defense(summaries), Paired(predictions_of)
     rows = []
-    for setting in sorted({summary.labels.setting for summary in summaries}, key=lambda label: label.rank):
-        cells = _Cells([summary for summary in summaries if summary.labels.setting == setting])
+    for setting, of_setting in by_setting(summaries).items():
+        cells = _Cells(of_setting)
         ordinary = [attack for attack in cells.attacks if attack not in against]
         for attack, names in against.items():
             attacked = [defense for defense in cells.defenses(attack) if defense.name in names]

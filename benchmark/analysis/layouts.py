@@ -178,7 +178,7 @@ def paper_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
     """As in the seed paper: a section for each task, a row for each attack, a pair of columns for each defense."""
     paired, cells = Paired(predictions_of), _Cells(chosen.summaries)
     tables = {table.title: table for table in task_tables(chosen.summaries)}
-    counting = _counting_attacks(chosen)
+    counting = _counting_attacks(tables.values())
     attack_order = {str(attack): place for place, attack in enumerate(chosen.attacks)}
     sections = []
     for title in map(str, chosen.tasks):
@@ -273,7 +273,7 @@ def per_task_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
     """A row for each defense, a pair of columns for each task: means over the attacks that count; then over all tasks."""
     paired, cells = Paired(predictions_of), _Cells(chosen.summaries)
     table = overall_table(chosen.summaries)
-    counting = _counting_attacks(chosen)
+    counting = _counting_attacks(task_tables(chosen.summaries))
     rows = {row.label: row for row in table.rows}
     columns = {}
     for title in map(str, chosen.tasks):
@@ -297,8 +297,8 @@ def worst_case_grid(chosen: Chosen, predictions_of: PredictionsOf) -> Grid:
     there is such a pair for them, too: of those that work and that the defense was run under.
     """
     paired, cells = Paired(predictions_of), _Cells(chosen.summaries)
-    counting, adaptive = _counting_attacks(chosen), _working_adaptive_attacks(chosen)
     tables = {table.title: table for table in task_tables(chosen.summaries)}
+    counting, adaptive = _counting_attacks(tables.values()), _working_adaptive_attacks(tables.values())
     has_adaptive = any(adaptive.values())
     columns: dict[str, dict[Label, tuple[Content, ...]]] = {}
     for task in map(str, chosen.tasks):
@@ -361,20 +361,17 @@ def _by_defense(chosen: Chosen, line: Callable[[Label], Line]) -> Section:
     return Section("", others, undefended)
 
 
-def _counting_attacks(chosen: Chosen) -> dict[str, dict[str, Attacks]]:
+def _counting_attacks(tables: Iterable[Table]) -> dict[str, dict[str, Attacks]]:
     """By task and metric the (task, attack) that count."""
     return {
         table.title: {metric: [(table.title, row.label) for row in table.rows if metric in row.averaged] for metric in METRICS}
-        for table in task_tables(chosen.summaries)
+        for table in tables
     }
 
 
-def _working_adaptive_attacks(chosen: Chosen) -> dict[str, Attacks]:
+def _working_adaptive_attacks(tables: Iterable[Table]) -> dict[str, Attacks]:
     """By task the (task, attack) that would count if they were not adaptive."""
-    return {
-        table.title: [(table.title, row.label) for row in table.rows if row.mark == ADAPTIVE_MARK]
-        for table in task_tables(chosen.summaries)
-    }
+    return {table.title: [(table.title, row.label) for row in table.rows if row.mark == ADAPTIVE_MARK] for table in tables}
 
 
 def _is_averaged(task: str, average: Row, chosen: Chosen) -> bool:

@@ -47,7 +47,7 @@ from bdbench.analysis.paired import Cells, Paired
 from bdbench.analysis.printed import ABSENT, points
 from bdbench.analysis.saved_rows import PredictionsOf, SavedRows
 from bdbench.analysis.standing import Victim, victims
-from bdbench.analysis.summaries import Summary, longest_needs
+from bdbench.analysis.summaries import Summary, by_setting, longest_needs
 from bdbench.specs.records import KINDS, Record
 
 GROUPS = {  # of kinds, in the order of the page
@@ -176,8 +176,7 @@ def rankings(summaries: Sequence[Summary], predictions_of: PredictionsOf, rules:
     """A ranking for each setting and group that has a defense, in the order of the tables."""
     groups = {TOGETHER: tuple(kind for kinds in GROUPS.values() for kind in kinds)} if rules.together else GROUPS
     ranked = []
-    for setting in sorted({summary.labels.setting for summary in summaries}, key=lambda label: label.rank):
-        of_setting = [summary for summary in summaries if summary.labels.setting == setting]
+    for setting, of_setting in by_setting(summaries).items():
         rows, paired = SavedRows(predictions_of), Paired(predictions_of)
         for group, kinds in groups.items():
             of_group = [summary for summary in of_setting if summary.kind in kinds or summary.defense.is_undefended]

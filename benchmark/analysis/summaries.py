@@ -93,6 +93,14 @@ def summarize(records: Iterable[Record], tunings: Iterable[Tuned] = ()) -> list[
     return [Summary(labels, tuple(records_by_labels[labels])) for labels in in_order]
 
 
+def by_setting(summaries: Iterable[Summary]) -> dict[Label, list[Summary]]:
+    """The summaries of each setting, the settings in the order of the tables."""
+    summaries_by_setting: dict[Label, list[Summary]] = {}
+    for summary in summaries:
+        summaries_by_setting.setdefault(summary.labels.setting, []).append(summary)
+    return dict(sorted(summaries_by_setting.items(), key=lambda of_setting: of_setting[0].rank))
+
+
 def cell_names(summaries: Iterable[Summary]) -> dict[str, str]:
     """For people: the key of every cell to task / attack / defense / seed, labeled as in the first of its rows."""
     names: dict[str, str] = {}

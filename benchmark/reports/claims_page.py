@@ -76,7 +76,7 @@ def _coverage(evidence: Evidence) -> str:
     summaries = evidence.summaries
     victims = [record.spec.victim for record in evidence.cells]
     listed = "; ".join(map(left_out, evidence.left_out)) or "none"
-    attacks, tasks = ({getattr(summary, name) for summary in summaries} for name in ("attack", "task"))
+    attacks, tasks = {summary.attack for summary in summaries}, {summary.task for summary in summaries}
     seeds = sorted({victim.seed for victim in victims})
     return (
         f"{counted_cells(len(victims))} of {number(len(attacks), 'attack')} on {number(len(tasks), 'task')}, "

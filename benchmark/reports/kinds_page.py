@@ -17,6 +17,7 @@ from bdbench.analysis.kinds import (
 )
 from bdbench.analysis.leaderboard import Leaderboard
 from bdbench.analysis.printed import ABSENT, percent
+from bdbench.analysis.summaries import by_setting
 from bdbench.reports.text_tables import TextTable
 from bdbench.reports.words import counted_cells
 
@@ -63,14 +64,13 @@ def kinds_tables(board: Leaderboard) -> list[TextTable]:
 def _cost_tables(board: Leaderboard) -> list[TextTable]:
     """A table for each setting whose cells say what they cost."""
     kinds = dict(zip(board.overall.defenses, board.overall.kinds, strict=True)) if board.overall else {}
-    settings = sorted({summary.labels.setting for summary in board.summaries}, key=lambda label: label.rank)
+    summaries_by_setting = by_setting(board.summaries)
     headers = ("Defense", "Kind", "Cells", "Seconds", "Rows trained on", "Rows predicted", "Slowdown", "Clean rows")
     headers += ("Validation rows", "Memory, MB")
     tables = []
-    for setting in settings:
-        of_setting = [summary for summary in board.summaries if summary.labels.setting == setting]
+    for setting, of_setting in summaries_by_setting.items():
         if costs := cost_rows(of_setting, kinds):
-            title = "What each defense costs" + (f" {setting.suffix}" if len(settings) > 1 else "")
+            title = "What each defense costs" + (f" {setting.suffix}" if len(summaries_by_setting) > 1 else "")
             without = cells_without_cost(of_setting)
             note = COST + (f" Left out: {counted_cells(without)} without a cost on record." if without else "")
             rows, undefended = tuple(map(_cost, costs)), sum(row.defense.is_undefended for row in costs)  # these come first

@@ -160,8 +160,8 @@ def _rank_table(title: str, ranks: BlockRanks) -> TextTable:
         f"{p_value} (Friedman), two of them if their average ranks are more than {ranks.critical_difference:.2f} apart "
         "(Nemenyi). Wins: share of the pairs of a victim and another defense in which it is better, in per cent, a tie one "
         "half. Clearly better than: by Wilcoxon's test and Holm's correction, at 5 %. Which others are compared decides these "
-        "numbers, too. All these tests take the victims for independent. Those of one task share rows and clean model, so the "
-        "ranks above, which do not, are the more careful."
+        "numbers, too. All these tests take the victims for independent, though those of one task share rows and clean model. "
+        "The ranks above allow for that and are the more careful."
     )
     if not ranks.can_differ:
         note += " Of so few victims, and so many pairs of defenses, none could be clearly better."
