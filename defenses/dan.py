@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from bdbench.protocol.contexts import DefenseContext
 
 
-FEWEST_TEXTS = 4  # two that means and covariance are of, and two that standardize
+FEWEST_TEXTS = 4  # two that standardize, and two that means and covariance are of
 
 
 @register("dan", paper="Findings of EMNLP 2022 (Chen et al.)")
@@ -67,7 +67,7 @@ class Dan(Detector):
         if len(known) < FEWEST_TEXTS:
             raise UsageError(f"dan has {len(known)} {self.texts} texts to measure against; it needs {FEWEST_TEXTS} or more")
         order = torch.randperm(len(known), generator=ctx.generator)
-        held_out = min(max(2, round(self.held_out * len(known))), len(known) - 2)  # one alone has no deviation
+        held_out = min(max(2, round(self.held_out * len(known))), len(known) - 1)  # one alone has no deviation
         pooled = first_states if self.pooling == "first" else mean_states
         states, labels = read_states(model, known, ctx, pooled).double()[order], torch.tensor(known.labels)[order]
         clouds = [cloud(of_layer[held_out:], labels[held_out:], self.shrinkage) for of_layer in states.unbind(dim=1)]
