@@ -300,6 +300,15 @@ def test_a_verdict_says_on_how_few_seeds_it_stands():
         assert " ".join(row.format(2 * len(seeds), remark).split()) in page
 
 
+def test_the_task_with_the_fewest_seeds_says_on_how_few_a_verdict_stands():
+    """Three seeds of one task are no spread of another, of which there is one."""
+    records = [*run(tasks=("qqp",), seeds=(0, 1, 2)), *run(tasks=("sst2",), seeds=(0,))]
+    (both,) = [finding for finding in findings(records)[0][1] if finding.tasks == 2]
+    assert (both.seeds, both.few_seeds) == (1, True)
+    rules = [record for record in under_rules() if record.spec.victim.task == "qqp" or record.spec.victim.seed == 0]
+    assert r"| 1 | \[search=True, tolerance=0.05] | 1 |" in " ".join(text(rules).split())
+
+
 def test_two_settings_of_a_defense_are_refused():
     with pytest.raises(UsageError, match="two settings"):
         text([*run(), cell("fine-tuning", params={"epochs": 9})])

@@ -20,7 +20,8 @@ from bdbench.specs.records import Record
 
 MARGIN = Fraction(2, 100)  # two points: the CACC that a lower ASR may cost, and the ASR within which two defenses are tied
 # All pairs of a task and seed share rows, clean model, clean set and draws: fewer seeds than these show no spread of them.
-# One task has no verdict then. That on several tasks has one, which says on how few seeds it stands.
+# One task has no verdict then. That on several tasks has one, which says on how few seeds it stands. The task with the fewest
+# counts: an interval over tasks is no surer than the least certain of them.
 ENOUGH_SEEDS = 3
 SUPPORTED, UNDECIDED, CONTRADICTED = "supported", "not supported", "contradicted"
 TOO_FEW, TOO_FEW_SEEDS = "too few cells", "too few seeds"
@@ -61,8 +62,8 @@ class Claim:
 class Finding:
     """What the cells say of one comparison: the mean differences of ASR and CACC, ours less the rival's.
 
-    They are over so many `tasks` and `seeds`. `adjusted_p` is the p-value of the comparison among those of its claim, and None
-    where there is too little for a verdict.
+    They are over so many `tasks`, each with `seeds` seeds or more. `adjusted_p` is the p-value of the comparison among those
+    of its claim, and None where there is too little for a verdict.
     """
 
     comparison: Comparison
@@ -156,7 +157,9 @@ def _finding(comparison: Comparison, records: Iterable[Record]) -> Finding:
         differences = [ours[victim].metrics[metric].share - rivals[victim].metrics[metric].share for victim in shared]
         return paired_interval(differences, tasks)
 
-    return Finding(comparison, interval("asr"), interval("cacc"), len(set(tasks)), len({spec.seed for spec in specs}))
+    seeds_by_task = {task: {spec.seed for spec in specs if spec.task == task} for task in tasks}
+    fewest_seeds = min(map(len, seeds_by_task.values()), default=0)
+    return Finding(comparison, interval("asr"), interval("cacc"), len(seeds_by_task), fewest_seeds)
 
 
 def _adjusted(findings: Sequence[Finding]) -> list[Finding]:

@@ -33,7 +33,7 @@ HOW_TO_READ = (
     "so an interval over several tasks is over clusters, one a task (Student's t), with a standard error no smaller than that "
     "of independent pairs. The interval of one task is over its pairs, and holds for the rows that were drawn. One task with "
     f"fewer than {ENOUGH_SEEDS} seeds has no verdict (too few seeds); one on "
-    "several tasks says on how few it stands."
+    "several tasks says on how few it stands, those of the task with the fewest."
 )
 HOW_TO_JUDGE = (
     "The verdicts of one claim are corrected for their number (Holm): p is the adjusted p-value of a comparison, from the same "
@@ -122,7 +122,7 @@ def _overview(findings_by_setting: Mapping[Label, list[tuple[Claim, list[Finding
             of_claim = of_setting[place - 1][1]
             verdicts = [finding.verdict for finding in of_claim if finding.adjusted_p is not None]
             counts = [verdicts.count(verdict) for verdict in (SUPPORTED, UNDECIDED, CONTRADICTED)]
-            seeds = max(finding.seeds for finding in of_claim)
+            seeds = min((finding.seeds for finding in of_claim if finding.asr.n), default=0)
             rows.append([place, escaped(setting.suffix), seeds, *counts, len(of_claim) - len(verdicts)])
     headers = ["claim", "setting", "seeds", "supported", "not supported", "contradicted", "no verdict"]
     return [*lines, "", github_table(rows, headers, left=(1,)), ""]
