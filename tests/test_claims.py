@@ -20,6 +20,7 @@ from bdbench.analysis.claims import (
 )
 from bdbench.analysis.evidence import SettingEvidence, gather
 from bdbench.analysis.intervals import paired_interval
+from bdbench.analysis.means import means
 from bdbench.analysis.methods import FINE_MIXING, FINE_MIXING_SEL, FINE_PRUNING, FINE_PRUNING_F, FINE_TUNING, NO_DEFENSE
 from bdbench.errors import UsageError
 from bdbench.reports.claims_page import ALL_TASKS, text
@@ -211,6 +212,15 @@ def test_each_victim_is_judged_by_its_own_undefended_asr():
         assert first_claim(records)["sst2", "fine-tuning"].asr.n == working
         assert f"Left out: {'; '.join(left)}." in text(records)
         assert md_rows(text(records), "Means")["no defense"][:3] == [str(working), "90.0", "100.0"]
+
+
+def test_in_the_means_a_task_of_more_seeds_counts_no_more_than_another():
+    """ASR 20 and 60 %, CACC 80 and 60 % on QQP and SST-2: means of 40 and 70 %, though six of eight victims are of QQP."""
+    records = [*run(tasks=("qqp",), seeds=(0, 1, 2)), *run(tasks=("sst2",), seeds=(0,), mixing=(0.6, 0.6))]
+    of_all = means(only_setting(records))
+    (mixing,) = [of_method for of_method in of_all.by_method if of_method.method == FINE_MIXING]
+    assert (mixing.victims, mixing.asr, mixing.cacc) == (8, pytest.approx(0.4), pytest.approx(0.7))
+    assert [of_attack.asr[of_all.methods.index(FINE_MIXING)] for of_attack in of_all.by_attack] == pytest.approx([0.4, 0.4])
 
 
 def test_the_means_say_how_many_victims_are_of_which_seed():

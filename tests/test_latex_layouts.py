@@ -156,7 +156,7 @@ def test_deviations_are_over_seeds_of_means_over_attacks():
 def test_means_of_tasks_weigh_tasks_alike():
     blocks = [Block("sst2", "word", 0), Block("sst2", "sentence", 0), Block("imdb", "word", 0)]
     draws = Draws(tuple(blocks), np.ones((1, 3)))
-    assert draws.mean_of_tasks(np.array([[0.2, 0.4, 0.9]]))[0] == pytest.approx(0.6)
+    assert draws.mean(np.array([[0.2, 0.4, 0.9]]))[0] == pytest.approx(0.6)
 
 
 def test_undefended_victims_and_upper_bounds_do_not_compete_and_unranked_ones_neither():

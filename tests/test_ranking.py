@@ -231,6 +231,19 @@ def test_kinds_are_ranked_apart_unless_asked_for():
     assert [str(place.defense) for place in together.places] == ["CUBE", "mixing", "STRIP"]
 
 
+def test_a_task_of_more_seeds_counts_no_more_than_another():
+    """Three seeds of SST-2 and one of QQP: of the word (0 + 0.8) / 2, of the sentence (0.9 + 0) / 2, not 0.2 and 0.675."""
+    records = []
+    for task, seeds, rates in (("sst2", (0, 1, 2), (0.0, 0.9)), ("qqp", (0,), (0.8, 0.0))):
+        for seed, (attack, asr) in itertools.product(seeds, zip(ATTACKS, rates, strict=True)):
+            at = {"task": task, "seed": seed}
+            records += [cell("none", attack, **at), cell("low", attack, cacc=0.85 if task == "qqp" else 0.89, asr=asr, **at)]
+    _, ranking = ranks_of(records)
+    (low,) = ranking.places
+    assert low.estimates["asr"].value == pytest.approx(0.425) and low.estimates["cacc"].value == pytest.approx(0.87)
+    assert (low.estimates["worst"].value, low.worst_attack) == (pytest.approx(0.45), "sentence")
+
+
 def test_models_are_ranked_apart():
     records = [*board(mixing=(0.2, 0.9)), *(replace_model(record) for record in board(mixing=(0.9, 0.9)))]
     first, second = rankings(summarize(records), no_predictions)

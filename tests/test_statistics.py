@@ -29,6 +29,16 @@ def test_the_pairs_of_a_task_are_one_cluster():
         assert alone.high == pytest.approx(-0.3 + 3.18245 * (0.08 / 12) ** 0.5, abs=1e-5)
 
 
+def test_a_task_of_more_pairs_counts_no_more_than_another():
+    """Means of the tasks -0.2 and -0.6: mean -0.4, standard error of two such means 0.2, one degree of freedom."""
+    interval = paired_interval([Fraction(-1, 10), Fraction(-3, 10), Fraction(-6, 10)], ["sst2", "sst2", "qqp"])
+    assert (interval.mean, interval.n, interval.degrees) == (Fraction(-4, 10), 3, 1)
+    assert interval.standard_error == pytest.approx(0.2)
+    # pairs that spread more than their tasks: weights 1/4, 1/4 and 1/2, deviations -0.5, 0.5 and 0, 3 / 2 * 2 * (0.5 / 4)^2
+    spread = paired_interval([Fraction(-9, 10), Fraction(1, 10), Fraction(-4, 10)], ["sst2", "sst2", "qqp"])
+    assert (spread.mean, spread.standard_error) == (Fraction(-4, 10), pytest.approx((3 / 64) ** 0.5))
+
+
 def test_tasks_that_happen_to_agree_do_not_make_their_pairs_agree():
     """Both tasks have a mean of -0.5, deviations 0, 0, 0.1 and -0.1: standard error sqrt(0.02 / 3 / 4), t with one degree."""
     interval = paired_interval([Fraction(-5, 10), Fraction(-5, 10), Fraction(-4, 10), Fraction(-6, 10)], ["a", "a", "b", "b"])

@@ -8,7 +8,7 @@ from fractions import Fraction
 from statistics import fmean
 
 from bdbench.analysis.adaptive import attacked_defenses
-from bdbench.analysis.bootstrap import Block, Draws, Estimate
+from bdbench.analysis.bootstrap import Block, Estimate
 from bdbench.analysis.labels import Label
 from bdbench.analysis.paired import Cells, Paired, of_cells
 from bdbench.analysis.saved_rows import PredictionsOf
@@ -134,8 +134,8 @@ def _innocent_rows(of: str, cells_by_defense: Mapping[Label, Cells], paired: Pai
         if defense.is_undefended or not cells:
             continue
         undefended = {block: all_undefended[block] for block in cells}
-        before, after = (of_cells(of_defense, "cacc", Draws.mean_of_tasks) for of_defense in (undefended, cells))
-        lost = paired.difference(undefended, cells, "cacc", Draws.mean_of_tasks) or Estimate(before - after)
+        before, after = (of_cells(of_defense, "cacc") for of_defense in (undefended, cells))
+        lost = paired.difference(undefended, cells, "cacc") or Estimate(before - after)
         rows.append(InnocentRow(of, defense, len(cells), before, after, lost))
     return rows
 

@@ -10,7 +10,9 @@ level is drawn anew with replacement:
   rows. The two variances add up; what is peculiar to a row in one seed is in both, so the interval is rather too wide.
 - Of fewer seeds it is the test rows alone: the interval says nothing of other seeds.
 
-Attacks are not drawn: they are what is compared. G clusters make the variance of a bootstrap too small by (G - 1) / G, and a
+Attacks are not drawn: they are what is compared. In a mean each task counts the same, whatever its attacks and seeds.
+
+G clusters make the variance of a bootstrap too small by (G - 1) / G, and a
 normal quantile is too small as well. So that variance is enlarged by G / (G - 1), and the quantile is Student's with G - 1
 degrees of freedom (of seeds: as often as there are tasks); where the variance of the rows is added, with those of Satterthwaite
 (1946).
@@ -100,16 +102,14 @@ class Draws:
                 rates[-len(drawn) :, places] = counted / counting
         return rates
 
-    def mean(self, rates: Rates, where: Sequence[float] | None = None) -> Rates:
-        """(rounds,): the mean over the blocks, weighted by `where` (0: left out); NaN in a round that drew none of them."""
-        weights = self.weights if where is None else self.weights * np.asarray(where, dtype=np.float64)
+    def mean(self, rates: Rates, where: Sequence[bool] = ()) -> Rates:
+        """(rounds,): the mean over the tasks of the means over the blocks of each; NaN in a round that drew none of them.
+
+        `where` says which blocks count, all by default.
+        """
+        weights = self.weights * np.array(_weights(self.blocks, where or [True] * len(self.blocks)))
         with np.errstate(invalid="ignore"):
             return (np.where(weights > 0, rates, 0.0) * weights).sum(axis=1) / weights.sum(axis=1)
-
-    def mean_of_tasks(self, rates: Rates) -> Rates:
-        """(rounds,): the mean over the tasks of the means over the blocks of each."""
-        blocks_of_task = Counter(block.task for block in self.blocks)
-        return self.mean(rates, [1 / blocks_of_task[block.task] for block in self.blocks])
 
     def worst(self, rates: Rates) -> Rates:
         """(rounds,): the highest of the means over the blocks of each attack."""
@@ -176,8 +176,14 @@ def by_attack(blocks: Sequence[Block]) -> dict[str, list[bool]]:
 
 def worst_attack(blocks: Sequence[Block], rates: Sequence[float]) -> str:
     """The attack of the highest mean rate, of equal ones the first by name."""
-    means = {attack: fmean(itertools.compress(rates, of_attack)) for attack, of_attack in by_attack(blocks).items()}
+    means = {attack: fmean(rates, _weights(blocks, of_attack)) for attack, of_attack in by_attack(blocks).items()}
     return max(means, key=lambda attack: means[attack])
+
+
+def _weights(blocks: Sequence[Block], where: Sequence[bool]) -> list[float]:
+    """What each block counts in a mean over those that do: every task the same, 1, and in it every block."""
+    blocks_by_task = Counter(block.task for block in itertools.compress(blocks, where))
+    return [1 / blocks_by_task[block.task] if counts else 0.0 for block, counts in zip(blocks, where, strict=True)]
 
 
 def comparable_seeds(blocks: Sequence[Block]) -> list[list[int]]:

@@ -2,15 +2,16 @@
 
 All attacks on a task share its rows, its clean model and, of a seed, the clean set and the draws of a defense. So an interval
 over several tasks takes the pairs of a task for one cluster (Liang and Zeger, 1986): with five tasks of fourteen pairs each
-the five tasks decide, not the seventy pairs. Few clusters may happen to agree though their pairs do not, so the standard error
-is never below that of independent pairs. The interval of one task is over its pairs as if they were independent, and holds for
-the rows that were drawn.
+the five tasks decide, not the seventy pairs. Each task counts the same: one of three seeds does not outweigh one of a single
+seed. Few clusters may happen to agree though their pairs do not, so the standard error is never below that of independent
+pairs. The interval of one task is over its pairs as if they were independent, and holds for the rows that were drawn.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
@@ -62,32 +63,44 @@ class Interval:
 
 
 def paired_interval(differences: Sequence[Fraction] | Sequence[float], tasks: Sequence[str] = ()) -> Interval:
-    """The mean d of n paired differences d_i with an interval of Student's t around it.
+    """The mean d of n paired differences d_i, with the weights w_i of `task_weights`, and an interval of Student's t around it.
 
     Of several `tasks` (one name per difference) each is a cluster g, so that with G of them the squared standard error is
-    G / (G - 1) sum_g (sum_{i in g} (d_i - d))^2 / n^2, at G - 1 degrees of freedom; otherwise each pair is its own cluster. The
+    G / (G - 1) sum_g (sum_{i in g} w_i (d_i - d))^2, at G - 1 degrees of freedom; otherwise each pair is its own cluster. The
     standard error is the larger of this and that of independent pairs (Angrist and Pischke, 2009, chapter 8; from memory).
     """
     n = len(differences)
     if n < 2:
         return Interval(differences[0] if n else math.nan, -math.inf, math.inf, n, math.inf, 0)
     exact = [Fraction(difference) for difference in differences]
-    mean = sum(exact, Fraction()) / n
-    deviations = [difference - mean for difference in exact]
-    clusters: Sequence[object] = tasks if len(set(tasks)) > 1 else range(n)
+    clusters: Sequence[Hashable] = tasks if len(set(tasks)) > 1 else range(n)
+    weights = task_weights(clusters)
+    mean = weighted_mean(exact, weights)
+    deviations = [weight * (difference - mean) for weight, difference in zip(weights, exact, strict=True)]
     degrees = len(set(clusters)) - 1
     standard_error = math.sqrt(max(_squared_error(deviations, clusters), _squared_error(deviations, range(n))))
     half_width = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * standard_error
     return Interval(mean, float(mean) - half_width, float(mean) + half_width, n, standard_error, degrees)
 
 
-def _squared_error(deviations: Sequence[Fraction], clusters: Iterable[object]) -> Fraction:
-    """The squared standard error of a mean, from what each difference deviates from it, in its cluster of two or more."""
-    sums: dict[object, Fraction] = {}
+def task_weights(tasks: Sequence[Hashable]) -> list[Fraction]:
+    """What each value counts in a mean over all, from the name of its task: every task the same, in it every value."""
+    values_by_task = Counter(tasks)
+    return [Fraction(1, len(values_by_task) * values_by_task[task]) for task in tasks]
+
+
+def weighted_mean(values: Sequence[Fraction], weights: Sequence[Fraction]) -> Fraction:
+    """The exact mean; the weights add up to 1."""
+    return sum((weight * value for weight, value in zip(weights, values, strict=True)), Fraction())
+
+
+def _squared_error(deviations: Sequence[Fraction], clusters: Iterable[Hashable]) -> Fraction:
+    """The squared standard error of a mean, from what each difference deviates from it, weighted, in two clusters or more."""
+    sums: dict[Hashable, Fraction] = {}
     for cluster, deviation in zip(clusters, deviations, strict=True):
         sums[cluster] = sums.get(cluster, Fraction()) + deviation
     squares = sum((of_cluster**2 for of_cluster in sums.values()), Fraction())
-    return Fraction(len(sums), len(sums) - 1) * squares / len(deviations) ** 2
+    return Fraction(len(sums), len(sums) - 1) * squares
 
 
 @cache  # every table asks anew

@@ -237,15 +237,15 @@ def _figures(
         own = {defense: cells.of(attacks[metric], defense) for defense in defenses}
         entries = {defense: pair[metric] for defense, pair in zip(defenses, row.entries, strict=True)}
         values = {defense: entry.mean for defense, entry in entries.items()}
-        marks = _marks(values, own, metric, shown.higher_is_better, paired, Draws.mean_of_tasks)
+        marks = _marks(values, own, metric, shown.higher_is_better, paired)
         for defense, entry in entries.items():
             # a mean of which seeds are missing weighs its cells unevenly, which the interval would not
             has_interval = entry.mean is not None and not entry.mark
             figures[defense][metric] = Figure(
                 replace(entry, best=False),
                 marks[defense],
-                paired.estimate(own[defense], metric, Draws.mean_of_tasks) if has_interval else None,
-                None if entry.mean is None else seed_deviation(own[defense], metric, Draws.mean_of_tasks),
+                paired.estimate(own[defense], metric) if has_interval else None,
+                None if entry.mean is None else seed_deviation(own[defense], metric),
             )
     return figures
 
@@ -256,7 +256,7 @@ def _marks(
     metric: str,
     higher_is_better: bool,
     paired: Paired,
-    statistic: Statistic,
+    statistic: Statistic = Draws.mean,
 ) -> dict[Label, Mark]:
     """The contest of defenses; undefended victims and upper bounds do not compete."""
     defenses = list(values)

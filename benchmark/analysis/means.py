@@ -1,4 +1,7 @@
-"""Means of the methods over the victims that all of them share: ASR by attack, and every rate by method and by task."""
+"""Means of the methods over the victims that all of them share: ASR by attack, and every rate by method and by task.
+
+In a mean over several tasks each counts the same (`intervals.task_weights`).
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from fractions import Fraction
 
 from bdbench.analysis.claims import records_by_victim
 from bdbench.analysis.evidence import SettingEvidence
-from bdbench.analysis.intervals import Interval, paired_interval
+from bdbench.analysis.intervals import Interval, paired_interval, task_weights, weighted_mean
 from bdbench.analysis.labels import Label
 from bdbench.analysis.methods import METHODS, Method
 from bdbench.specs.records import Record
@@ -79,15 +82,18 @@ def means(evidence: SettingEvidence) -> Means:
         of_victims = [tasks[key] for key in victims]
         return tuple(_method_means(method, records[method], victims, of_victims) for method in methods)
 
+    def mean(method: Method, metric: str, victims: Sequence[str]) -> float | None:
+        return _mean(_shares(records[method], metric, victims), [tasks[key] for key in victims])
+
     def floor(victims: Sequence[str]) -> float | None:
-        return _mean(_shares(records[methods[0]], "floor", victims)) if methods else None
+        return mean(methods[0], "floor", victims) if methods else None
 
     victims_by_task = {task: [key for key in shared if tasks[key] == task] for task in sorted(set(tasks.values()))}
     return Means(
         methods,
         victims_by_seed=dict(sorted(Counter(specs[key].seed for key in shared).items())),
         by_attack=tuple(
-            AttackMeans(attack, len(keys), tuple(_mean(_shares(records[method], "asr", keys)) for method in methods))
+            AttackMeans(attack, len(keys), tuple(mean(method, "asr", keys) for method in methods))
             for attack, keys in victims_by_attack.items()
         ),
         by_method=by_method(shared),
@@ -100,7 +106,7 @@ def _method_means(method: Method, records: Mapping[str, Record], victims: Sequen
     cacc, asr, base = (_shares(records, metric, victims) for metric in ("cacc", "asr", "base"))
     added = [with_trigger - without for with_trigger, without in zip(asr, base, strict=True)] if base else []
     interval = paired_interval(added, tasks if added else ())
-    return MethodMeans(method, len(victims), _mean(cacc), _mean(asr), _mean(base), interval)
+    return MethodMeans(method, len(victims), _mean(cacc, tasks), _mean(asr, tasks), _mean(base, tasks), interval)
 
 
 def _victim_keys(records: Sequence[Record]) -> list[str]:
@@ -114,5 +120,5 @@ def _shares(records: Mapping[str, Record], metric: str, victims: Sequence[str]) 
     return [of_victim[metric].share for of_victim in metrics] if all(metric in of_victim for of_victim in metrics) else []
 
 
-def _mean(shares: Sequence[Fraction]) -> float | None:
-    return float(sum(shares) / len(shares)) if shares else None
+def _mean(shares: Sequence[Fraction], tasks: Sequence[str]) -> float | None:
+    return float(weighted_mean(shares, task_weights(tasks))) if shares else None

@@ -31,9 +31,9 @@ HOW_TO_READ = (
     "Mean paired differences of ASR and CACC in points between two cells on the same victim, with plain 95 % intervals; "
     f"victims on which the attack does not work are left out. {WORKS} The attacks on a task share rows, clean model and draws, "
     "so an interval over several tasks is over clusters, one a task (Student's t), with a standard error no smaller than that "
-    "of independent pairs. The interval of one task is over its pairs, and holds for the rows that were drawn. One task with "
-    f"fewer than {ENOUGH_SEEDS} seeds has no verdict (too few seeds); one on "
-    "several tasks says on how few it stands, those of the task with the fewest."
+    "of independent pairs. Each task counts the same in a mean. The interval of one task is over its pairs, and holds for the "
+    f"rows that were drawn. One task with fewer than {ENOUGH_SEEDS} seeds has no verdict (too few seeds); one on "
+    "several tasks says on how few it stands: those of its task with the fewest."
 )
 HOW_TO_JUDGE = (
     "The verdicts of one claim are corrected for their number (Holm): p is the adjusted p-value of a comparison, from the same "

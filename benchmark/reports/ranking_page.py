@@ -32,8 +32,8 @@ CRITERION = {
 }
 MEANS = (
     "Means in per cent (CACC lost and ASR - base: in points) over the victims on which the attack works and every defense of "
-    "the group was run. CACC lost: that of the undefended victim less that of the defense. Worst ASR: the highest mean of an "
-    "attack."
+    "the group was run; each task counts the same. CACC lost: that of the undefended victim less that of the defense. Worst "
+    "ASR: the highest mean of an attack."
 )
 TERMS = (
     f"{MEANS} Anti-BAD: sqrt(CACC x (100 - ASR)).",
