@@ -188,7 +188,7 @@ def test_defenses_are_ranked_by_what_the_trigger_adds_and_equals_are_tied():
     expected = {"cacc": 0.88, "lost": 0.02, "asr": 0.2, "added": 0.1, "worst": 0.2, "anti-bad": math.sqrt(0.88 * 0.8)}
     assert values == pytest.approx(expected)
     assert not ranking.has_intervals and first.estimates["asr"].low is None
-    assert (ranking.tasks, ranking.attacks, ranking.seeds, len(ranking.blocks)) == (1, 2, 1, 2)
+    assert (ranking.tasks, ranking.attacks, len(ranking.blocks)) == (1, 2, 2)
     assert ranking.undefended.rank is None and ranking.undefended.estimates["asr"].value == 1
 
 
@@ -242,6 +242,8 @@ def test_a_task_of_more_seeds_counts_no_more_than_another():
     (low,) = ranking.places
     assert low.estimates["asr"].value == pytest.approx(0.425) and low.estimates["cacc"].value == pytest.approx(0.87)
     assert (low.estimates["worst"].value, low.worst_attack) == (pytest.approx(0.45), "sentence")
+    page = markdown(records)
+    assert "8 victims: 2 tasks, 2 attacks, 1 to 3 seeds." in page and "; 1 to 3 seeds." in page  # the ranking, a caption
 
 
 def test_models_are_ranked_apart():

@@ -167,10 +167,6 @@ class Ranking:
     def attacks(self) -> int:
         return len({block.attack for block in self.blocks})
 
-    @property
-    def seeds(self) -> int:
-        return len({block.seed for block in self.blocks})
-
 
 def rankings(summaries: Sequence[Summary], predictions_of: PredictionsOf, rules: Rules = Rules()) -> list[Ranking]:
     """A ranking for each setting and group that has a defense, in the order of the tables."""

@@ -13,7 +13,7 @@ from bdbench.analysis.printed import ABSENT, percent, points
 from bdbench.analysis.ranking import CRITERIA, Place, Ranking
 from bdbench.analysis.standing import ASR_ABOVE
 from bdbench.reports.text_tables import TextTable
-from bdbench.reports.words import number
+from bdbench.reports.words import counted_seeds, number
 
 SECTION = "Ranking"
 TITLES = {
@@ -134,7 +134,8 @@ def ranking_note(ranking: Ranking) -> str:
     """By what the defenses are ranked, over how many victims, and what is left out."""
     rules = ranking.rules
     better = "lower" if CRITERIA[rules.by].lower_is_better else "higher"
-    counts = [number(ranking.tasks, "task"), number(ranking.attacks, "attack"), number(ranking.seeds, "seed")]
+    of_seeds = counted_seeds((block.task, block.seed) for block in ranking.blocks)
+    counts = [number(ranking.tasks, "task"), number(ranking.attacks, "attack"), of_seeds]
     text = (
         f"Ranked by {CRITERION[rules.by]}, {better} is better, among defenses that lose at most {100 * rules.tolerance:g} "
         f"points of CACC. {number(len(ranking.blocks), 'victim')}: {', '.join(counts)}."

@@ -133,7 +133,8 @@ def caption(table: Table) -> str:
     seeds = len({record.spec.victim.seed for record in table.records})
     kind = "means over the attacks that count" if table.of == "task" else "by attack"
     has_deviations = seeds > 1 and table.of == "attack"
-    of_seeds = f"{seeds} seeds (mean ± sample standard deviation)" if has_deviations else number(seeds, "seed")
+    counted = counted_seeds((record.spec.victim.task, record.spec.victim.seed) for record in table.records)
+    of_seeds = f"{counted} (mean ± sample standard deviation)" if has_deviations else counted
     facts = [*what_was_run(table.summaries), of_seeds]
     text = f"{table.title}: clean accuracy (CACC) and attack success rate (ASR) in per cent, {kind}; {'; '.join(facts)}."
     return f"{text} {BUILTIN}" if has_generated_text(table.records) else text
@@ -338,6 +339,16 @@ def counted_cells(count: int) -> str:
 def number(count: int, noun: str) -> str:
     """`1 victim`, `1,200 victims`."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def counted_seeds(tasks_and_seeds: Iterable[tuple[str, int]]) -> str:
+    """How many seeds each task has: `3 seeds`, or `1 to 3 seeds` where some have fewer than others."""
+    seeds_by_task: dict[str, set[int]] = {}
+    for task, seed in tasks_and_seeds:
+        seeds_by_task.setdefault(task, set()).add(seed)
+    counts = [len(seeds) for seeds in seeds_by_task.values()] or [0]
+    fewest, most = min(counts), max(counts)
+    return number(most, "seed") if fewest == most else f"{fewest} to {number(most, 'seed')}"
 
 
 def _listed(words: Iterable[str]) -> str:
