@@ -12,10 +12,9 @@ level is drawn anew with replacement:
 
 Attacks are not drawn: they are what is compared. In a mean each task counts the same, whatever its attacks and seeds.
 
-G clusters make the variance of a bootstrap too small by (G - 1) / G, and a
-normal quantile is too small as well. So that variance is enlarged by G / (G - 1), and the quantile is Student's with G - 1
-degrees of freedom (of seeds: as often as there are tasks); where the variance of the rows is added, with those of Satterthwaite
-(1946).
+G clusters make the variance of a bootstrap too small by (G - 1) / G, and a normal quantile is too small as well. So that
+variance is enlarged by G / (G - 1), and the quantile is Student's with G - 1 degrees of freedom (of seeds: as often as there
+are tasks); where the variance of the rows is added, with those of Satterthwaite (1946).
 """
 
 from __future__ import annotations

@@ -15,13 +15,14 @@ from fractions import Fraction
 
 from bdbench.analysis.intervals import LEVEL, Interval, holm, paired_interval
 from bdbench.analysis.methods import FINE_MIXING, FINE_PRUNING, FINE_TUNING, NO_DEFENSE, REPAIRS, Method
+from bdbench.analysis.summaries import seeds_by_task
 from bdbench.errors import UsageError
 from bdbench.specs.records import Record
 
 MARGIN = Fraction(2, 100)  # two points: the CACC that a lower ASR may cost, and the ASR within which two defenses are tied
 # All pairs of a task and seed share rows, clean model, clean set and draws: fewer seeds than these show no spread of them.
-# One task has no verdict then. That on several tasks has one, which says on how few seeds it stands. The task with the fewest
-# counts: an interval over tasks is no surer than the least certain of them.
+# One task has no verdict then. That on several tasks has one, which says on how few seeds it stands: those of the task that has
+# the fewest, since an interval over tasks is no surer than the least certain of them.
 ENOUGH_SEEDS = 3
 SUPPORTED, UNDECIDED, CONTRADICTED = "supported", "not supported", "contradicted"
 TOO_FEW, TOO_FEW_SEEDS = "too few cells", "too few seeds"
@@ -157,9 +158,8 @@ def _finding(comparison: Comparison, records: Iterable[Record]) -> Finding:
         differences = [ours[victim].metrics[metric].share - rivals[victim].metrics[metric].share for victim in shared]
         return paired_interval(differences, tasks)
 
-    seeds_by_task = {task: {spec.seed for spec in specs if spec.task == task} for task in tasks}
-    fewest_seeds = min(map(len, seeds_by_task.values()), default=0)
-    return Finding(comparison, interval("asr"), interval("cacc"), len(seeds_by_task), fewest_seeds)
+    fewest_seeds = min(map(len, seeds_by_task(specs).values()), default=0)
+    return Finding(comparison, interval("asr"), interval("cacc"), len(set(tasks)), fewest_seeds)
 
 
 def _adjusted(findings: Sequence[Finding]) -> list[Finding]:

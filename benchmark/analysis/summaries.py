@@ -8,11 +8,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from bdbench.analysis.labels import CellLabels, Label, label_cells
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import KINDS, Record
 from bdbench.specs.tuned import Tuned
+
+if TYPE_CHECKING:
+    from bdbench.analysis.bootstrap import Block
+    from bdbench.specs.work import VictimSpec
 
 
 @dataclass(frozen=True)
@@ -99,6 +104,14 @@ def by_setting(summaries: Iterable[Summary]) -> dict[Label, list[Summary]]:
     for summary in summaries:
         summaries_by_setting.setdefault(summary.labels.setting, []).append(summary)
     return dict(sorted(summaries_by_setting.items(), key=lambda of_setting: of_setting[0].rank))
+
+
+def seeds_by_task(victims: Iterable[VictimSpec | Block]) -> dict[str, set[int]]:
+    """The seeds of the victims of each task."""
+    seeds: dict[str, set[int]] = {}
+    for victim in victims:
+        seeds.setdefault(victim.task, set()).add(victim.seed)
+    return seeds
 
 
 def cell_names(summaries: Iterable[Summary]) -> dict[str, str]:

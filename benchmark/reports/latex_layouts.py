@@ -119,7 +119,7 @@ def layout_table(request: Request, grid: Grid, labels: Iterable[Label], summarie
     names = short_names(labels, grid.texts)
     grid = _with_titles(grid)
     records = [record for summary in summaries for record in summary.records]
-    of_seeds = counted_seeds((record.spec.victim.task, record.spec.victim.seed) for record in records)
+    of_seeds = counted_seeds(record.spec.victim for record in records)
     caption = tex(f"{layout.title}, in per cent; {'; '.join([*what_was_run(summaries), of_seeds])}.")
     notes = [*_definitions(request.layout, grid, names, records), *_bold(request.layout, grid), *_spread(style, grid)]
     notes += [*names.legend, *_legend(grid), *([BUILTIN] if has_generated_text(records) else []), *cautions(records)]

@@ -134,8 +134,7 @@ def ranking_note(ranking: Ranking) -> str:
     """By what the defenses are ranked, over how many victims, and what is left out."""
     rules = ranking.rules
     better = "lower" if CRITERIA[rules.by].lower_is_better else "higher"
-    of_seeds = counted_seeds((block.task, block.seed) for block in ranking.blocks)
-    counts = [number(ranking.tasks, "task"), number(ranking.attacks, "attack"), of_seeds]
+    counts = [number(ranking.tasks, "task"), number(ranking.attacks, "attack"), counted_seeds(ranking.blocks)]
     text = (
         f"Ranked by {CRITERION[rules.by]}, {better} is better, among defenses that lose at most {100 * rules.tolerance:g} "
         f"points of CACC. {number(len(ranking.blocks), 'victim')}: {', '.join(counts)}."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from bdbench.analysis.labels import DIGEST_DIGITS
 from bdbench.analysis.printed import ABSENT, METRICS, percent
@@ -17,7 +18,7 @@ from bdbench.analysis.provenance import (
     unequal_victims,
 )
 from bdbench.analysis.standing import ASR_ABOVE, ASR_FROM, CACC_ABOVE, Shortfall, Victim, majority_share
-from bdbench.analysis.summaries import Summary, cell_names
+from bdbench.analysis.summaries import Summary, cell_names, seeds_by_task
 from bdbench.analysis.tables import ADAPTIVE_MARK, FAILED, LACKS_SEEDS, MARKS, NO_TRIGGER, SKIPPED, Table
 from bdbench.goals import ALL_TO_ALL
 from bdbench.portable import without_folders
@@ -25,6 +26,10 @@ from bdbench.specs.keys import PROTOCOL
 from bdbench.specs.metrics import Metric
 from bdbench.specs.records import STATUSES, Record, VictimDigests
 from bdbench.specs.saved import LeftOut
+
+if TYPE_CHECKING:
+    from bdbench.analysis.bootstrap import Block
+    from bdbench.specs.work import VictimSpec
 
 # Unicode's categories of controls, formats, no characters, lone surrogates, and separators of lines and paragraphs.
 UNPRINTED = ("Cc", "Cf", "Cn", "Cs", "Zl", "Zp")
@@ -133,7 +138,7 @@ def caption(table: Table) -> str:
     seeds = len({record.spec.victim.seed for record in table.records})
     kind = "means over the attacks that count" if table.of == "task" else "by attack"
     has_deviations = seeds > 1 and table.of == "attack"
-    counted = counted_seeds((record.spec.victim.task, record.spec.victim.seed) for record in table.records)
+    counted = counted_seeds(record.spec.victim for record in table.records)
     of_seeds = f"{counted} (mean ± sample standard deviation)" if has_deviations else counted
     facts = [*what_was_run(table.summaries), of_seeds]
     text = f"{table.title}: clean accuracy (CACC) and attack success rate (ASR) in per cent, {kind}; {'; '.join(facts)}."
@@ -341,12 +346,9 @@ def number(count: int, noun: str) -> str:
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
 
 
-def counted_seeds(tasks_and_seeds: Iterable[tuple[str, int]]) -> str:
+def counted_seeds(victims: Iterable[VictimSpec | Block]) -> str:
     """How many seeds each task has: `3 seeds`, or `1 to 3 seeds` where some have fewer than others."""
-    seeds_by_task: dict[str, set[int]] = {}
-    for task, seed in tasks_and_seeds:
-        seeds_by_task.setdefault(task, set()).add(seed)
-    counts = [len(seeds) for seeds in seeds_by_task.values()] or [0]
+    counts = [len(seeds) for seeds in seeds_by_task(victims).values()] or [0]
     fewest, most = min(counts), max(counts)
     return number(most, "seed") if fewest == most else f"{fewest} to {number(most, 'seed')}"
 
